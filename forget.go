@@ -1,0 +1,287 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// counted are the members, sorted by origin.
+func (r *replica) counted() []*member {
+	now := r.now()
+	var ms []*member
+	for _, o := range slices.SortedFunc(maps.Keys(r.members), Origin.compare) {
+		if m := r.members[o]; now.Sub(m.seen) <= r.peerTTL {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// heard notes that a peer was heard, and gives what is known of it.
+func (r *replica) heard(o Origin, name string) *member {
+	m := r.members[o]
+	if m == nil {
+		m = &member{origin: o}
+		r.members[o] = m
+		r.stableVec = nil
+	}
+	m.name, m.seen = name, r.now()
+	return m
+}
+
+// succeeds drops the members that a peer says were itself, opened earlier.
+func (r *replica) succeeds(now Origin, earlier []Origin) {
+	for _, o := range earlier {
+		if o != now && r.members[o] != nil {
+			r.members[o].seen = time.Time{}
+			r.stableVec = nil
+		}
+	}
+}
+
+// lineage are the latest origins of this database: who knew it by one of them
+// knows it still.
+func (r *replica) lineage(limit int) []Origin {
+	var os []Origin
+	for i := len(r.aliases) - 1; i >= 0 && len(os) < limit; i-- {
+		if o := r.aliases[i]; r.own[o] && o != r.self {
+			os = append(os, o)
+		}
+	}
+	return os
+}
+
+// memberSaveInterval is how far the stored time of a member may lag.
+const memberSaveInterval = time.Hour
+
+// stageMembers writes who was seen since it was last written, and drops whom
+// nobody has seen for long. Their reports are not stored: until a member was
+// heard again it holds everything back.
+func (t *txn) stageMembers() {
+	now := t.r.now()
+	for _, o := range slices.SortedFunc(maps.Keys(t.r.members), Origin.compare) {
+		m := t.r.members[o]
+		key := kindKey(kindMember, o[:])
+		switch {
+		case now.Sub(m.seen) > t.r.peerTTL:
+			t.batch.Delete(key)
+			delete(t.r.members, o)
+			t.r.stableVec = nil
+		case m.seen.Sub(m.saved) >= memberSaveInterval:
+			rec := binary.BigEndian.AppendUint64([]byte{formatVersion}, uint64(m.seen.UnixMilli()))
+			t.batch.Put(key, append(rec, m.name...))
+			m.saved = m.seen
+		}
+	}
+}
+
+func (r *replica) readMembers() error {
+	it := r.store.NewIterator(kindRange(kindMember), nil)
+	defer it.Release()
+	for it.Next() {
+		d := decoder{b: it.Value()}
+		if len(it.Key()) != 3+16 || len(d.b) < 9 || d.byte() != formatVersion {
+			return fmt.Errorf("replicator: record of member %x is damaged or of a later release", it.Key()[3:])
+		}
+		seen := time.UnixMilli(int64(d.uint64()))
+		o := Origin(it.Key()[3:])
+		r.members[o] = &member{origin: o, name: string(d.b), seen: seen, saved: seen}
+	}
+	return it.Error()
+}
+
+// settlement is what a run of purge goes by.
+type settlement struct {
+	now      time.Time
+	stable   vector   // on disk at every member, and all that they knew then is known here; nil if that cannot be said
+	blockers []Origin // members that it cannot be said of
+}
+
+func (r *replica) settlement() settlement {
+	s := settlement{now: r.now(), stable: r.stable()}
+	for _, m := range r.counted() {
+		// What a member wrote before it knew of a deletion may still be on its
+		// way, unless all that it has on disk is claimed here.
+		if m.rev == 0 || !m.known.within(durable, &r.known, claimed) {
+			s.blockers = append(s.blockers, m.origin)
+		}
+	}
+	if len(s.blockers) > 0 {
+		s.stable = nil
+	}
+	return s
+}
+
+// settled tells whether nothing that its writer did not see can still turn up
+// against a version.
+func (s *settlement) settled(r *replica, v *version) bool {
+	onDisk := v.seq <= r.known.at(durable, v.origin)
+	stable := s.stable.has(v.dot)
+	for _, d := range v.vv {
+		onDisk = onDisk && d.seq <= r.known.at(durable, d.origin)
+		stable = stable && s.stable.has(d)
+	}
+	if !onDisk {
+		return false
+	}
+	old := r.tombstoneTTL >= 0 && s.now.Sub(v.stamp.time()) >= r.tombstoneTTL
+	return stable || old
+}
+
+// purge forgets deletions: of a key that shows one everything, of another its
+// tombstones. It goes through the tombstones from a key on, stages the purge of
+// at most limit keys, and tells where to go on, or nil at the end. The proof is
+// part of the batch, which must be committed with Sync.
+func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
+	s := t.r.settlement()
+	rg := kindRange(kindTombstone)
+	if from != nil {
+		rg.Start = kindKey(kindTombstone, from)
+	}
+	it := t.r.store.NewIterator(rg, nil)
+	defer it.Release()
+	for n := 0; it.Next(); n++ {
+		key := slices.Clone(it.Key()[3:])
+		if n >= limit*16 || len(t.staged) >= limit {
+			return key, it.Error()
+		}
+		if err := t.purgeKey(&s, key); err != nil {
+			return nil, err
+		}
+	}
+	return nil, it.Error()
+}
+
+func (t *txn) purgeKey(s *settlement, key []byte) error {
+	old, k, err := t.lookup(key)
+	if err != nil {
+		return err
+	}
+	if !old.buried() { // left behind by a crash
+		t.batch.Delete(kindKey(kindTombstone, key))
+		return nil
+	}
+	vs, err := t.full(key, old, k)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(vs, func(v version) bool { return !s.settled(t.r, &v) }) {
+		return nil
+	}
+	shown := vs[0].public()
+	if len(vs) > 1 {
+		shown, _ = resolveAll(t.r.resolve, key, vs)
+	}
+	var kept state
+	for _, v := range vs {
+		if !shown.Deleted && !v.deleted {
+			kept = append(kept, v)
+			continue
+		}
+		t.stageCheckpoint(append(v.vv.clone(), v.dot))
+		for _, d := range v.vv {
+			t.prove(purged, d)
+		}
+		t.prove(purged, v.dot)
+	}
+	for _, d := range t.r.known.vector(pruned) {
+		t.prove(purged, d)
+	}
+	t.sync = true
+	return t.replace(key, old, k, kept, false)
+}
+
+// orphans tells whether there are writes of earlier openings that nobody turned
+// out to claim.
+func (r *replica) orphans() bool {
+	return slices.ContainsFunc(r.loose, func(d dot) bool { return r.own[d.origin] && !r.known.covers(d) })
+}
+
+// reissue gives at most limit orphans a new name, so that they can be claimed:
+// same content, clock and time, and the old dot seen. On one key a later dot of
+// an origin must have seen the earlier ones, so they get an origin drawn for the
+// purpose, and a further one for each further orphan of one key.
+func (t *txn) reissue(limit int) error {
+	var drawn []dot
+	n := 0
+	for _, l := range t.r.loose {
+		if !t.r.own[l.origin] || t.r.known.covers(l) {
+			continue
+		}
+		keys, garbage, err := t.r.orphanKeys(l, limit-n)
+		if err != nil {
+			return err
+		}
+		for _, d := range garbage {
+			t.batch.Delete(appendLogKey(nil, t.r.alias[d.origin], d.seq))
+		}
+		for _, key := range keys {
+			if drawn, err = t.reissueKey(key, drawn); err != nil {
+				return err
+			}
+		}
+		if n += len(keys) + len(garbage); n >= limit {
+			break
+		}
+		t.gone = append(t.gone, l)
+	}
+	return nil
+}
+
+// orphanKeys reads the log of an own origin above the claim. An entry that its
+// key's log-index does not name is garbage.
+func (r *replica) orphanKeys(l dot, limit int) (keys [][]byte, garbage []dot, err error) {
+	it := r.store.NewIterator(logRange(r.alias[l.origin], r.known.at(claimed, l.origin)+1, maxSeq), nil)
+	defer it.Release()
+	for it.Next() && len(keys)+len(garbage) < limit {
+		e, err := decodeEntry(it.Key(), it.Value(), r)
+		if err != nil {
+			return nil, nil, err
+		}
+		s, err := r.lookup(e.key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.has(e.dot) {
+			keys = append(keys, slices.Clone(e.key))
+		} else {
+			garbage = append(garbage, e.dot)
+		}
+	}
+	return keys, garbage, it.Error()
+}
+
+func (t *txn) reissueKey(key []byte, drawn []dot) ([]dot, error) {
+	old, k, err := t.lookup(key)
+	if err != nil || k != nil { // two orphans of one key: done with the first
+		return drawn, err
+	}
+	vs, err := t.full(key, old, k)
+	if err != nil {
+		return drawn, err
+	}
+	now := slices.Clone(vs)
+	nth := 0
+	for i := range now {
+		v := &now[i]
+		if !t.r.own[v.origin] || t.covers(v.dot) {
+			continue
+		}
+		if nth == len(drawn) {
+			o := t.r.draw()
+			t.r.assign(o)
+			t.r.own[o] = true
+			drawn = append(drawn, dot{o, 0})
+		}
+		d := &drawn[nth]
+		d.seq++
+		nth++
+		v.vv = v.vv.clone().raise(v.dot)
+		v.dot, v.offset, v.count = *d, 0, 1
+		t.claim(v.dot)
+	}
+	return drawn, t.replace(key, old, k, now, false)
+}

@@ -1,0 +1,355 @@
+package replicator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// Options configures [Replicate]. The zero value of every field is its default,
+// and a nil *Options is all defaults. Replicate copies the struct; it does not
+// change it and later changes have no effect.
+type Options struct {
+	// Name is what this server calls itself to peers, in Status and in logs.
+	// Default: the listen address.
+	Name string
+
+	// Cluster keeps apart what must not mix: servers replicate only with
+	// servers of the same cluster name. Default: "". At most 64 bytes.
+	Cluster string
+
+	// Listen is the TCP address to accept peers on. Default: "127.0.0.1:9000".
+	// ":0" picks a free port, see [DB.Addr]. An address that is not loopback
+	// needs Secret or TLS, or else Insecure.
+	Listen string
+
+	// Listener is used instead of Listen, and is taken over: Close closes it.
+	Listener net.Listener
+
+	// Advertise is the "host:port" that peers should dial. Default: the
+	// address that they see us connect from, with our listening port.
+	Advertise string
+
+	// Peers are the addresses of other servers, each "host:port". One is enough:
+	// servers tell each other the addresses they know.
+	Peers []string
+
+	// Discover are further sources of peers: Multicast, DNS, your own.
+	// All sources add up, and none that fails stops replication.
+	Discover []Discoverer
+
+	// Resolver decides what a key in conflict shows. Default: HighestClock.
+	Resolver Resolver
+
+	// Secret, shared by all servers of a cluster, secures and authenticates all
+	// connections by TLS 1.3. At least 16 bytes, generated ([GenerateSecret]),
+	// never a password: who can connect can try to guess it offline.
+	Secret []byte
+
+	// OldSecrets are accepted beside Secret but never offered, so that a
+	// secret can be changed one server at a time.
+	OldSecrets [][]byte
+
+	// TLS is used instead of Secret, for dialing and accepting alike: it needs
+	// certificates and a pool for both directions. It is cloned; TLS 1.3 and
+	// verified client certificates are enforced.
+	TLS *tls.Config
+
+	// Insecure permits plain TCP on addresses that are not loopback.
+	Insecure bool
+
+	// Dial connects to peers. Default: net.Dialer.DialContext.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// MinInterval and MaxInterval bound the pause between two rounds of
+	// sessions: the first under steady writes, the second when nothing
+	// changes. Defaults: 20 ms and 10 s.
+	MinInterval, MaxInterval time.Duration
+
+	// Fanout is how many peers a round holds a session with. Default: 3.
+	Fanout int
+
+	// ReadyTimeout bounds how long the first writes wait for the first attempt
+	// to replicate. Default: 2 s.
+	ReadyTimeout time.Duration
+
+	// TombstoneTTL is the age at which a deletion may be forgotten although
+	// some member has not confirmed it. A peer that was away longer is
+	// repaired, but a write it made meanwhile may return beside the deletion's
+	// place. Default: 7 days. Negative: never by age.
+	TombstoneTTL time.Duration
+
+	// PeerTTL is how long a peer that is not seen still counts as a member: its
+	// last report holds back the forgetting of deletions. Default: 14 days.
+	PeerTTL time.Duration
+
+	// MaxClockSkew is how far in the future a peer's write may be stamped.
+	// Beyond it the pull ends with ErrClockSkew and is tried again later;
+	// nothing is dropped or altered. Default: 1 min.
+	MaxClockSkew time.Duration
+
+	// MaxValue is the greatest value that Put and peers may write, in bytes.
+	// Default: 64 MiB. MaxKey likewise; default 64 KiB, at most 1 MiB.
+	MaxValue, MaxKey int
+
+	// MaxConns bounds the connections accepted at once, MaxPending those
+	// among them that have not yet proved who they are. Defaults: 128 and 16.
+	MaxConns, MaxPending int
+
+	// MaxInFlight bounds the bytes of received frames that are held in memory
+	// at once, over all sessions. Default: 64 MiB.
+	MaxInFlight int
+
+	// ReadRate and WriteRate bound the bytes per second that sessions take in
+	// and send, over all peers. Default: no bound.
+	ReadRate, WriteRate int
+
+	// CacheSize bounds the memory for log-index entries of keys in use, in
+	// bytes. Overwriting a key whose entry is not in the cache costs a read
+	// of the store. Default: 32 MiB. Negative: no cache.
+	CacheSize int
+
+	// Sync has what is pulled from peers written with Sync, so that it is on
+	// disk when it is acknowledged to them. Default: as goleveldb, not.
+	Sync bool
+
+	// Local are key ranges that are neither logged nor sent, and refused from
+	// peers. They must be the same at every opening of the database.
+	Local []*util.Range
+
+	// Follower has all writes here refused with ErrFollower: this server only
+	// takes what others wrote. It still serves to others.
+	Follower bool
+
+	// Logger gets changes of state, never keys or values. Default: slog.Default().
+	Logger *slog.Logger
+
+	// Events are called as things happen. Default: none.
+	Events *Events
+
+	// Now is the wall clock. Default: time.Now. Tests replace it.
+	Now func() time.Time
+}
+
+// Errors that callers may want to tell apart, beside those of goleveldb
+// (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.
+var (
+	// ErrReservedKey refuses a user key in the range that starts with ff ff,
+	// where the log and its index live.
+	ErrReservedKey = errors.New("replicator: key is in the reserved range (ff ff …)")
+
+	// ErrTooLarge refuses a key or value above MaxKey or MaxValue.
+	ErrTooLarge = errors.New("replicator: key or value is too large")
+
+	// ErrFailed refuses writes after the store failed to write once: goleveldb
+	// could let the failed write replace a later one. Close the handle and open
+	// it again. The write that failed may or may not be there then.
+	ErrFailed = errors.New("replicator: the store failed to write; close the database and open it again")
+
+	// ErrFollower refuses a write at a follower.
+	ErrFollower = errors.New("replicator: this server is a follower and takes no writes")
+
+	// ErrClockSkew ends a pull that brought a write from too far in the future.
+	ErrClockSkew = errors.New("replicator: a write is stamped too far in the future; check the clocks")
+
+	// ErrMissed ends a Watch whose reader was too slow.
+	ErrMissed = errors.New("replicator: the reader was too slow and missed changes")
+)
+
+// PeerError says which peer failed in which step of a session. Unwrap gives
+// the cause.
+type PeerError struct {
+	Peer string // address
+	Op   string // "dial", "accept", "hello", "pull", "serve", "apply" …
+	Err  error
+}
+
+func (e *PeerError) Error() string {
+	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(e.Err.Error(), "replicator: ")
+}
+
+// Unwrap gives the cause.
+func (e *PeerError) Unwrap() error { return e.Err }
+
+// Events are called as things happen, each from the goroutine where it does:
+// they must return soon and may not call Close. Nil functions are skipped.
+type Events struct {
+	// Session is called after each conversation with a peer.
+	Session func(SessionEvent)
+	// Conflict is called when a key comes to have versions whose writers did
+	// not know of each other and whose content differs.
+	Conflict func(key []byte, versions []Version)
+	// Resolved is called when a key that was in conflict no longer is.
+	Resolved func(key []byte)
+	// ResolverPanic is called when a resolver panicked; the default decided.
+	ResolverPanic func(key []byte, recovered any)
+	// Mismatch is called when a peer that claims the same knowledge holds
+	// something else: Repaired versions had to come back. It means a damaged
+	// store here or there.
+	Mismatch func(peer string, repaired int)
+	// Progress is called now and then during long work.
+	Progress func(Progress)
+	// Failed is called once, when the store failed to write.
+	Failed func(error)
+}
+
+// SessionEvent tells of one conversation with a peer.
+type SessionEvent struct {
+	Peer     string        // address
+	Dialed   bool          // we called, not they
+	Idle     bool          // both sides held the same already
+	Pulled   int           // versions that came and were new here
+	Served   int           // versions that were sent
+	BytesIn  int64         //
+	BytesOut int64         //
+	Duration time.Duration //
+	Err      error         // nil if it ended well
+}
+
+// Progress tells how far a long work has come.
+type Progress struct {
+	Work  string        `json:"work"`  // "adopt", "pull", "verify", "repair"
+	Peer  string        `json:"peer"`  // for pull and repair
+	Keys  int64         `json:"keys"`  // done so far
+	Bytes int64         `json:"bytes"` // done so far
+	Total int64         `json:"total"` // keys in all, as far as known, else 0
+	Left  time.Duration `json:"left"`  // estimate, 0 if unknown
+	Done  bool          `json:"done"`
+}
+
+// withDefaults gives a copy with every default filled in, or says what is
+// wrong with the options.
+func (o *Options) withDefaults() (Options, error) {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:9000"
+	}
+	if c.Resolver == nil {
+		c.Resolver = HighestClock
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{}).DialContext
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Events == nil {
+		c.Events = &Events{}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	duration := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	duration(&c.MinInterval, 20*time.Millisecond)
+	duration(&c.MaxInterval, 10*time.Second)
+	duration(&c.ReadyTimeout, 2*time.Second)
+	duration(&c.TombstoneTTL, 7*24*time.Hour)
+	duration(&c.PeerTTL, 14*24*time.Hour)
+	duration(&c.MaxClockSkew, time.Minute)
+	number := func(n *int, def int) {
+		if *n == 0 {
+			*n = def
+		}
+	}
+	number(&c.Fanout, 3)
+	number(&c.MaxValue, 64<<20)
+	number(&c.MaxKey, 64<<10)
+	number(&c.MaxConns, 128)
+	number(&c.MaxPending, 16)
+	number(&c.MaxInFlight, 64<<20)
+	number(&c.CacheSize, 32<<20)
+	return c, c.check()
+}
+
+func (c *Options) check() error {
+	bad := func(field, format string, args ...any) error {
+		return fmt.Errorf("replicator: Options."+field+": "+format, args...)
+	}
+	var errs []error
+	if len(c.Cluster) > 64 {
+		errs = append(errs, bad("Cluster", "%d bytes, want at most 64", len(c.Cluster)))
+	}
+	if len(c.Name) > 255 {
+		errs = append(errs, bad("Name", "%d bytes, want at most 255", len(c.Name)))
+	}
+	for _, p := range append([]string{}, c.Peers...) {
+		if err := checkAddr(p); err != nil {
+			errs = append(errs, bad("Peers", "%v", err))
+		}
+	}
+	if c.Advertise != "" {
+		if err := checkAddr(c.Advertise); err != nil {
+			errs = append(errs, bad("Advertise", "%v", err))
+		}
+	}
+	for _, f := range []struct {
+		name string
+		d    time.Duration
+	}{{"MinInterval", c.MinInterval}, {"MaxInterval", c.MaxInterval}, {"ReadyTimeout", c.ReadyTimeout},
+		{"PeerTTL", c.PeerTTL}, {"MaxClockSkew", c.MaxClockSkew}} {
+		if f.d < 0 {
+			errs = append(errs, bad(f.name, "%v, want no negative duration", f.d))
+		}
+	}
+	if c.MinInterval > c.MaxInterval {
+		errs = append(errs, bad("MinInterval", "%v, want at most MaxInterval, which is %v", c.MinInterval, c.MaxInterval))
+	}
+	for _, f := range []struct {
+		name     string
+		n, limit int
+	}{{"Fanout", c.Fanout, 1 << 20}, {"MaxValue", c.MaxValue, 1 << 30}, {"MaxKey", c.MaxKey, 1 << 20}, {"MaxConns", c.MaxConns, 1 << 20},
+		{"MaxPending", c.MaxPending, 1 << 20}, {"MaxInFlight", c.MaxInFlight, 1 << 40}} {
+		if f.n < 0 || f.n > f.limit {
+			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
+		}
+	}
+	if c.TLS != nil && c.Secret != nil {
+		errs = append(errs, bad("Secret", "set beside TLS, want one of the two"))
+	}
+	for i, s := range append([][]byte{c.Secret}, c.OldSecrets...) {
+		if s == nil && i == 0 && len(c.OldSecrets) == 0 {
+			continue
+		}
+		if len(s) < 16 {
+			name := "Secret"
+			if i > 0 {
+				name = "OldSecrets"
+			}
+			errs = append(errs, bad(name, "%d bytes, want at least 16 (see GenerateSecret)", len(s)))
+		}
+	}
+	for _, d := range c.Discover {
+		if d == nil {
+			errs = append(errs, bad("Discover", "holds a nil Discoverer"))
+		}
+	}
+	for _, r := range c.Local {
+		if r == nil {
+			errs = append(errs, bad("Local", "holds a nil range"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkAddr tells whether addr is a "host:port" that can be dialed.
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "" || port == "0" || len(addr) > 255 {
+		return fmt.Errorf("address %q, want \"host:port\"", addr)
+	}
+	return nil
+}

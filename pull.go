@@ -1,0 +1,377 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// pulling is the half of a session that brings over what we lack. Pages are
+// merged as they come; the peer's claim is taken, and its proofs, when all of
+// them are, and in the same batch if they fit into one.
+type pulling struct {
+	keys  []heldKey
+	bytes int
+	marks []region // of the pages in keys
+	reach vector   // what the peer claimed or held then
+	whole bool     // the peer has sent all
+
+	proof knowledge // of the peer, in the state of the pages in keys
+
+	settle   bool // claims were equal, digests were not
+	repair   *repair
+	repaired vector // what the peer had purged when a repair began
+	rounds   int    // repairs begun
+}
+
+// heldKey is the state of a key at a peer.
+type heldKey struct {
+	key      []byte
+	versions []version
+}
+
+// pendingPull is what an unfinished pull already brought, so that it need not be
+// sent again.
+type pendingPull struct {
+	done  map[Origin]spans // all live entries in these were merged
+	reach vector           // but only at a peer that claims all of this may they be skipped
+}
+
+// startPull asks for what we lack. What an unfinished pull brought may be skipped
+// by a peer whose claim covers all that its server knew.
+func (s *session) startPull() error {
+	p := &pulling{}
+	var skip map[Origin]spans
+	s.host.at(func(r *replica) {
+		p.settle = s.mine.claims == s.theirs.claims && s.mine.digest != s.theirs.digest
+		if r.pending == nil {
+			return
+		}
+		if !r.pending.reach.within(s.peer.vector(claimed)) {
+			return
+		}
+		skip = r.pending.copy()
+	})
+	s.pulling = p
+	s.send(framePull, s.sending.frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(len(skip)))
+		for _, o := range sortedOrigins(skip) {
+			b = binary.AppendUvarint(b, s.sending.number(o))
+			b = binary.AppendUvarint(b, uint64(len(skip[o])))
+			for _, sp := range skip[o] {
+				b = binary.AppendUvarint(b, sp.from)
+				b = binary.AppendUvarint(b, sp.to)
+			}
+		}
+		return b
+	}))
+	s.expect = wantPage
+	return nil
+}
+
+func sortedOrigins(m map[Origin]spans) []Origin {
+	os := make([]Origin, 0, len(m))
+	for o := range m {
+		os = append(os, o)
+	}
+	slices.SortFunc(os, Origin.compare)
+	return os
+}
+
+func (p *pendingPull) copy() map[Origin]spans {
+	c := make(map[Origin]spans, len(p.done))
+	for o, ss := range p.done {
+		c[o] = slices.Clone(ss)
+	}
+	return c
+}
+
+func (s *session) gotChunk(payload []byte) error {
+	if len(payload) < 1 || s.pulling == nil {
+		return protocolErrorf("an empty chunk")
+	}
+	last, part := payload[0]&1 != 0, payload[1:]
+	// A key may have several versions, each with a value of its own.
+	if s.spooled += len(part); s.spooled > 4*s.params.maxValue {
+		return fmt.Errorf("%w: chunks of %d bytes", ErrTooLarge, s.spooled)
+	}
+	if n := len(s.spool); n > 0 && s.spool[n-1] != nil && !s.spoolEnded {
+		s.spool[n-1] = append(s.spool[n-1], part...)
+	} else {
+		s.spool = append(s.spool, slices.Clone(part))
+	}
+	s.spoolEnded = last
+	if n := len(s.spool[len(s.spool)-1]); n > s.params.maxValue {
+		return fmt.Errorf("%w: value of %d bytes, MaxValue is %d", ErrTooLarge, n, s.params.maxValue)
+	}
+	return nil
+}
+
+func (s *session) gotPage(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	marks, err := s.readMarks(&d)
+	if err != nil {
+		return err
+	}
+	var keys []heldKey
+	for range d.count(2) {
+		k, err := s.readKey(&d)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, k)
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("page: %v", err)
+	}
+	size := len(payload) + s.spooled
+	s.spool, s.spooled = nil, 0
+	if err := s.checkKeys(keys); err != nil {
+		return err
+	}
+	p := s.pulling
+	if p.repair != nil {
+		return s.repairKeys(keys)
+	}
+	if p.bytes > 0 && (p.bytes+size > s.params.batchSize || !s.sameProof()) {
+		if err := s.commitPages(); err != nil {
+			return err
+		}
+	}
+	p.keys = append(p.keys, keys...)
+	p.bytes += size
+	p.proof = s.peer
+	for _, m := range marks {
+		p.reach = p.reach.raise(dot{m.origin, m.to})
+		m.to = min(m.to, s.peer.at(claimed, m.origin))
+		p.marks = append(p.marks, m)
+	}
+	p.reach = p.reach.join(s.peer.vector(claimed)).join(s.peerLoose)
+	return nil
+}
+
+// sameProof tells whether the pages that wait are of a state with the same proofs
+// as the one that the peer speaks of now.
+func (s *session) sameProof() bool { return s.pulling.proof.proofs == s.peer.proofs }
+
+func (s *session) readMarks(d *decoder) ([]region, error) {
+	var marks []region
+	for range d.count(3) {
+		o, ok := s.reading.origin(d.uint())
+		if !ok {
+			return nil, protocolErrorf("page names an unknown origin")
+		}
+		marks = append(marks, region{origin: o, from: d.seq(), to: d.seq()})
+	}
+	return marks, nil
+}
+
+func (s *session) readKey(d *decoder) (heldKey, error) {
+	k := heldKey{key: d.bytes(s.params.maxKey)}
+	n := d.count(3)
+	k.versions = make([]version, 0, n)
+	for range n {
+		var v version
+		flags := d.byte()
+		v.dot = d.dot(&s.reading)
+		if v.seq == 0 && d.err == nil {
+			return k, protocolErrorf("key %.40q: a version without a seq", k.key)
+		}
+		v.deleted, v.known = flags&flagDeleted != 0, flags&flagKnown != 0
+		if !v.known {
+			d.body(&v, &s.reading)
+			switch {
+			case v.deleted:
+			case flags&flagChunked != 0:
+				if len(s.spool) == 0 || len(s.spool) == 1 && !s.spoolEnded {
+					return k, protocolErrorf("a chunked value without its chunks")
+				}
+				v.value, s.spool = s.spool[0], s.spool[1:]
+			default:
+				v.value = d.bytes(s.params.maxValue)
+			}
+		}
+		if d.err != nil {
+			return k, protocolErrorf("page: %v", d.err)
+		}
+		k.versions = append(k.versions, v)
+	}
+	return k, nil
+}
+
+// checkKeys refuses what no honest peer would send, before any of it is stored.
+func (s *session) checkKeys(keys []heldKey) (err error) {
+	s.host.at(func(r *replica) {
+		latest := stampOf(r.now().Add(r.maxSkew))
+		for _, k := range keys {
+			switch {
+			case reserved(k.key):
+				err = protocolErrorf("an entry for the reserved key %.40q", k.key)
+			case r.local != nil && r.local(k.key):
+				err = protocolErrorf("an entry for the key %.40q, which is in a local range here", k.key)
+			}
+			for i := range k.versions {
+				v := &k.versions[i]
+				if v.stamp > latest && !v.known {
+					err = fmt.Errorf("%w: a write by %s is %v ahead", ErrClockSkew, v.origin.Short(), v.stamp.time().Sub(r.now()))
+				}
+				if v.origin == r.self && v.seq > r.seq {
+					err = protocolErrorf("a write %d of this server, which has made only %d", v.seq, r.seq)
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return err
+}
+
+// learnProof takes in what the peer can prove, as far as it is claimed here too. A
+// version may rely on it, so it comes with the first that is merged.
+func (t *txn) learnProof(peer *knowledge) {
+	for _, w := range peer.rows {
+		t.prove(pruned, dot{w.origin, w.at[pruned]})
+		t.prove(purged, dot{w.origin, w.at[purged]})
+	}
+}
+
+// mergePages merges the pages that wait.
+func (p *pulling) mergePages(t *txn) (fresh int, err error) {
+	if len(p.keys) == 0 {
+		return 0, nil
+	}
+	t.learnProof(&p.proof)
+	for _, k := range p.keys {
+		n, err := t.merge(k.key, k.versions, &p.proof)
+		if err != nil {
+			return 0, err
+		}
+		fresh += n
+	}
+	return fresh, nil
+}
+
+func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.reach = nil, nil, 0, nil }
+
+// commitPages commits what has come so far of a pull that is not whole.
+func (s *session) commitPages() error {
+	p := s.pulling
+	fresh := 0
+	err := s.host.commit(func(t *txn) (err error) {
+		fresh, err = p.mergePages(t)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.stats.pulled += fresh
+	s.host.at(func(r *replica) {
+		r.remember(p, &s.peer)
+	})
+	p.clear()
+	return nil
+}
+
+// remember notes what an unfinished pull brought. A pull that needs a repair
+// cannot be resumed.
+func (r *replica) remember(p *pulling, peer *knowledge) {
+	if !peer.within(purged, &r.known, claimed) {
+		r.pending = nil
+		return
+	}
+	if r.pending == nil {
+		r.pending = &pendingPull{done: map[Origin]spans{}}
+	}
+	for _, m := range p.marks {
+		r.pending.done[m.origin] = r.pending.done[m.origin].add(span{m.from, m.to})
+	}
+	r.pending.reach = r.pending.reach.join(p.reach)
+}
+
+// abandon keeps what came of a pull that was cut off.
+func (s *session) abandon() error {
+	if s.pulling == nil || len(s.pulling.keys) == 0 || s.pulling.repair != nil {
+		return nil
+	}
+	return s.commitPages()
+}
+
+func (s *session) gotEnd(payload []byte) error {
+	if len(payload) != 1 {
+		return protocolErrorf("an end of %d bytes", len(payload))
+	}
+	p := s.pulling
+	if p.repair != nil {
+		return s.fetched()
+	}
+	if p.whole = payload[0]&1 != 0; !p.whole {
+		if err := s.commitPages(); err != nil {
+			return err
+		}
+		return s.pulled()
+	}
+	return s.conclude()
+}
+
+// conclude takes the peer's claim, unless a repair must come first: the peer may
+// have forgotten deletions that we never heard of, or one side may be damaged.
+func (s *session) conclude() error {
+	p := s.pulling
+	repair := false
+	s.host.at(func(r *replica) { repair = !s.provedHere(r) })
+	if settle := p.settle && p.rounds == 0; repair || settle {
+		if len(p.keys) > 0 {
+			if err := s.commitPages(); err != nil {
+				return err
+			}
+		}
+		if p.rounds++; p.rounds > maxRepairs {
+			return s.pulled()
+		}
+		return s.startRepair(settle)
+	}
+	fresh := 0
+	err := s.host.commit(func(t *txn) (err error) {
+		if fresh, err = p.mergePages(t); err != nil {
+			return err
+		}
+		for _, w := range s.peer.rows {
+			t.claim(dot{w.origin, w.at[claimed]})
+		}
+		t.learnProof(&s.peer)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.stats.pulled += fresh
+	s.host.at(func(r *replica) { r.pending = nil })
+	return s.pulled()
+}
+
+// provedHere tells whether what the peer purged is claimed here or was repaired.
+func (s *session) provedHere(r *replica) bool {
+	for _, w := range s.peer.rows {
+		if n := w.at[purged]; n > r.known.at(claimed, w.origin) && n > s.pulling.repaired.seq(w.origin) {
+			return false
+		}
+	}
+	return true
+}
+
+// pulled ends our pull: then it is the peer's turn, or all is said.
+func (s *session) pulled() error {
+	s.pulling = nil
+	if s.dialed {
+		s.send(frameTurn, nil)
+		s.expect = wantTheirs
+		return nil
+	}
+	s.send(frameBye, nil)
+	s.finish()
+	return nil
+}

@@ -1,0 +1,478 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// A repair finds where two servers differ by comparing ranges of their logs, in
+// the order of origin and seq, by the sum of their dots' hashes, and splitting
+// what differs (range-based set reconciliation, Meyer 2022). Then the keys in
+// question are fetched as they are at the peer, and what the peer has proof
+// against is dropped.
+//
+// There are two reasons for one: the peer purged what we never heard was
+// deleted; or both claim the same and hold different versions, because a purge
+// by age went two ways or because one of them is damaged. The second is settled.
+type repair struct {
+	settle  bool
+	ranges  []dotRange // asked for, not yet answered
+	queue   []dotRange // to be asked for
+	probes  int        // frames of questions so far
+	keys    [][]byte   // that hold a version here which the peer does not hold
+	dots    []dot      // that only the peer holds
+	garbage []litter
+}
+
+// litter is a log entry that its key's log-index does not name.
+type litter struct {
+	dot
+	key []byte
+}
+
+const (
+	maxRepairs  = 3       // repairs in one pull
+	splitInto   = 16      // parts of a range that differs
+	listBelow   = 32      // dots that are listed rather than split
+	probeRanges = 1 << 12 // ranges in one question
+	maxProbes   = 1 << 12
+	fetchKeys   = 1 << 10
+)
+
+// dotRange is a part of the log: first ≤ dot ≤ last.
+type dotRange struct {
+	first, last dot
+	sum         sum
+	count       uint64
+}
+
+var lastDot = dot{Origin{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, maxSeq}
+
+// each calls f with the log entries of a range in order; counted leaves out those
+// that are not in the digest.
+func (v *view) each(g dotRange, counted bool, f func(e *entry) error) error {
+	if v.sorted == nil {
+		v.sorted = slices.SortedFunc(maps.Keys(v.index), Origin.compare)
+	}
+	i, _ := slices.BinarySearchFunc(v.sorted, g.first.origin, Origin.compare)
+	for ; i < len(v.sorted) && v.sorted[i].compare(g.last.origin) <= 0; i++ {
+		o := v.sorted[i]
+		from, to := uint64(0), uint64(maxSeq)
+		if o == g.first.origin {
+			from = g.first.seq
+		}
+		if o == g.last.origin {
+			to = g.last.seq
+		}
+		if from > to {
+			continue
+		}
+		if err := v.eachOf(v.index[o], from, to, counted, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *view) eachOf(alias uint32, from, to uint64, counted bool, f func(e *entry) error) error {
+	it := v.NewIterator(logRange(alias, from, to), nil)
+	defer it.Release()
+	for it.Next() {
+		e, err := decodeEntry(it.Key(), it.Value(), v)
+		if err != nil {
+			return fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		if counted && !e.counted {
+			continue
+		}
+		if err := f(&e); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// measure fills in sum and count of ranges.
+func (v *view) measure(gs []dotRange, counted bool) error {
+	for i := range gs {
+		g := &gs[i]
+		g.sum, g.count = sum{}, 0
+		err := v.each(*g, counted, func(e *entry) error {
+			g.sum, g.count = g.sum.add(e.hash()), g.count+1
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) startRepair(settle bool) error {
+	s.pulling.repair = &repair{settle: settle}
+	s.pulling.repaired = s.peer.vector(purged)
+	s.pulling.repair.queue = []dotRange{{last: lastDot}}
+	return s.probe()
+}
+
+// probe asks the peer about the next ranges.
+func (s *session) probe() error {
+	p := s.pulling.repair
+	if p.probes++; p.probes > maxProbes {
+		return protocolErrorf("probed: still no end after %d questions", maxProbes)
+	}
+	gs := p.queue[:min(len(p.queue), probeRanges)]
+	p.queue = p.queue[len(gs):]
+	state, err := s.view(func(*replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	if err := state.measure(gs, p.settle); err != nil {
+		return err
+	}
+	p.ranges = gs
+	n := &s.sending
+	s.send(frameProbe, n.frame(func(b []byte) []byte {
+		b = append(b, byte(btoi(p.settle)))
+		b = binary.AppendUvarint(b, uint64(len(gs)))
+		for _, g := range gs {
+			b = appendDot(b, g.first, n)
+			b = appendDot(b, g.last, n)
+			b = appendSum(b, g.sum)
+		}
+		return b
+	}))
+	s.expect = wantProbed
+	return nil
+}
+
+const (
+	probedSame byte = iota
+	probedDots
+	probedSplit
+)
+
+// gotProbe answers: the same, or the dots if they are few, or the sums of parts.
+func (s *session) gotProbe(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	counted := d.byte()&1 != 0
+	asked := make([]dotRange, 0, min(d.count(20), probeRanges))
+	for range cap(asked) {
+		asked = append(asked, dotRange{first: d.dot(&s.reading), last: d.dot(&s.reading), sum: d.sum()})
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("probe: %v", err)
+	}
+	state, err := s.view(func(*replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	s.tell(&state)
+	ours := slices.Clone(asked)
+	if err := state.measure(ours, counted); err != nil {
+		return err
+	}
+	n := &s.sending
+	var body []byte
+	for i, g := range ours {
+		switch {
+		case g.sum == asked[i].sum:
+			body = append(body, probedSame)
+		case g.count <= listBelow:
+			body, err = state.appendDots(append(body, probedDots), g, counted, n)
+		default:
+			body, err = state.appendSplit(append(body, probedSplit), g, counted, n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.send(frameProbed, n.frame(func(b []byte) []byte { return append(b, body...) }))
+	return nil
+}
+
+func (v *view) appendDots(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
+	b = binary.AppendUvarint(b, g.count)
+	return b, v.each(g, counted, func(e *entry) error {
+		b = appendDot(b, e.dot, n)
+		return nil
+	})
+}
+
+// appendSplit cuts a range into parts of as many dots.
+func (v *view) appendSplit(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
+	size := (g.count + splitInto - 1) / splitInto
+	var parts []dotRange
+	part := dotRange{}
+	err := v.each(g, counted, func(e *entry) error {
+		part.last, part.sum, part.count = e.dot, part.sum.add(e.hash()), part.count+1
+		if part.count == size {
+			parts, part = append(parts, part), dotRange{}
+		}
+		return nil
+	})
+	if part.count > 0 {
+		parts = append(parts, part)
+	}
+	parts[len(parts)-1].last = g.last
+	b = binary.AppendUvarint(b, uint64(len(parts)))
+	for _, p := range parts {
+		b = appendDot(b, p.last, n)
+		b = appendSum(b, p.sum)
+	}
+	return b, err
+}
+
+func (s *session) gotProbed(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	p := s.pulling.repair
+	state, err := s.view(func(*replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	for _, g := range p.ranges {
+		switch d.byte() {
+		case probedSame:
+		case probedDots:
+			theirs := map[dot]bool{}
+			for range d.count(2) {
+				theirs[d.dot(&s.reading)] = true
+			}
+			if d.err == nil {
+				err = s.compare(&state, g, theirs)
+			}
+		case probedSplit:
+			var parts []dotRange
+			if parts, err = s.readSplit(&d, g); err == nil {
+				err = p.differing(&state, parts)
+			}
+		default:
+			d.fail(errTrailing)
+		}
+		if d.err != nil {
+			return protocolErrorf("probed: %v", d.err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("probed: %v", err)
+	}
+	p.ranges = nil
+	if len(p.queue) > 0 {
+		return s.probe()
+	}
+	return s.fetchNext()
+}
+
+// differing queues the parts whose sum is another here.
+func (p *repair) differing(state *view, parts []dotRange) error {
+	mine := slices.Clone(parts)
+	if err := state.measure(mine, p.settle); err != nil {
+		return err
+	}
+	for i := range mine {
+		if mine[i].sum != parts[i].sum {
+			p.queue = append(p.queue, mine[i])
+		}
+	}
+	return nil
+}
+
+func (s *session) readSplit(d *decoder, g dotRange) ([]dotRange, error) {
+	var parts []dotRange
+	first := g.first
+	for range min(d.count(18), splitInto) {
+		part := dotRange{first: first, last: d.dot(&s.reading), sum: d.sum()}
+		if part.last.compare(first) < 0 || part.last.compare(g.last) > 0 {
+			return nil, protocolErrorf("probed: parts are out of order")
+		}
+		parts = append(parts, part)
+		if first = part.last; first.seq < maxSeq {
+			first.seq++
+		}
+	}
+	if d.err == nil && (len(parts) == 0 || parts[len(parts)-1].last != g.last || len(parts) == 1) {
+		return nil, protocolErrorf("probed: parts do not make up the range")
+	}
+	return parts, nil
+}
+
+// compare works out what only one side holds of a range.
+func (s *session) compare(state *view, g dotRange, theirs map[dot]bool) error {
+	p := s.pulling.repair
+	err := state.each(g, p.settle, func(e *entry) error {
+		if theirs[e.dot] {
+			delete(theirs, e.dot)
+			return nil
+		}
+		if !p.settle && e.seq > s.peer.at(purged, e.origin) {
+			return nil // the peer has no proof against it
+		}
+		key := slices.Clone(e.key)
+		st, err := readIndex(state, key, state)
+		if err != nil {
+			return err
+		}
+		if !st.has(e.dot) {
+			p.garbage = append(p.garbage, litter{e.dot, key})
+		} else {
+			p.keys = append(p.keys, key)
+		}
+		return nil
+	})
+	if p.settle {
+		p.dots = slices.AppendSeq(p.dots, maps.Keys(theirs))
+		slices.SortFunc(p.dots, dot.compare)
+	}
+	return err
+}
+
+// fetchNext asks for some of the keys in question as they are at the peer, or
+// concludes the pull.
+func (s *session) fetchNext() error {
+	p := s.pulling.repair
+	if len(p.keys)+len(p.dots)+len(p.garbage) == 0 {
+		s.pulling.repair = nil
+		return s.conclude()
+	}
+	var keys [][]byte
+	size := 0
+	for len(p.keys) > 0 && len(keys) < fetchKeys && size < s.params.pageSize {
+		keys, size = append(keys, p.keys[0]), size+len(p.keys[0])
+		p.keys = p.keys[1:]
+	}
+	dots := p.dots[:min(len(p.dots), fetchKeys)]
+	p.dots = p.dots[len(dots):]
+	n := &s.sending
+	s.send(frameFetch, n.frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(len(keys)))
+		for _, k := range keys {
+			b = appendBytes(b, k)
+		}
+		b = binary.AppendUvarint(b, uint64(len(dots)))
+		for _, d := range dots {
+			b = appendDot(b, d, n)
+		}
+		return b
+	}))
+	s.expect = wantPage
+	return nil
+}
+
+func (s *session) fetched() error { return s.fetchNext() }
+
+// repairKeys takes in keys as they are at the peer.
+func (s *session) repairKeys(keys []heldKey) error {
+	p := s.pulling.repair
+	back := 0
+	err := s.host.commit(func(t *txn) error {
+		back = 0
+		t.learnProof(&s.peer)
+		for _, g := range p.garbage {
+			if st, _, err := t.lookup(g.key); err != nil {
+				return err
+			} else if a, ok := t.r.alias[g.origin]; ok && !st.has(g.dot) {
+				t.batch.Delete(appendLogKey(nil, a, g.seq))
+			}
+		}
+		for _, k := range keys {
+			var n int
+			var err error
+			if p.settle {
+				n, err = t.settle(k.key, k.versions, &s.peer)
+			} else {
+				err = t.repair(k.key, k.versions, &s.peer)
+			}
+			if err != nil {
+				return err
+			}
+			back += n
+		}
+		return nil
+	})
+	p.garbage = nil
+	s.stats.repaired += back
+	return err
+}
+
+// repair takes in what the peer holds of a key, and then drops what the peer has
+// purged: held here, not there, and within both its proof and its claim.
+func (t *txn) repair(key []byte, theirs []version, peer *knowledge) error {
+	if _, err := t.merge(key, theirs, peer); err != nil {
+		return err
+	}
+	old, k, err := t.lookup(key)
+	if err != nil {
+		return err
+	}
+	full, err := t.full(key, old, k)
+	if err != nil {
+		return err
+	}
+	kept := make(state, 0, len(full))
+	for _, v := range full {
+		if state(theirs).has(v.dot) || v.seq > peer.at(purged, v.origin) || v.seq > peer.at(claimed, v.origin) {
+			kept = append(kept, v)
+		}
+	}
+	if kept.sameDots(old) {
+		return nil
+	}
+	return t.replace(key, old, k, kept, false)
+}
+
+// settle brings a key to terms with a peer that claims the same and holds
+// something else. Where the peer holds versions of the key, its proof stands.
+// Where a whole key is missing, a purge cannot be told from damage, and what is
+// held comes back: a deleted key that returns is the lesser evil. It returns how
+// many versions came back.
+func (t *txn) settle(key []byte, theirs []version, peer *knowledge) (back int, err error) {
+	old, k, err := t.lookup(key)
+	if err != nil {
+		return 0, err
+	}
+	full, err := t.full(key, old, k)
+	if err != nil {
+		return 0, err
+	}
+	now := slices.Clone(full)
+	if len(theirs) > 0 {
+		now = slices.DeleteFunc(now, func(y version) bool { return !state(theirs).has(y.dot) && peer.proves(y.dot) })
+	}
+	all := slices.Clone(now)
+	now = slices.DeleteFunc(now, func(y version) bool {
+		return slices.ContainsFunc(all, func(z version) bool { return z.dot != y.dot && z.saw(y.dot) })
+	})
+	had := len(now) > 0
+	for _, x := range theirs {
+		if had && x.seq <= max(t.at(pruned, x.origin), t.at(purged, x.origin)) {
+			continue
+		}
+		if slices.ContainsFunc(now, func(y version) bool { return y.dot == x.dot || y.saw(x.dot) }) {
+			continue
+		}
+		now = append(slices.DeleteFunc(now, func(y version) bool { return x.saw(y.dot) }), x)
+		if t.covers(x.dot) {
+			back++
+		} else {
+			t.loose = t.loose.raise(x.dot)
+		}
+	}
+	if now.sameDots(old) {
+		return 0, nil
+	}
+	return back, t.replace(key, old, k, now, false)
+}

@@ -1,0 +1,426 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// store is what the replica needs of a database. Snapshots are short: none is
+// held while anything waits for the network.
+type store interface {
+	reader
+	snapshot() (snapshot, error)
+}
+
+type snapshot interface {
+	reader
+	Release()
+}
+
+// replica is the algorithm: what a server knows, and what follows from a write
+// or from what a peer says. It starts no goroutine, opens no socket, reads no
+// clock but the one handed in, and never commits: it stages transactions, and
+// takes in those that were committed. All of it is used by one goroutine at a
+// time; docs/design.md has the rules.
+type replica struct {
+	store   store
+	draw    func() Origin
+	now     func() time.Time
+	resolve Resolver
+	local   func(key []byte) bool // keys that are neither logged nor taken from peers
+
+	maxKey, maxValue int
+	maxSkew          time.Duration
+	tombstoneTTL     time.Duration
+	peerTTL          time.Duration
+
+	self    Origin // of this opening
+	seq     uint64 // of the last write logged under it
+	clock   hybridClock
+	known   knowledge
+	aliases aliases
+	alias   map[Origin]uint32 // replaced when it grows, so that it may be read while the replica goes on
+	opened  bool
+	own     map[Origin]bool // openings of this database
+	cache   cache
+	members map[Origin]*member
+
+	// loose are the greatest dots held that are above the claim: of a pull that
+	// is not whole, and orphans of earlier openings.
+	loose vector
+
+	digest     sum
+	keys       int64 // that hold a value
+	tombstones int64 // keys of which all versions are tombstones
+	disputed   int64 // keys in conflict
+
+	pending *pendingPull // what an unfinished pull already brought
+	changes uint64       // transactions that changed a key
+
+	marks     []mark // claims that will be durable once goleveldb has flushed often enough
+	unsynced  bool   // something was committed without Sync since the checkpoint last was the claim
+	savedRev  uint64 // revision up to which checkpoints are stored
+	stableVec vector // see stable; nil if it must be worked out anew
+
+	txn txn // reused: there is one at a time
+}
+
+// mark is a claim taken when goleveldb had flushed its memtable count times.
+type mark struct {
+	count uint64
+	claim vector
+}
+
+// member is a server whose reports count when something is to be forgotten: one
+// that was seen within PeerTTL.
+type member struct {
+	origin Origin
+	name   string
+	seen   time.Time
+	saved  time.Time // seen as last written to the store
+	known  knowledge // what it last told us of its knowledge
+	rev    uint64    // its revision then
+	digest sum       // of what it held when last asked
+	agreed time.Time // when it last held what we did
+}
+
+var (
+	metaFormat = kindKey(kindMeta, []byte("format"))
+	metaClean  = kindKey(kindMeta, []byte("clean"))
+	metaFlush  = kindKey(kindMeta, []byte("flush"))
+)
+
+// openReplica reads a database and stages what must be committed, with Sync,
+// before anything else: the new origin, and that the database is no longer
+// cleanly closed.
+func (r *replica) open(cluster string) (*leveldb.Batch, error) {
+	r.alias, r.own, r.members = map[Origin]uint32{}, map[Origin]bool{}, map[Origin]*member{}
+	if err := r.readFormat(cluster); err != nil {
+		return nil, err
+	}
+	if err := r.readOrigins(); err != nil {
+		return nil, err
+	}
+	if err := r.readMembers(); err != nil {
+		return nil, err
+	}
+	clean, err := r.readClean()
+	if err != nil {
+		return nil, err
+	}
+	if !clean {
+		if err := r.recount(); err != nil {
+			return nil, err
+		}
+		if err := r.findLoose(); err != nil {
+			return nil, err
+		}
+	}
+	b := new(leveldb.Batch)
+	b.Put(metaFormat, append([]byte{formatVersion}, cluster...))
+	b.Delete(metaClean)
+	r.self, r.seq = r.draw(), 0
+	r.assign(r.self)
+	r.own[r.self] = true
+	r.stageOrigin(b, r.self, row{origin: r.self})
+	if err := r.resolveAgain(b); err != nil {
+		return nil, err
+	}
+	r.known.rev = max(r.known.rev, 1) // 0 means: never told
+	r.savedRev, r.opened = r.known.rev, true
+	return b, nil
+}
+
+func (r *replica) readFormat(cluster string) error {
+	v, err := r.store.Get(metaFormat, nil)
+	switch {
+	case err == leveldb.ErrNotFound:
+		return nil
+	case err != nil:
+		return err
+	case len(v) == 0 || v[0] != formatVersion:
+		return errVersion
+	case string(v[1:]) != cluster:
+		return fmt.Errorf("replicator: the database belongs to cluster %q, not %q", v[1:], cluster)
+	}
+	return nil
+}
+
+// assign gives an origin the next alias.
+func (r *replica) assign(o Origin) uint32 {
+	a := uint32(len(r.aliases))
+	r.aliases = append(r.aliases, o)
+	if r.opened { // sessions may be reading the map
+		r.alias = maps.Clone(r.alias)
+	}
+	r.alias[o] = a
+	return a
+}
+
+// stageOrigin writes what is stored of an origin. The claim itself is not: after
+// a crash only the checkpoint may be believed, and after a clean close the two
+// are the same.
+func (r *replica) stageOrigin(b *leveldb.Batch, o Origin, w row) {
+	rec := append(make([]byte, 0, 48), formatVersion, 0)
+	if r.own[o] {
+		rec[1] = 1
+	}
+	rec = append(rec, o[:]...)
+	for _, c := range []column{durable, pruned, purged} {
+		rec = binary.AppendUvarint(rec, w.at[c])
+	}
+	b.Put(kindKey(kindOrigin, binary.BigEndian.AppendUint32(nil, r.alias[o])), rec)
+}
+
+func (r *replica) readOrigins() error {
+	it := r.store.NewIterator(kindRange(kindOrigin), nil)
+	defer it.Release()
+	for it.Next() {
+		if len(it.Key()) != 7 || binary.BigEndian.Uint32(it.Key()[3:]) != uint32(len(r.aliases)) {
+			return fmt.Errorf("replicator: origin record %d is missing; the database is damaged", len(r.aliases))
+		}
+		d := decoder{b: it.Value()}
+		if d.byte() != formatVersion && d.err == nil {
+			return errVersion
+		}
+		own := d.byte()&1 != 0
+		w := row{origin: d.origin()}
+		for _, c := range []column{durable, pruned, purged} {
+			w.at[c] = d.seq()
+		}
+		if err := d.end(); err != nil {
+			return fmt.Errorf("origin record %d: %w", len(r.aliases), err)
+		}
+		r.assign(w.origin)
+		if own {
+			r.own[w.origin] = true
+		}
+		// What lies above the checkpoint may be lost, so nothing above it is
+		// claimed, and absence proves nothing about it.
+		w.at[claimed] = w.at[durable]
+		w.at[pruned] = min(w.at[pruned], w.at[claimed])
+		w.at[purged] = min(w.at[purged], w.at[claimed])
+		r.known.take([]row{w})
+	}
+	return it.Error()
+}
+
+// stageClean writes that everything is on disk and what need not be counted at
+// the next opening. It must be committed with Sync, after a flush.
+func (r *replica) stageClean(b *leveldb.Batch) {
+	for _, d := range r.known.vector(claimed) {
+		r.known.raise(durable, d)
+	}
+	for _, w := range r.known.rows {
+		r.stageOrigin(b, w.origin, w)
+	}
+	rec := appendSum([]byte{formatVersion}, r.digest)
+	rec = binary.BigEndian.AppendUint64(rec, uint64(r.clock.last))
+	for _, n := range []int64{r.keys, r.tombstones, r.disputed} {
+		rec = binary.AppendUvarint(rec, uint64(n))
+	}
+	rec = appendVector(rec, r.loose, r)
+	b.Put(metaClean, rec)
+}
+
+func (r *replica) readClean() (bool, error) {
+	v, err := r.store.Get(metaClean, nil)
+	if err == leveldb.ErrNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d := decoder{b: v}
+	if d.byte() != formatVersion && d.err == nil {
+		return false, errVersion
+	}
+	r.digest = d.sum()
+	r.clock.last = stamp(d.uint64())
+	for _, n := range []*int64{&r.keys, &r.tombstones, &r.disputed} {
+		*n = int64(d.upTo(maxSeq))
+	}
+	r.loose = d.vector(r)
+	if err := d.end(); err != nil {
+		return false, fmt.Errorf("mark of the clean close: %w", err)
+	}
+	return true, nil
+}
+
+// recount reads the whole index: after a crash the figures in memory are gone.
+func (r *replica) recount() error {
+	it := r.store.NewIterator(kindRange(kindIndex), nil)
+	defer it.Release()
+	for it.Next() {
+		s, err := decodeIndex(it.Value(), r)
+		if err != nil {
+			return fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
+		}
+		r.count(s, +1)
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	x := r.store.NewIterator(kindRange(kindConflict), nil)
+	defer x.Release()
+	for x.Next() {
+		r.disputed++
+	}
+	return x.Error()
+}
+
+// count adds the state of a key to the figures, or takes it away.
+func (r *replica) count(s state, n int64) {
+	switch {
+	case len(s) == 0:
+	case !s.counted():
+		r.tombstones += n
+	case n > 0:
+		r.keys += n
+		r.digest = r.digest.add(s.hash())
+	default:
+		r.keys += n
+		r.digest = r.digest.sub(s.hash())
+	}
+}
+
+// findLoose looks for log entries above the claim, and for the latest stamp among
+// them.
+func (r *replica) findLoose() error {
+	for a, o := range r.aliases {
+		from := r.known.at(claimed, o) + 1
+		it := r.store.NewIterator(logRange(uint32(a), from, maxSeq), nil)
+		for ok := it.Last(); ok; ok = it.Prev() {
+			e, err := decodeEntry(it.Key(), it.Value(), r)
+			if err != nil {
+				it.Release()
+				return fmt.Errorf("log entry %x: %w", it.Key(), err)
+			}
+			r.clock.see(e.stamp)
+			r.loose = r.loose.raise(e.dot)
+		}
+		it.Release()
+		if err := it.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolveAgain stages what the keys in conflict show now: the resolver may be
+// another one than when they were written.
+func (r *replica) resolveAgain(b *leveldb.Batch) error {
+	it := r.store.NewIterator(kindRange(kindConflict), nil)
+	defer it.Release()
+	for it.Next() {
+		key := append([]byte(nil), it.Key()[3:]...)
+		s, err := readIndex(r.store, key, r)
+		if err != nil {
+			return err
+		}
+		vs, err := readVersions(r.store, key, s, r)
+		if err != nil {
+			return err
+		}
+		if len(vs) < 2 || !disputed(vs) { // left behind by a crash
+			b.Delete(kindKey(kindConflict, key))
+			r.disputed--
+			continue
+		}
+		shown, _ := resolveAll(r.resolve, key, vs)
+		stageShown(b, key, shown)
+	}
+	return it.Error()
+}
+
+func stageShown(b *leveldb.Batch, key []byte, shown Version) {
+	if shown.Deleted {
+		b.Delete(key)
+	} else {
+		b.Put(key, shown.Value)
+	}
+}
+
+// number and origin make the replica the origins of what it stores.
+func (r *replica) number(o Origin) uint64 {
+	if a, ok := r.alias[o]; ok {
+		return uint64(a)
+	}
+	return uint64(r.assign(o))
+}
+
+func (r *replica) origin(n uint64) (Origin, bool) { return r.aliases.origin(n) }
+
+// lookup gives the state of a key as committed.
+func (r *replica) lookup(key []byte) (state, error) {
+	if rec, ok := r.cache.get(key); ok {
+		if rec == nil {
+			return nil, nil
+		}
+		return decodeIndex(rec, r)
+	}
+	rec, err := r.store.Get(kindKey(kindIndex, key), nil)
+	if err == leveldb.ErrNotFound {
+		r.cache.put(key, nil)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := decodeIndex(rec, r)
+	if err != nil {
+		return nil, fmt.Errorf("log-index of key %q: %w", key, err)
+	}
+	r.cache.put(key, rec)
+	return s, nil
+}
+
+// errDamaged says that log and index do not agree.
+var errDamaged = errors.New("replicator: the log lacks an entry that the log-index names; run Verify")
+
+// readVersions reads the versions that a state names, with their values.
+func readVersions(rd reader, key []byte, s state, os interface {
+	origins
+	aliasOf(Origin) (uint32, bool)
+}) ([]version, error) {
+	vs := make([]version, 0, len(s))
+	var logKey []byte
+	for i := range s {
+		a, ok := os.aliasOf(s[i].origin)
+		if !ok {
+			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, errDamaged)
+		}
+		logKey = appendLogKey(logKey[:0], a, s[i].seq)
+		rec, err := rd.Get(logKey, nil)
+		if err == leveldb.ErrNotFound {
+			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, errDamaged)
+		}
+		if err != nil {
+			return nil, err
+		}
+		e, err := decodeEntry(logKey, rec, os)
+		if err != nil {
+			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, err)
+		}
+		if !e.deleted && !e.inline {
+			if e.value, err = rd.Get(key, nil); err == leveldb.ErrNotFound {
+				e.value, err = nil, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		vs = append(vs, e.version)
+	}
+	return vs, nil
+}
+
+func (r *replica) aliasOf(o Origin) (uint32, bool) {
+	a, ok := r.alias[o]
+	return a, ok
+}

@@ -1,0 +1,450 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// serving is the half of a session that sends what the peer lacks. It reads one
+// state of the database after another, one for each page, and holds none while a
+// page is on its way.
+//
+// What is superseded between two pages would be missed: its log entry is gone
+// before it was read, and that of its successor lies above the region that is
+// being read. So regions are read in passes. A pass begins at some state, and if
+// the state was another when it ended, a further pass reads what has come since;
+// once a pass saw one state only, all of that state was sent.
+type serving struct {
+	peer    vector           // what the peer claims
+	skip    map[Origin]spans // what an earlier, unfinished pull already brought it
+	regions []region         // of this pass, still to be read
+	pass    int
+	began   uint64          // changes of the replica when the pass began
+	claim   vector          // our claim when the pass began
+	sent    map[string]bool // keys with several versions that this pass sent
+	fetch   *fetching
+	count   int
+}
+
+// region is a part of one origin's log, from ≤ seq ≤ to, read in reverse.
+type region struct {
+	origin   Origin
+	alias    uint32
+	from, to uint64
+}
+
+// maxPasses bounds how long a server that is written to faster than it can send
+// goes on before it lets the peer come again.
+const maxPasses = 8
+
+// view is one state of the database.
+type view struct {
+	snapshot
+	aliases aliases
+	index   map[Origin]uint32
+	rows    []row // news for the peer
+	rev     uint64
+	loose   vector
+	changes uint64
+	sorted  []Origin // the known origins, in order; nil until asked for
+}
+
+// view takes a state, with what the peer must know of it.
+func (s *session) view(f func(r *replica)) (v view, err error) {
+	s.host.at(func(r *replica) {
+		if v.snapshot, err = r.store.snapshot(); err != nil {
+			return
+		}
+		v.aliases, v.index = r.aliases, r.alias
+		v.rows, v.rev, v.loose, v.changes = r.known.since(s.sentRev), r.known.rev, r.loose.clone(), r.changes
+		f(r)
+	})
+	return v, err
+}
+
+func (v *view) origin(n uint64) (Origin, bool) { return v.aliases.origin(n) }
+func (v *view) number(o Origin) uint64         { return v.aliases.number(o) }
+
+// tell sends what is news in the state of a page, before the page.
+func (s *session) tell(v *view) {
+	if v.rev > s.sentRev || len(v.loose) > 0 {
+		s.sendRows(v.rows, v.rev, v.loose, nil)
+	}
+}
+
+func (s *session) gotPull(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	skip := map[Origin]spans{}
+	for range d.count(2) {
+		o, ok := s.reading.origin(d.uint())
+		if !ok {
+			return protocolErrorf("pull names an unknown origin")
+		}
+		for range d.count(2) {
+			skip[o] = skip[o].add(span{d.seq(), d.seq()})
+		}
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("pull: %v", err)
+	}
+	s.serving = &serving{peer: s.peer.vector(claimed), skip: skip}
+	return nil
+}
+
+// more tells whether produce has something to send.
+func (s *session) more() bool { return s.serving != nil }
+
+// produce sends the next page of what is being served, or its end.
+func (s *session) produce() error {
+	v := s.serving
+	var err error
+	if v.fetch != nil {
+		err = s.produceFetched(v.fetch)
+	} else {
+		err = s.producePage(v)
+	}
+	if err != nil {
+		return s.refuse(refuseError, err)
+	}
+	return nil
+}
+
+// endServing says that the pull is whole, or that the peer should come again.
+func (s *session) endServing(whole bool) {
+	s.send(frameEnd, []byte{byte(btoi(whole))})
+	s.serving = nil
+	if s.expect == wantPull {
+		s.expect = wantTurn
+	}
+}
+
+func (s *session) producePage(v *serving) error {
+	state, err := s.view(func(r *replica) {
+		if v.regions == nil {
+			v.startPass(r)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	s.tell(&state)
+	p := page{session: s}
+	for len(v.regions) > 0 && !p.full() {
+		if err := v.readRegion(&state, &p); err != nil {
+			return err
+		}
+	}
+	p.flush()
+	v.count += p.keys
+	s.stats.served += p.versions
+	switch {
+	case len(v.regions) > 0:
+	case state.changes == v.began:
+		s.endServing(true)
+	case v.pass >= maxPasses:
+		s.endServing(false)
+	default:
+		v.regions = nil // a further pass, for what has come since this one began
+	}
+	return nil
+}
+
+// startPass works out which parts of the log the peer lacks.
+func (v *serving) startPass(r *replica) {
+	below := v.peer
+	if v.pass > 0 {
+		below = v.claim // what was claimed when the last pass began was sent by it
+	}
+	v.regions = []region{}
+	for _, w := range r.known.rows {
+		top := max(w.at[claimed], r.loose.seq(w.origin))
+		from := max(v.peer.seq(w.origin), below.seq(w.origin)) + 1
+		if top < from {
+			continue
+		}
+		v.regions = v.skip[w.origin].cut(v.regions, region{w.origin, r.alias[w.origin], from, top})
+	}
+	for _, l := range r.loose {
+		if _, ok := r.known.find(l.origin); !ok {
+			if from := v.peer.seq(l.origin) + 1; l.seq >= from {
+				v.regions = v.skip[l.origin].cut(v.regions, region{l.origin, r.alias[l.origin], from, l.seq})
+			}
+		}
+	}
+	v.claim, v.began, v.sent = r.known.vector(claimed), r.changes, map[string]bool{}
+	v.pass++
+}
+
+// readRegion reads the first region on until it ends or the page is full.
+func (v *serving) readRegion(st *view, p *page) error {
+	g := &v.regions[0]
+	it := st.NewIterator(logRange(g.alias, g.from, g.to), nil)
+	defer it.Release()
+	top := g.to
+	for ok := it.Last(); ok; ok = it.Prev() {
+		e, err := decodeEntry(it.Key(), it.Value(), st)
+		if err != nil {
+			return fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		if err := v.addEntry(st, p, &e); err != nil {
+			return err
+		}
+		if e.seq == g.from {
+			break
+		}
+		// A batch of the writer is not torn, unless it is a large one.
+		if p.full() && e.offset == 0 || p.overfull() {
+			p.mark(g.origin, e.seq, top)
+			g.to = e.seq - 1
+			return it.Error()
+		}
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	p.mark(g.origin, g.from, top)
+	v.regions = v.regions[1:]
+	return nil
+}
+
+// addEntry sends the key of a log entry, with all its versions.
+func (v *serving) addEntry(st *view, p *page, e *entry) error {
+	s, err := readIndex(st, e.key, st)
+	if err != nil {
+		return err
+	}
+	if !s.has(e.dot) {
+		return nil // garbage that a crash left
+	}
+	if len(s) > 1 {
+		if v.sent[string(e.key)] {
+			return nil
+		}
+		v.sent[string(e.key)] = true
+	}
+	return p.add(st, e.key, s, v.peer)
+}
+
+func (v *view) aliasOf(o Origin) (uint32, bool) {
+	a, ok := v.index[o]
+	return a, ok
+}
+
+// page collects keys for one frame.
+type page struct {
+	session  *session
+	marks    []region
+	body     []byte
+	keys     int
+	versions int
+}
+
+func (p *page) full() bool     { return len(p.body) >= p.session.params.pageSize }
+func (p *page) overfull() bool { return len(p.body) >= 3*p.session.params.pageSize }
+
+// mark notes that all of a region was sent that this state has.
+func (p *page) mark(o Origin, from, to uint64) {
+	p.marks = append(p.marks, region{origin: o, from: from, to: to})
+}
+
+// add puts a key with its whole state into the page. Of what the peer claims only
+// the names are sent.
+func (p *page) add(st *view, key []byte, s state, claims vector) error {
+	vs, err := readVersions(st, key, s, st)
+	if err != nil {
+		return err
+	}
+	n := &p.session.sending
+	p.body = appendBytes(p.body, key)
+	p.body = binary.AppendUvarint(p.body, uint64(len(vs)))
+	for i := range vs {
+		v := &vs[i]
+		flags := byte(0)
+		if v.deleted {
+			flags |= flagDeleted
+		}
+		switch {
+		case claims.has(v.dot):
+			p.body = appendDot(append(p.body, flags|flagKnown), v.dot, n)
+			continue
+		case len(v.value) > p.session.params.pageSize:
+			flags |= flagChunked
+			p.session.sendChunks(v.value)
+		}
+		p.body = appendDot(append(p.body, flags), v.dot, n)
+		p.body = appendBody(p.body, v, n)
+		if flags&(flagDeleted|flagChunked) == 0 {
+			p.body = appendBytes(p.body, v.value)
+		}
+		p.versions++
+	}
+	p.keys++
+	return nil
+}
+
+// sendChunks sends a value that is too large for a page, ahead of the page.
+func (s *session) sendChunks(value []byte) {
+	for len(value) > 0 {
+		n := min(len(value), s.params.pageSize)
+		last := byte(btoi(n == len(value)))
+		s.send(frameChunk, append([]byte{last}, value[:n]...))
+		value = value[n:]
+	}
+}
+
+func (p *page) flush() {
+	if p.keys == 0 && len(p.marks) == 0 {
+		return
+	}
+	n := &p.session.sending
+	p.session.send(framePage, n.frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(len(p.marks)))
+		for _, m := range p.marks {
+			b = binary.AppendUvarint(b, n.number(m.origin))
+			b = binary.AppendUvarint(b, m.from)
+			b = binary.AppendUvarint(b, m.to)
+		}
+		b = binary.AppendUvarint(b, uint64(p.keys))
+		return append(b, p.body...)
+	}))
+}
+
+// span is a range of seqs, both ends included.
+type span struct{ from, to uint64 }
+
+// spans are ranges of one origin's log, sorted, apart from each other.
+type spans []span
+
+// add puts a range among others.
+func (ss spans) add(s span) spans {
+	if s.from > s.to {
+		return ss
+	}
+	i := 0
+	for i < len(ss) && ss[i].to+1 < s.from {
+		i++
+	}
+	j := i
+	for j < len(ss) && ss[j].from <= s.to+1 {
+		s.from, s.to = min(s.from, ss[j].from), max(s.to, ss[j].to)
+		j++
+	}
+	return slices.Replace(ss, i, j, s)
+}
+
+// cut appends to regions what of g is not within the spans, the highest first.
+func (ss spans) cut(regions []region, g region) []region {
+	for i := len(ss) - 1; i >= 0 && g.from <= g.to; i-- {
+		if s := ss[i]; s.from <= g.to && s.to >= g.from {
+			if s.to < g.to {
+				regions = append(regions, region{g.origin, g.alias, s.to + 1, g.to})
+			}
+			if s.from == 0 {
+				return regions
+			}
+			g.to = s.from - 1
+		}
+	}
+	if g.from <= g.to {
+		regions = append(regions, g)
+	}
+	return regions
+}
+
+// fetching answers a fetch: the keys that were asked for, as they are now.
+type fetching struct {
+	keys [][]byte
+	dots []dot
+}
+
+// maxFetch bounds what one fetch may ask for.
+const maxFetch = 1 << 14
+
+func (s *session) gotFetch(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	f := &fetching{}
+	for range d.count(1) {
+		f.keys = append(f.keys, d.bytes(s.params.maxKey))
+	}
+	for range d.count(2) {
+		f.dots = append(f.dots, d.dot(&s.reading))
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("fetch: %v", err)
+	}
+	if len(f.keys)+len(f.dots) > maxFetch {
+		return protocolErrorf("fetch asks for more than %d keys", maxFetch)
+	}
+	s.serving = &serving{fetch: f}
+	return nil
+}
+
+func (s *session) produceFetched(f *fetching) error {
+	state, err := s.view(func(*replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	s.tell(&state)
+	p := page{session: s}
+	for len(f.keys) > 0 && !p.full() {
+		if err := p.addKey(&state, f.keys[0]); err != nil {
+			return err
+		}
+		f.keys = f.keys[1:]
+	}
+	for len(f.dots) > 0 && !p.full() {
+		if err := p.addDot(&state, f.dots[0]); err != nil {
+			return err
+		}
+		f.dots = f.dots[1:]
+	}
+	p.flush()
+	if len(f.keys)+len(f.dots) == 0 {
+		s.endServing(true)
+	}
+	return nil
+}
+
+// addKey adds a key as it is, which may be that nothing is held of it.
+func (p *page) addKey(st *view, key []byte) error {
+	if reserved(key) {
+		return protocolErrorf("fetch of a reserved key")
+	}
+	s, err := readIndex(st, key, st)
+	if err != nil {
+		return err
+	}
+	return p.add(st, key, s, nil)
+}
+
+// addDot adds the key that a dot was written to, if it is still held.
+func (p *page) addDot(st *view, d dot) error {
+	a, ok := st.aliasOf(d.origin)
+	if !ok {
+		return nil
+	}
+	logKey := appendLogKey(nil, a, d.seq)
+	rec, err := st.Get(logKey, nil)
+	if err == leveldb.ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e, err := decodeEntry(logKey, rec, st)
+	if err != nil {
+		return err
+	}
+	return p.addKey(st, e.key)
+}

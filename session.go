@@ -1,0 +1,494 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// host is what a session needs of the server it runs at.
+type host interface {
+	// at calls f while nothing else uses the replica. f must not wait.
+	at(f func(r *replica))
+	// commit stages a transaction and commits it.
+	commit(stage func(t *txn) error) error
+	// addresses are those of servers known here; learn takes in others'.
+	addresses() []string
+	learn(addrs []string)
+}
+
+// session is one conversation with a peer. It is pure: frames go in with receive,
+// frames come out of out, and pages, which may be many, one by one out of produce.
+// It knows no socket, clock or goroutine, and is used by one goroutine at a time.
+type session struct {
+	host   host
+	dialed bool
+	params sessionParams
+
+	mine, theirs hello
+	peer         knowledge // what the peer knows, as of the state it last spoke of
+	peerLoose    vector    // what it held above its claim then
+	sentRev      uint64    // our revision up to which the peer was told
+	expect       step
+	sending      names // numbers of origins in frames we send
+	reading      names // … in frames we get
+
+	serving    *serving
+	pulling    *pulling
+	spool      [][]byte // values that came in chunks, for the page to come
+	spooled    int
+	spoolEnded bool
+
+	out   []frame
+	done  bool
+	idle  bool
+	stats sessionStats
+}
+
+type sessionParams struct {
+	name, cluster, addr string
+	remembered          Origin // who was last met at this address
+	pageSize            int    // bytes after which a page ends
+	batchSize           int    // bytes of pages that are committed as one
+	maxValue, maxKey    int
+}
+
+type sessionStats struct {
+	pulled, served, repaired int
+}
+
+type frame struct {
+	kind    frameType
+	payload []byte
+}
+
+// step is what a session waits for.
+type step int
+
+const (
+	wantHello   step = iota
+	wantVectors      // of an acceptor that has news
+	wantPull         // acceptor: vectors, addresses, then pull or turn
+	wantPage         // puller: the answer to pull or fetch
+	wantProbed       // puller: the answer to probe
+	wantTurn         // acceptor, after it served: probe, fetch or turn
+	wantTheirs       // dialer: the acceptor's pull, probe, fetch or bye
+	wantNothing
+)
+
+// hello introduces a server.
+type hello struct {
+	min, max  uint64 // protocol versions
+	cluster   string
+	name      string
+	addr      string // what peers should dial, or just ":port"
+	origin    Origin
+	wall      time.Time
+	rev       uint64 // revision of its knowledge
+	claims    sum
+	digest    sum
+	base      Origin // of whom it remembers the knowledge,
+	baseRev   uint64 // up to this revision
+	following bool   // vectors follow
+}
+
+const helloMagic = "lrep"
+
+func (h *hello) append(b []byte) []byte {
+	b = append(b, helloMagic...)
+	b = binary.AppendUvarint(b, h.min)
+	b = binary.AppendUvarint(b, h.max)
+	b = appendBytes(b, []byte(h.cluster))
+	b = appendBytes(b, []byte(h.name))
+	b = appendBytes(b, []byte(h.addr))
+	b = append(b, h.origin[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(h.wall.UnixMilli()))
+	b = binary.AppendUvarint(b, h.rev)
+	b = appendSum(b, h.claims)
+	b = appendSum(b, h.digest)
+	b = append(b, h.base[:]...)
+	b = binary.AppendUvarint(b, h.baseRev)
+	return append(b, byte(btoi(h.following)))
+}
+
+// decodeHello reads a hello. A later protocol may add fields behind those known
+// here, so what is left over is no fault.
+func decodeHello(b []byte) (h hello, err error) {
+	d := decoder{b: b}
+	if string(d.take(len(helloMagic))) != helloMagic {
+		return h, protocolErrorf("the peer does not speak this protocol")
+	}
+	h.min, h.max = d.uint(), d.uint()
+	h.cluster, h.name, h.addr = d.string(64), d.string(255), d.string(255)
+	h.origin = d.origin()
+	h.wall = time.UnixMilli(int64(d.uint64()))
+	h.rev = d.uint()
+	h.claims, h.digest = d.sum(), d.sum()
+	h.base, h.baseRev = d.origin(), d.uint()
+	h.following = d.byte()&1 != 0
+	return h, d.err
+}
+
+// refuseCode says why a conversation ends early.
+type refuseCode uint64
+
+const (
+	refuseError   refuseCode = iota // see the text
+	refuseCluster                   // another cluster
+	refuseSelf                      // that is me
+	refuseVersion                   // no protocol version in common
+	refuseBusy                      // too many connections
+	refuseClock                     // a version from too far in the future
+)
+
+// RefusedError is the reason that a peer gave for ending a conversation.
+type RefusedError struct {
+	Code int    // as in docs/format.md
+	Text string // for people
+}
+
+func (e *RefusedError) Error() string { return "refused by the peer: " + e.Text }
+
+func newSession(h host, dialed bool, p sessionParams) *session {
+	return &session{host: h, dialed: dialed, params: p}
+}
+
+// start begins the conversation. Only the dialer has something to say.
+func (s *session) start() {
+	if s.dialed {
+		s.sendHello(s.params.remembered)
+	}
+}
+
+func (s *session) send(kind frameType, payload []byte) {
+	s.out = append(s.out, frame{kind, payload})
+}
+
+// sendHello introduces this server; peer is whose knowledge may be remembered.
+func (s *session) sendHello(peer Origin) {
+	s.host.at(func(r *replica) {
+		s.mine = hello{
+			min: protocolMin, max: protocolMax, cluster: s.params.cluster, name: s.params.name, addr: s.params.addr,
+			origin: r.self, wall: r.now(), rev: r.known.rev, claims: r.known.claims, digest: r.digest,
+		}
+		if m := r.members[peer]; m != nil && m.rev > 0 {
+			s.mine.base, s.mine.baseRev = peer, m.rev
+			s.peer = m.known
+		}
+	})
+	if !s.dialed {
+		s.mine.following = s.theirs.base != s.mine.origin || s.theirs.baseRev != s.mine.rev
+	}
+	s.send(frameHello, s.mine.append(nil))
+}
+
+// refuse ends the conversation and tells the peer why.
+func (s *session) refuse(code refuseCode, err error) error {
+	text := err.Error()
+	s.send(frameRefuse, appendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
+	s.finish()
+	return err
+}
+
+func (s *session) finish() { s.done, s.expect, s.serving, s.pulling = true, wantNothing, nil, nil }
+
+// receive takes in a frame. The session keeps references to the payload.
+func (s *session) receive(kind frameType, payload []byte) error {
+	if kind == frameRefuse {
+		d := decoder{b: payload}
+		e := &RefusedError{Code: int(d.uint()), Text: d.string(512)}
+		s.finish()
+		return e
+	}
+	err := s.dispatch(kind, payload)
+	if err != nil && !s.done {
+		code := refuseError
+		if errors.Is(err, ErrClockSkew) {
+			code = refuseClock
+		}
+		return s.refuse(code, err)
+	}
+	return err
+}
+
+func (s *session) dispatch(kind frameType, payload []byte) error {
+	switch {
+	case kind == frameHello && s.expect == wantHello:
+		return s.gotHello(payload)
+	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
+		return s.gotVectors(payload)
+	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage):
+		return s.gotAddresses(payload)
+	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
+		return s.gotPull(payload)
+	case kind == frameTurn && (s.expect == wantPull || s.expect == wantTurn):
+		return s.startPull()
+	case kind == frameChunk && s.expect == wantPage:
+		return s.gotChunk(payload)
+	case kind == framePage && s.expect == wantPage:
+		return s.gotPage(payload)
+	case kind == frameEnd && s.expect == wantPage:
+		return s.gotEnd(payload)
+	case kind == frameProbe && (s.expect == wantTurn || s.expect == wantTheirs):
+		return s.gotProbe(payload)
+	case kind == frameProbed && s.expect == wantProbed:
+		return s.gotProbed(payload)
+	case kind == frameFetch && (s.expect == wantTurn || s.expect == wantTheirs):
+		return s.gotFetch(payload)
+	case kind == frameBye && s.expect == wantTheirs:
+		s.finish()
+		return nil
+	}
+	return protocolErrorf("frame %d does not belong here", kind)
+}
+
+func (s *session) gotHello(payload []byte) error {
+	h, err := decodeHello(payload)
+	if err != nil {
+		return err
+	}
+	s.theirs = h
+	if !s.dialed {
+		s.sendHello(h.origin)
+	}
+	switch {
+	case h.cluster != s.params.cluster:
+		return s.refuse(refuseCluster, fmt.Errorf("cluster %q, not %q", h.cluster, s.params.cluster))
+	case h.origin == s.mine.origin:
+		return s.refuse(refuseSelf, errSelf)
+	case h.min > protocolMax || h.max < protocolMin:
+		return s.refuse(refuseVersion, fmt.Errorf("protocol versions %d to %d, want one of %d to %d", h.min, h.max, protocolMin, protocolMax))
+	}
+	s.host.at(func(r *replica) {
+		m := r.heard(h.origin, h.name)
+		m.digest = h.digest
+		if h.digest == s.mine.digest && h.claims == s.mine.claims {
+			m.agreed = r.now()
+		}
+	})
+	return s.greeted()
+}
+
+var errSelf = errors.New("this is the server itself")
+
+// greeted decides, on both sides alike, whether there is anything to talk about.
+func (s *session) greeted() error {
+	dialer, acceptor := &s.mine, &s.theirs
+	if !s.dialed {
+		dialer, acceptor = acceptor, dialer
+	}
+	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest
+	if equal && !acceptor.following && acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev {
+		s.idle = true
+		s.finish()
+		return nil
+	}
+	if s.theirs.base == s.mine.origin {
+		s.sentRev = s.theirs.baseRev
+	}
+	switch {
+	case !s.dialed:
+		if s.mine.following {
+			s.sendVectors(true)
+			s.sendAddresses()
+		}
+		s.expect = wantPull
+		return nil
+	case s.theirs.following:
+		s.expect = wantVectors
+		return nil
+	}
+	return s.opened()
+}
+
+// opened is the dialer's turn to pull, once it has heard what the acceptor knows.
+func (s *session) opened() error {
+	s.sendVectors(true)
+	s.sendAddresses()
+	return s.startPull()
+}
+
+func (s *session) sendAddresses() {
+	var b []byte
+	addrs := s.host.addresses()
+	b = binary.AppendUvarint(b, uint64(len(addrs)))
+	for _, a := range addrs {
+		b = appendBytes(b, []byte(a))
+	}
+	s.send(frameAddresses, b)
+}
+
+// maxAddresses bounds what a peer may tell of others.
+const maxAddresses = 256
+
+func (s *session) gotAddresses(payload []byte) error {
+	d := decoder{b: payload}
+	var addrs []string
+	for range min(d.count(1), maxAddresses) {
+		if a := d.string(255); checkAddr(a) == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	if d.err != nil {
+		return protocolErrorf("addresses: %v", d.err)
+	}
+	s.host.learn(addrs)
+	return nil
+}
+
+// sendVectors tells the peer what changed of our knowledge since it was told, of
+// the state that the next page shows. first adds what is said only once.
+func (s *session) sendVectors(first bool) {
+	var rows []row
+	var lineage []Origin
+	var rev uint64
+	var loose vector
+	s.host.at(func(r *replica) {
+		rows, rev, loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
+		if first && s.sentRev == 0 {
+			lineage = r.lineage(64)
+		}
+	})
+	s.sendRows(rows, rev, loose, lineage)
+}
+
+func (s *session) sendRows(rows []row, rev uint64, loose vector, lineage []Origin) {
+	s.send(frameVectors, s.sending.frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, rev)
+		b = appendVector(b, loose, &s.sending)
+		b = binary.AppendUvarint(b, uint64(len(lineage)))
+		for _, o := range lineage {
+			b = append(b, o[:]...)
+		}
+		b = binary.AppendUvarint(b, uint64(len(rows)))
+		for _, w := range rows {
+			b = binary.AppendUvarint(b, s.sending.number(w.origin))
+			for _, n := range w.at {
+				b = binary.AppendUvarint(b, n)
+			}
+		}
+		return b
+	}))
+	s.sentRev = rev
+}
+
+// maxOrigins bounds the origins that one conversation may name.
+const maxOrigins = 1 << 20
+
+func (s *session) gotVectors(payload []byte) error {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return err
+	}
+	rev := d.uint()
+	loose := d.vector(&s.reading)
+	var lineage []Origin
+	for range d.count(16) {
+		lineage = append(lineage, d.origin())
+	}
+	rows := make([]row, 0, d.count(5))
+	for range cap(rows) {
+		w := row{}
+		var ok bool
+		if w.origin, ok = s.reading.origin(d.uint()); !ok {
+			return protocolErrorf("vectors name an unknown origin")
+		}
+		for c := range columns {
+			if w.at[c] = d.seq(); w.at[c] > w.at[claimed] {
+				return protocolErrorf("vectors prove more than they claim")
+			}
+		}
+		if w.origin == s.mine.origin && w.at[claimed] > 0 && d.err == nil {
+			if err := s.checkOwn(w.at[claimed]); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, w)
+	}
+	if err := d.end(); err != nil {
+		return protocolErrorf("vectors: %v", err)
+	}
+	s.peer, s.peerLoose = s.peer.clone(), loose
+	s.peer.take(rows)
+	s.host.at(func(r *replica) {
+		m := r.heard(s.theirs.origin, s.theirs.name)
+		if rev > m.rev {
+			m.known, m.rev = s.peer, rev
+			r.stableVec = nil
+		}
+		r.succeeds(s.theirs.origin, lineage)
+	})
+	if s.expect == wantVectors {
+		s.expect = wantPull // addresses may follow, and then it is our turn
+		if s.dialed {
+			return s.opened()
+		}
+	}
+	return nil
+}
+
+// checkOwn refuses a peer that claims more of our own writes than we made.
+func (s *session) checkOwn(seq uint64) (err error) {
+	s.host.at(func(r *replica) {
+		if seq > r.seq {
+			err = protocolErrorf("the peer claims write %d of this server, which has made only %d", seq, r.seq)
+		}
+	})
+	return err
+}
+
+// names numbers origins in the frames of one direction: each is spelt out in the
+// first frame that needs it.
+type names struct {
+	list  []Origin
+	index map[Origin]uint64
+	fresh int // how many were spelt out
+}
+
+func (n *names) number(o Origin) uint64 {
+	i, ok := n.index[o]
+	if !ok {
+		if n.index == nil {
+			n.index = map[Origin]uint64{}
+		}
+		i = uint64(len(n.list))
+		n.list = append(n.list, o)
+		n.index[o] = i
+	}
+	return i
+}
+
+func (n *names) origin(i uint64) (Origin, bool) {
+	if i >= uint64(len(n.list)) {
+		return Origin{}, false
+	}
+	return n.list[i], true
+}
+
+// frame puts the origins that body needs in front of it.
+func (n *names) frame(body func(b []byte) []byte) []byte {
+	rest := body(nil)
+	b := make([]byte, 0, len(rest)+10+16*(len(n.list)-n.fresh))
+	b = binary.AppendUvarint(b, uint64(len(n.list)-n.fresh))
+	for _, o := range n.list[n.fresh:] {
+		b = append(b, o[:]...)
+	}
+	n.fresh = len(n.list)
+	return append(b, rest...)
+}
+
+// open reads the origins in front of a frame.
+func (n *names) open(payload []byte) (decoder, error) {
+	d := decoder{b: payload}
+	k := d.count(16)
+	if len(n.list)+k > maxOrigins {
+		return d, protocolErrorf("more than %d origins", maxOrigins)
+	}
+	n.list = slices.Grow(n.list, k)
+	for range k {
+		n.list = append(n.list, d.origin())
+	}
+	return d, nil
+}

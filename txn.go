@@ -1,0 +1,535 @@
+package replicator
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// txn stages changes of a replica into one batch. The replica takes them in with
+// apply once the batch is committed; a transaction that was not committed leaves
+// no trace. Everything that the batch says of a key (value, log entries, log-index,
+// marks) is the key's whole state: a power failure may lose any batch and keep a
+// later one, and what is left must still fit together.
+type txn struct {
+	r     *replica
+	batch *leveldb.Batch
+	sync  bool // must be committed with Sync
+
+	staged  map[string]*stagedKey
+	known   knowledge // the columns that rise
+	seq     uint64    // of the last local write
+	loose   vector    // dots that were merged
+	gone    []dot     // loose dots of which nothing is left
+	aliases int       // that were recorded before
+	saved   uint64    // revision up to which checkpoints were staged, or 0
+
+	digest                     sum
+	keys, tombstones, disputed int64
+
+	changes []change
+	buf     []byte
+	keyBuf  []byte
+}
+
+// stagedKey is a key as the transaction leaves it.
+type stagedKey struct {
+	state    state // with values and times
+	full     bool  // values and times are there
+	disputed bool
+	index    []byte // record; nil for none
+}
+
+// change is what a transaction did to one key, for those who watch.
+type change struct {
+	key      []byte
+	versions []version // what the key holds now, in canonical order
+	shown    Version
+	local    bool
+	conflict bool // it is in conflict now
+	was      bool // it was in conflict before
+	panicked any  // what the resolver panicked with
+}
+
+// begin starts a transaction. There is one at a time, and its batch and what it
+// collected are valid until the next begins.
+func (r *replica) begin() *txn {
+	t := &r.txn
+	if t.batch == nil {
+		t.batch, t.staged = new(leveldb.Batch), map[string]*stagedKey{}
+	}
+	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, len(r.aliases)
+	t.batch.Reset()
+	clear(t.staged)
+	t.changes = nil
+	t.known = knowledge{rows: t.known.rows[:0]}
+	t.loose, t.gone, t.saved = nil, nil, 0
+	t.digest, t.keys, t.tombstones, t.disputed = sum{}, 0, 0, 0
+	return t
+}
+
+// empty tells whether there is nothing to commit.
+func (t *txn) empty() bool { return t.batch.Len() == 0 && len(t.known.rows) == 0 }
+
+// at is one column of what will be known once this is committed.
+func (t *txn) at(c column, o Origin) uint64 {
+	n := t.r.known.at(c, o)
+	if len(t.known.rows) > 0 {
+		n = max(n, t.known.at(c, o))
+	}
+	return n
+}
+
+func (t *txn) covers(d dot) bool { return d.seq <= t.at(claimed, d.origin) }
+
+// prove raises a proof, but never above the claim.
+func (t *txn) prove(c column, d dot) {
+	if d.seq = min(d.seq, t.at(claimed, d.origin)); d.seq > t.r.known.at(c, d.origin) {
+		t.known.raise(c, d)
+	}
+}
+
+// claim raises the claim.
+func (t *txn) claim(d dot) {
+	if d.seq > t.r.known.at(claimed, d.origin) {
+		t.known.raise(claimed, d)
+	}
+}
+
+// lookup gives a key's state as this transaction has it so far.
+func (t *txn) lookup(key []byte) (state, *stagedKey, error) {
+	if len(t.staged) > 0 {
+		if k, ok := t.staged[string(key)]; ok {
+			return k.state, k, nil
+		}
+	}
+	s, err := t.r.lookup(key)
+	return s, nil, err
+}
+
+// full gives a key's versions with values and times.
+func (t *txn) full(key []byte, s state, k *stagedKey) (state, error) {
+	if k != nil && k.full || len(s) == 0 {
+		return s, nil
+	}
+	vs, err := readVersions(t.r.store, key, s, t.r)
+	return vs, err
+}
+
+// write is one operation of a caller's batch.
+type write struct {
+	key, value []byte
+	deleted    bool
+}
+
+// put stages the writes of one caller, which are one batch of the log. Of several
+// writes of one key the last counts. It keeps no reference to keys and values
+// beyond the transaction.
+func (t *txn) put(writes []write) error {
+	if len(writes) > 1 {
+		writes = lastWrites(writes)
+	}
+	logged := writes
+	if slices.ContainsFunc(writes, func(w write) bool { return w.deleted || t.r.local != nil }) {
+		logged = make([]write, 0, len(writes))
+		for _, w := range writes {
+			if t.r.local != nil && t.r.local(w.key) {
+				t.raw(w)
+				continue
+			}
+			if w.deleted {
+				if s, _, err := t.lookup(w.key); err != nil {
+					return err
+				} else if len(s) == 0 || len(s) == 1 && s[0].deleted {
+					t.batch.Delete(w.key) // nothing of ours; perhaps it was written past us
+					continue
+				}
+			}
+			logged = append(logged, w)
+		}
+	}
+	for i := range logged {
+		if err := t.putOne(&logged[i], uint64(i), uint64(len(logged))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *txn) raw(w write) {
+	if w.deleted {
+		t.batch.Delete(w.key)
+	} else {
+		t.batch.Put(w.key, w.value)
+	}
+}
+
+func lastWrites(writes []write) []write {
+	last := make(map[string]int, len(writes))
+	for i, w := range writes {
+		last[string(w.key)] = i
+	}
+	if len(last) == len(writes) {
+		return writes
+	}
+	kept := make([]write, 0, len(last))
+	for i, w := range writes {
+		if last[string(w.key)] == i {
+			kept = append(kept, w)
+		}
+	}
+	return kept
+}
+
+func (t *txn) putOne(w *write, offset, count uint64) error {
+	old, k, err := t.lookup(w.key)
+	if err != nil {
+		return err
+	}
+	t.seq++
+	v := version{dot: dot{t.r.self, t.seq}, deleted: w.deleted, value: w.value, offset: offset, count: count}
+	for i := range old {
+		v.vv = v.vv.join(old[i].vv).raise(old[i].dot)
+		v.clock = max(v.clock, old[i].clock+1)
+	}
+	if len(v.vv) > pruneAbove {
+		t.prune(&v)
+	}
+	v.stamp = t.r.clock.next(t.r.now())
+	t.claim(v.dot)
+	return t.replace(w.key, old, k, state{v}, true)
+}
+
+// pruneAbove is how many entries a vv may have before it is worth a proof to
+// shorten it.
+const pruneAbove = 4
+
+// prune shortens the vv of a new version by what every member is known to have
+// seen: that this server no longer holds it is proof enough from now on.
+func (t *txn) prune(v *version) {
+	stable := t.r.stable()
+	t.stageCheckpoint(v.vv)
+	v.vv = slices.DeleteFunc(v.vv, func(d dot) bool {
+		if !stable.has(d) {
+			return false
+		}
+		t.prove(pruned, d)
+		return true
+	})
+}
+
+// stageCheckpoint has the checkpoint of some origins written along with a proof
+// that relies on it: after a crash the proof counts no further than the claim,
+// which restarts from there.
+func (t *txn) stageCheckpoint(v vector) {
+	for _, d := range v {
+		if n := t.r.known.at(durable, d.origin); n > 0 {
+			t.known.raise(durable, dot{d.origin, n})
+		}
+	}
+}
+
+// merge takes in the whole state that a peer holds of one key; proof is what the
+// peer could prove then.
+func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, err error) {
+	old, k, err := t.lookup(key)
+	if err != nil {
+		return 0, err
+	}
+	now := old
+	for i := range theirs {
+		x := &theirs[i]
+		if t.covers(x.dot) {
+			continue // held, superseded or forgotten here
+		}
+		if slices.ContainsFunc(now, func(y version) bool { return y.dot == x.dot || y.saw(x.dot) }) {
+			continue
+		}
+		if x.known {
+			return fresh, protocolErrorf("key %q: version %v was sent without its content", key, x.dot)
+		}
+		kept := make(state, 0, len(now)+1)
+		for j := range now {
+			y := &now[j]
+			if x.saw(y.dot) {
+				continue
+			}
+			// The peer knows y and no longer holds it: something there saw it.
+			if proof.proves(y.dot) && !state(theirs).has(y.dot) {
+				for _, d := range y.vv {
+					t.prove(pruned, d)
+				}
+				t.prove(pruned, y.dot)
+				continue
+			}
+			kept = append(kept, *y)
+		}
+		now = append(kept, *x)
+		fresh++
+		t.r.clock.see(x.stamp)
+		t.loose = t.loose.raise(x.dot)
+	}
+	if fresh == 0 {
+		return 0, nil
+	}
+	return fresh, t.replace(key, old, k, now, false)
+}
+
+// replace stages the new state of a key. New versions carry value and time; those
+// that were held before need not.
+func (t *txn) replace(key []byte, old state, k *stagedKey, now state, local bool) error {
+	if len(old) > 0 && slices.ContainsFunc(now, func(v version) bool { return old.has(v.dot) }) {
+		full, err := t.full(key, old, k)
+		if err != nil {
+			return err
+		}
+		for i := range now {
+			if j := full.find(now[i].dot); j >= 0 {
+				now[i] = full[j]
+			}
+		}
+	}
+	now.sort()
+	was := k != nil && k.disputed
+	if k == nil && len(old) > 1 {
+		has, err := t.hasKey(kindConflict, key)
+		if err != nil {
+			return err
+		}
+		was = has
+	}
+	for i := range old {
+		if !now.has(old[i].dot) {
+			t.keyBuf = appendLogKey(t.keyBuf[:0], t.r.alias[old[i].origin], old[i].seq)
+			t.batch.Delete(t.keyBuf)
+		}
+	}
+	next := &stagedKey{state: now, full: true}
+	c := change{key: key, local: local, was: was}
+	switch {
+	case len(now) == 0:
+		t.batch.Delete(key)
+		c.shown = Version{Deleted: true}
+	case len(now) == 1:
+		t.raw(write{key, now[0].value, now[0].deleted})
+		c.shown = now[0].public()
+	default:
+		next.disputed = disputed(now)
+		c.shown, c.panicked = resolveAll(t.r.resolve, key, now)
+		stageShown(t.batch, key, c.shown)
+	}
+	t.stageLog(key, now)
+	t.stageMarks(key, old, now, was, next.disputed)
+	t.stageIndex(key, next)
+	t.recount(old, now)
+	t.disputed += btoi(next.disputed) - btoi(was)
+	c.versions, c.conflict = now, next.disputed
+	t.changes = append(t.changes, c)
+	t.staged[string(key)] = next
+	return nil
+}
+
+func btoi(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (t *txn) hasKey(kind byte, key []byte) (bool, error) {
+	_, err := t.r.store.Get(kindKey(kind, key), nil)
+	if err == leveldb.ErrNotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// stageLog writes the log entries of all versions, also of those held before:
+// a version beside others carries its value, a lone one has it at the raw key.
+func (t *txn) stageLog(key []byte, now state) {
+	counted := now.counted()
+	for i := range now {
+		e := entry{version: now[i], key: key, inline: len(now) > 1, counted: counted}
+		t.buf = appendEntry(t.buf[:0], &e, t.r)
+		t.keyBuf = appendLogKey(t.keyBuf[:0], uint32(t.r.number(e.origin)), e.seq)
+		t.batch.Put(t.keyBuf, t.buf)
+	}
+}
+
+// stageMarks keeps the lists of tombstones and of conflicts. They are hints: a
+// crash may leave one behind, never lose one that is due.
+func (t *txn) stageMarks(key []byte, old, now state, was, is bool) {
+	mark := func(kind byte, was, is bool) {
+		if !was && !is {
+			return
+		}
+		t.keyBuf = appendKey(t.keyBuf[:0], kind, key)
+		if is {
+			t.batch.Put(t.keyBuf, nil)
+		} else {
+			t.batch.Delete(t.keyBuf)
+		}
+	}
+	mark(kindTombstone, old.buried(), now.buried())
+	mark(kindConflict, was, is)
+}
+
+func (t *txn) stageIndex(key []byte, k *stagedKey) {
+	t.keyBuf = appendKey(t.keyBuf[:0], kindIndex, key)
+	if len(k.state) == 0 {
+		t.batch.Delete(t.keyBuf)
+		return
+	}
+	t.buf = appendIndex(t.buf[:0], k.state, t.r)
+	k.index = slices.Clone(t.buf)
+	t.batch.Put(t.keyBuf, t.buf)
+}
+
+// recount brings the figures up to date with a change of state.
+func (t *txn) recount(old, now state) {
+	for _, s := range []struct {
+		state
+		n int64
+	}{{old, -1}, {now, +1}} {
+		switch {
+		case len(s.state) == 0:
+		case !s.counted():
+			t.tombstones += s.n
+		default:
+			t.keys += s.n
+			if s.n > 0 {
+				t.digest = t.digest.add(s.hash())
+			} else {
+				t.digest = t.digest.sub(s.hash())
+			}
+		}
+	}
+}
+
+// finish stages what the transaction learnt of origins and gives the batch.
+func (t *txn) finish() *leveldb.Batch {
+	for i := range t.known.rows {
+		w := &t.known.rows[i]
+		a, had := t.r.alias[w.origin]
+		if !had {
+			a = uint32(t.r.number(w.origin))
+		}
+		if had && int(a) < t.aliases && w.at[durable]|w.at[pruned]|w.at[purged] == 0 {
+			continue // only the claim rose, and that is not stored
+		}
+		t.r.stageOrigin(t.batch, w.origin, t.merged(*w))
+	}
+	for a := t.aliases; a < len(t.r.aliases); a++ {
+		// A later batch may survive a power failure that loses this one, and
+		// would make no sense without the alias.
+		t.sync = true
+		o := t.r.aliases[a]
+		t.r.stageOrigin(t.batch, o, t.merged(row{origin: o}))
+	}
+	return t.batch
+}
+
+// merged is a row as it will be once this is committed.
+func (t *txn) merged(w row) row {
+	for c := range columns {
+		w.at[c] = t.at(c, w.origin)
+	}
+	return w
+}
+
+// apply takes in a transaction whose batch was committed.
+func (r *replica) apply(t *txn, synced bool) {
+	r.seq = t.seq
+	r.known.take(t.known.rows)
+	r.digest = r.digest.add(t.digest)
+	r.keys += t.keys
+	r.tombstones += t.tombstones
+	r.disputed += t.disputed
+	if len(t.staged) > 0 {
+		r.changes++
+	}
+	for key, k := range t.staged {
+		r.cache.put([]byte(key), k.index)
+	}
+	r.savedRev = max(r.savedRev, t.saved)
+	r.loose = r.loose.join(t.loose)
+	if len(r.loose) > 0 {
+		r.loose = slices.DeleteFunc(r.loose, func(d dot) bool { return r.known.covers(d) || slices.Contains(t.gone, d) })
+	}
+	if r.unsynced = r.unsynced || !synced; !r.unsynced {
+		for _, w := range t.known.rows {
+			r.known.raise(durable, dot{w.origin, w.at[claimed]})
+		}
+		r.stableVec = nil
+	}
+}
+
+// checkpoint raises the checkpoint to a claim that is known to be on disk, or to
+// the whole claim if v is nil.
+func (r *replica) checkpoint(v vector) {
+	if v == nil {
+		v = r.known.vector(claimed)
+		r.marks = r.marks[:0]
+		r.unsynced = false
+	}
+	for _, d := range v {
+		r.known.raise(durable, d)
+	}
+	r.stableVec = nil
+}
+
+// stageCheckpoints writes the checkpoint where it rose since it was last written.
+func (t *txn) stageCheckpoints() {
+	for _, w := range t.r.known.since(t.r.savedRev) {
+		t.r.stageOrigin(t.batch, w.origin, w)
+	}
+	t.saved = t.r.known.rev
+}
+
+// flushed tells the replica how often goleveldb has flushed its memtable so far.
+// It has one frozen memtable at most, so once it has flushed twice since a batch
+// was acknowledged, that batch and all before it are on disk.
+func (r *replica) flushed(count uint64) {
+	for len(r.marks) > 0 && count >= r.marks[0].count+2 {
+		r.checkpoint(r.marks[0].claim)
+		r.marks = r.marks[1:]
+	}
+	if !r.unsynced {
+		return
+	}
+	m := mark{count, r.known.vector(claimed)}
+	if n := len(r.marks); n > 0 && r.marks[n-1].count == count {
+		r.marks[n-1] = m // a later claim, due no later
+	} else {
+		r.marks = append(r.marks, m)
+	}
+}
+
+// stable is what every member is known to have on disk, and we too.
+func (r *replica) stable() vector {
+	if r.stableVec == nil {
+		v := r.known.vector(durable)
+		for _, m := range r.counted() {
+			v = slices.DeleteFunc(v, func(d dot) bool { return m.known.at(durable, d.origin) == 0 })
+			for i := range v {
+				v[i].seq = min(v[i].seq, m.known.at(durable, v[i].origin))
+			}
+		}
+		r.stableVec = v
+	}
+	return r.stableVec
+}
+
+// checkUser refuses what a caller may not write.
+func (r *replica) checkUser(key, value []byte) error {
+	switch {
+	case reserved(key):
+		return fmt.Errorf("%w: %.40q", ErrReservedKey, key)
+	case len(key) > r.maxKey:
+		return fmt.Errorf("%w: key of %d bytes, MaxKey is %d", ErrTooLarge, len(key), r.maxKey)
+	case len(value) > r.maxValue:
+		return fmt.Errorf("%w: value of %d bytes, MaxValue is %d", ErrTooLarge, len(value), r.maxValue)
+	}
+	return nil
+}
