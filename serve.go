@@ -59,6 +59,7 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 			return
 		}
 		v.aliases, v.index = r.aliases, r.alias
+		s.told = r.known.claims
 		v.rows, v.rev, v.loose, v.changes = r.known.since(s.sentRev), r.known.rev, r.loose.clone(), r.changes
 		f(r)
 	})

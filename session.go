@@ -41,6 +41,9 @@ type session struct {
 	spooled    int
 	spoolEnded bool
 
+	greetedAs func(h *hello) // called once the peer has said who it is
+	told      sum            // our claims in the state that the peer was last told of
+
 	out   []frame
 	done  bool
 	idle  bool
@@ -173,6 +176,7 @@ func (s *session) sendHello(peer Origin) {
 			min: protocolMin, max: protocolMax, cluster: s.params.cluster, name: s.params.name, addr: s.params.addr,
 			origin: r.self, wall: r.now(), rev: r.known.rev, claims: r.known.claims, digest: r.digest,
 		}
+		s.told = r.known.claims
 		if m := r.members[peer]; m != nil && m.rev > 0 {
 			s.mine.base, s.mine.baseRev = peer, m.rev
 			s.peer = m.known
@@ -190,6 +194,16 @@ func (s *session) refuse(code refuseCode, err error) error {
 	s.send(frameRefuse, appendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
 	s.finish()
 	return err
+}
+
+// theirsNow is what the peer claims and holds at the end of a session that went
+// well: the dialer pulled first, so what it was told of is what the acceptor had
+// joined with its own.
+func (s *session) theirsNow() (claims sum, digest sum) {
+	if s.idle || s.dialed {
+		return s.told, s.theirs.digest
+	}
+	return s.peer.claims, s.theirs.digest
 }
 
 func (s *session) finish() { s.done, s.expect, s.serving, s.pulling = true, wantNothing, nil, nil }
@@ -268,6 +282,9 @@ func (s *session) gotHello(payload []byte) error {
 			m.agreed = r.now()
 		}
 	})
+	if s.greetedAs != nil {
+		s.greetedAs(&h)
+	}
 	return s.greeted()
 }
 
@@ -347,6 +364,7 @@ func (s *session) sendVectors(first bool) {
 	var loose vector
 	s.host.at(func(r *replica) {
 		rows, rev, loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
+		s.told = r.known.claims
 		if first && s.sentRev == 0 {
 			lineage = r.lineage(64)
 		}

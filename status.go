@@ -16,6 +16,9 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 // MarshalText makes a digest a string in JSON.
 func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (d *Digest) UnmarshalText(text []byte) error { return (*Origin)(d).UnmarshalText(text) }
+
 // Status is what a server knows of itself and of its peers at one moment. It
 // marshals to JSON; durations are in nanoseconds there.
 type Status struct {

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/level-replicator/replicator"
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain lets this test binary be a server, as the program does: run starts
+// its servers as further processes of the program that it is in.
+func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) != "" {
+		os.Exit(serverMain(os.Stdin, os.Stdout))
+	}
+	os.Exit(m.Run())
+}
+
+func TestThreeProcessesAgree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"-files", "300", "-list"}, &out, &errOut)
+	require.Empty(t, errOut.String(), out.String())
+	require.Zero(t, code)
+	require.Contains(t, out.String(), "150 conflicts arose, 3 versions kept in each.")
+	require.Regexp(t, `3 servers agree: [\d,]+ values compared byte for byte, every one is what it must be\.\n$`, out.String())
+	requireNothingLeft(t)
+}
+
+func TestInterruptLeavesNothingBehind(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	ctx, interrupt := context.WithCancel(t.Context())
+	var errOut bytes.Buffer
+	out := writerFunc(func(p []byte) {
+		if bytes.Contains(p, []byte("import")) {
+			interrupt()
+		}
+	})
+	require.Equal(t, 1, run(ctx, []string{"-files", "300", "-list"}, out, &errOut))
+	require.Contains(t, errOut.String(), "interrupted; nothing is left behind")
+	requireNothingLeft(t)
+}
+
+func requireNothingLeft(t *testing.T) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "replicator-cluster-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+func TestBadFlagsAreRefused(t *testing.T) {
+	for _, args := range [][]string{{"-n", "1"}, {"-files", "-5"}, {"more"}, {"-nonsense"}} {
+		var errOut bytes.Buffer
+		require.Equal(t, 2, run(t.Context(), args, &bytes.Buffer{}, &errOut), args)
+		require.Contains(t, errOut.String(), "cluster: ")
+	}
+}
+
+func TestMergeKeepsEveryEditorOnce(t *testing.T) {
+	file := []byte("package x\n// edited by hand\nvar y int")
+	a := sign(sign(file, "server-3"), "server-1")
+	b := sign(sign(file, "server-2"), "server-1")
+	want := sign(sign(sign(file, "server-1"), "server-2"), "server-3")
+	version := func(value []byte) replicator.Version { return replicator.Version{Value: value} }
+	require.Equal(t, string(want), string(mergeEdits(nil, version(a), version(b)).Value))
+	require.Equal(t, string(want), string(mergeEdits(nil, version(b), version(a)).Value))
+}
+
+func TestMergeOfEmptyFiles(t *testing.T) {
+	a := replicator.Version{Value: sign(nil, "server-1")}
+	b := replicator.Version{Value: sign(nil, "server-2")}
+	require.Equal(t, "\n// edited by server-1\n// edited by server-2", string(mergeEdits(nil, a, b).Value))
+}
+
+// What the parent says when a server is not as it must be is the point of the
+// program, and no good run ever gets there.
+func TestInspectionNamesServerAndKey(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		held map[string]string
+		want string
+	}{
+		{"missing", map[string]string{"a": "1"}, `server-2: key "b" is missing`},
+		{"one byte", map[string]string{"a": "1", "b": "23x"}, `server-2: key "b" has 3 bytes and must have 3 bytes, they differ from byte 2`},
+		{"cut short", map[string]string{"a": "1", "b": "2"}, `server-2: key "b" has 1 byte and must have 3 bytes, they differ from byte 1`},
+		{"too many", map[string]string{"a": "1", "b": "234", "c": "5"}, `server-2: key "c" is there but must not be`},
+		{"unsure", map[string]string{"a": "1", "b": "234", "u": "6"}, ""},
+		{"unsure and wrong", map[string]string{"a": "1", "b": "234", "u": "7"}, `server-2: key "u" has 1 byte`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			i := inspect(&server{name: "server-2"}, expectation(t), nil)
+			for key, value := range c.held {
+				i.value(key, []byte(value))
+			}
+			err := i.verdict()
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func TestUnsureKeyOnOneServerOnlyIsNamed(t *testing.T) {
+	e := expectation(t)
+	with, without := inspect(&server{name: "server-1"}, e, nil), inspect(&server{name: "server-2"}, e, nil)
+	with.value("u", []byte("6"))
+	require.ErrorContains(t, alike([]*inspection{with, without}), `key "u" is on one of server-1 and server-2`)
+	without.value("u", []byte("6"))
+	require.NoError(t, alike([]*inspection{with, without}))
+}
+
+func expectation(t *testing.T) *expected {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "a")
+	require.NoError(t, os.WriteFile(file, []byte("1"), 0o600))
+	e := newExpected()
+	e.values["a"] = content{file: file}
+	e.values["b"] = content{text: []byte("234")}
+	e.unsure["u"] = content{text: []byte("6")}
+	return e
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// commands are what the parent may ask of a server. Each may fill in the last
+// reply, and send others before it.
+func (n *node) commands() map[string]func(request, *reply) error {
+	return map[string]func(request, *reply) error{
+		"peers":     n.addPeers,
+		"import":    n.importFiles,
+		"hold":      func(request, *reply) error { n.gate.hold(); return nil },
+		"release":   func(request, *reply) error { n.gate.release(); return nil },
+		"edit":      n.edit,
+		"settle":    n.settle,
+		"delete":    n.deletePrefix,
+		"series":    n.series,
+		"status":    n.status,
+		"conflicts": n.conflicts,
+		"dump":      n.dump,
+	}
+}
+
+func (n *node) addPeers(r request, _ *reply) error {
+	for _, addr := range r.Peers {
+		n.db.AddPeer(addr)
+	}
+	return nil
+}
+
+var errOver = errors.New("the input has ended")
+
+func (n *node) put(key string, value []byte) error {
+	if n.over.Load() {
+		return errOver
+	}
+	if err := n.db.Put([]byte(key), value, nil); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	n.written.Add(1)
+	n.writtenBytes.Add(int64(len(value)))
+	return nil
+}
+
+// importFiles puts files, the key being the path below the source directory.
+func (n *node) importFiles(r request, _ *reply) error {
+	for _, key := range r.Keys {
+		value, err := os.ReadFile(filepath.Join(r.Source, filepath.FromSlash(key)))
+		if err != nil {
+			return err
+		}
+		if err := n.put(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// edit appends the signature r.Prefix to each value.
+func (n *node) edit(r request, _ *reply) error {
+	return n.rewrite(r.Keys, func(value []byte) []byte { return sign(value, r.Prefix) })
+}
+
+// settle writes what the keys show: who wrote that has seen all of it, so the
+// conflict is over.
+func (n *node) settle(r request, _ *reply) error {
+	return n.rewrite(r.Keys, func(value []byte) []byte { return value })
+}
+
+func (n *node) rewrite(keys []string, change func([]byte) []byte) error {
+	for _, key := range keys {
+		value, err := n.db.Get([]byte(key), nil)
+		if err != nil {
+			return fmt.Errorf("get %s: %w", key, err)
+		}
+		if err := n.put(key, change(value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deletePrefix deletes whatever starts with the prefix, in one batch.
+func (n *node) deletePrefix(r request, last *reply) error {
+	it := n.db.NewIterator(util.BytesPrefix([]byte(r.Prefix)), nil)
+	batch := new(leveldb.Batch)
+	for it.Next() {
+		batch.Delete(it.Key())
+	}
+	it.Release()
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("list %s: %w", r.Prefix, err)
+	}
+	last.N = batch.Len()
+	return n.db.Write(batch, nil)
+}
+
+// series puts entries 1, 2, 3 … below a prefix, and says so after each Put that
+// returned. It ends after r.Count of them.
+func (n *node) series(r request, _ *reply) error {
+	for i := 1; i <= r.Count; i++ {
+		key := seriesKey(r.Prefix, i)
+		if err := n.put(key, seriesValue(key)); err != nil {
+			return err
+		}
+		if err := n.send(reply{ID: r.ID, N: i}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *node) status(_ request, last *reply) error {
+	s := n.db.Status()
+	n.mu.Lock()
+	arisen := len(n.arisen)
+	n.mu.Unlock()
+	last.State = &report{
+		Name:         s.Name,
+		Keys:         s.Keys,
+		Conflicts:    s.Conflicts,
+		Pulled:       s.Pulled,
+		Served:       s.Served,
+		Digest:       n.db.Digest().String(),
+		Written:      n.written.Load(),
+		WrittenBytes: n.writtenBytes.Load(),
+		Arisen:       int64(arisen),
+		Ended:        n.ended.Load(),
+		Merged:       n.merged.Load(),
+	}
+	for _, p := range s.Peers {
+		met := p.State == "ok" && p.Name != "" && p.Name != s.Name
+		if met && !slices.Contains(last.State.Met, p.Name) {
+			last.State.Met = append(last.State.Met, p.Name)
+		}
+	}
+	return nil
+}
+
+// conflicts sends each key that Conflicts lists, with its number of versions.
+func (n *node) conflicts(r request, _ *reply) error {
+	var errs []error
+	for key, versions := range n.db.Conflicts() {
+		errs = append(errs, n.send(reply{ID: r.ID, Key: string(key), N: len(versions)}))
+	}
+	return errors.Join(errs...)
+}
+
+// dump sends every key and value.
+func (n *node) dump(r request, _ *reply) error {
+	it := n.db.NewIterator(nil, nil)
+	defer it.Release()
+	for it.Next() {
+		if err := n.send(reply{ID: r.ID, Key: string(it.Key()), value: it.Value()}); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}

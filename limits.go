@@ -1,0 +1,151 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+)
+
+// maxPendingPerIP keeps one address from taking all places of those that
+// have not yet proved who they are.
+const maxPendingPerIP = 4
+
+// admission counts accepted connections. Safe for concurrent use.
+type admission struct {
+	maxPending, maxConns int
+
+	mu      sync.Mutex
+	pending int
+	conns   int
+	perIP   map[netip.Addr]int // Invariant: the pending ones of each address, no zero entry
+}
+
+func newAdmission(o *Options) *admission {
+	return &admission{maxPending: o.MaxPending, maxConns: o.MaxConns, perIP: map[netip.Addr]int{}}
+}
+
+// ticket is the place of one connection. Its owner releases it, always.
+type ticket struct {
+	a        *admission
+	ip       netip.Addr // zero if no bound by address applies
+	promoted bool       // guarded by a.mu, as is released
+	released bool
+}
+
+// admit gives a new connection a place among the pending, or says which bound
+// it would pass. It never waits: whoever is refused had better be closed at once.
+func (a *admission) admit(remote net.Addr) (*ticket, error) {
+	ip := boundedIP(remote)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.pending >= a.maxPending {
+		return nil, fmt.Errorf("%d connections have yet to prove who they are, the bound is MaxPending", a.pending)
+	}
+	if ip.IsValid() {
+		if a.perIP[ip] >= maxPendingPerIP {
+			return nil, fmt.Errorf("%d connections of %s have yet to prove who they are, the bound for one address", a.perIP[ip], ip)
+		}
+		a.perIP[ip]++
+	}
+	a.pending++
+	return &ticket{a: a, ip: ip}, nil
+}
+
+// promote moves the connection from the pending to the others, when its peer
+// has proved who it is. If there is no place it stays pending: release it.
+func (t *ticket) promote() error {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	switch {
+	case t.released:
+		return errors.New("the connection has already given up its place")
+	case t.promoted:
+		return nil
+	case t.a.conns >= t.a.maxConns:
+		return fmt.Errorf("%d connections are open, the bound is MaxConns", t.a.conns)
+	}
+	t.leavePendingLocked()
+	t.promoted = true
+	t.a.conns++
+	return nil
+}
+
+// release frees the place; only the first call does anything.
+func (t *ticket) release() {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if t.released {
+		return
+	}
+	t.released = true
+	if t.promoted {
+		t.a.conns--
+		return
+	}
+	t.leavePendingLocked()
+}
+
+func (t *ticket) leavePendingLocked() {
+	t.a.pending--
+	if !t.ip.IsValid() {
+		return
+	}
+	if t.a.perIP[t.ip]--; t.a.perIP[t.ip] == 0 {
+		delete(t.a.perIP, t.ip)
+	}
+}
+
+// boundedIP gives the address that connections are counted by, or none for
+// loopback and for what is no IP address: those are on this machine, where many
+// servers may share one address.
+func boundedIP(remote net.Addr) netip.Addr {
+	ip, err := netip.ParseAddr(hostOf(remote.String()))
+	if err != nil || ip.IsLoopback() {
+		return netip.Addr{}
+	}
+	return ip.Unmap()
+}
+
+// rates bound the bytes per second over all connections that share them; a
+// nil one does not.
+type rates struct{ read, write *rate.Limiter }
+
+func newRates(o *Options) rates {
+	limiter := func(perSecond int) *rate.Limiter {
+		if perSecond <= 0 {
+			return nil
+		}
+		// A burst of a tenth of a second lets connections take turns often.
+		return rate.NewLimiter(rate.Limit(perSecond), max(perSecond/10, 1<<10))
+	}
+	return rates{limiter(o.ReadRate), limiter(o.WriteRate)}
+}
+
+// inflight bounds the bytes that are held in memory at once. Whoever waits is
+// served in order. Take the whole of a frame in one acquire: two who hold a
+// part and wait for the rest would wait for each other.
+type inflight struct {
+	max int64
+	sem *semaphore.Weighted
+}
+
+func newInflight(maxBytes int) *inflight {
+	return &inflight{int64(maxBytes), semaphore.NewWeighted(int64(maxBytes))}
+}
+
+// acquire waits until n bytes are free or ctx ends.
+func (f *inflight) acquire(ctx context.Context, n int) error {
+	if int64(n) > f.max {
+		return fmt.Errorf("%d bytes at once, want at most MaxInFlight, which is %d", n, f.max)
+	}
+	return f.sem.Acquire(ctx, int64(n))
+}
+
+// release frees n bytes of those acquired.
+func (f *inflight) release(n int) { f.sem.Release(int64(n)) }

@@ -1,0 +1,259 @@
+package replicator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const namespaceChild = "REPLICATOR_TEST_NAMESPACE"
+
+// namespaces makes network namespaces, removed when the test ends. All multicast
+// that is not for loopback stays in there: tests never touch a real network.
+func namespaces(t *testing.T, names ...string) []string {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		t.Skip("needs Linux and root to make network namespaces")
+	}
+	var made []string
+	for _, n := range names {
+		ns := fmt.Sprintf("repl%d%s", os.Getpid(), n)
+		if out, err := exec.Command("ip", "netns", "add", ns).CombinedOutput(); err != nil {
+			t.Skipf("cannot make network namespaces: %v %s", err, bytes.TrimSpace(out))
+		}
+		t.Cleanup(func() { exec.Command("ip", "netns", "del", ns).Run() })
+		made = append(made, ns)
+	}
+	return made
+}
+
+// ip runs lines of ip(8) commands.
+func ip(t *testing.T, lines string) {
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		if args := strings.Fields(line); len(args) > 0 {
+			out, err := exec.Command("ip", args...).CombinedOutput()
+			require.NoError(t, err, "ip %s: %s", line, out)
+		}
+	}
+}
+
+// bridged makes namespaces "1", "2" … with an eth0 each, joined by a bridge.
+func bridged(t *testing.T, count int, v4, v6, route bool) []string {
+	names := []string{"sw"}
+	for i := range count {
+		names = append(names, fmt.Sprint(i+1))
+	}
+	ns := namespaces(t, names...)
+	sw, ns := ns[0], ns[1:]
+	// No snooping: the bridge would hold back what nobody has asked for yet.
+	ip(t, "-n "+sw+" link add br0 type bridge mcast_snooping 0\n-n "+sw+" link set br0 up")
+	for i, n := range ns {
+		if !v6 {
+			out, err := exec.Command("ip", "netns", "exec", n, "sh", "-c",
+				"echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6").CombinedOutput()
+			require.NoError(t, err, string(out))
+		}
+		r := strings.NewReplacer("SW", sw, "NS", n, "#", fmt.Sprint(i+1))
+		ip(t, r.Replace(`-n NS link set lo up
+			-n SW link add p# type veth peer name eth0 netns NS
+			-n SW link set p# master br0 up`))
+		if v6 {
+			ip(t, r.Replace(`-n NS addr add fd77::#/64 dev eth0 nodad`))
+		}
+		if v4 {
+			ip(t, r.Replace(`-n NS addr add 10.77.0.#/24 dev eth0`))
+		}
+		ip(t, r.Replace(`-n NS link set eth0 addrgenmode none
+			-n NS link set eth0 up`))
+		if route {
+			ip(t, r.Replace(`-n NS route add 224.0.0.0/4 dev eth0`))
+		}
+	}
+	return ns
+}
+
+// inside runs one test of this binary in a namespace. It gives the lines the
+// child prints; closing stdin tells it to end.
+type inside struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	lines *bufio.Scanner
+	errs  bytes.Buffer
+}
+
+func startInside(t *testing.T, ns, test, arg string) *inside {
+	c := &inside{cmd: exec.Command("ip", "netns", "exec", ns, os.Args[0], "-test.run=^"+test+"$", "-test.v", "-test.timeout=40s")}
+	c.cmd.Env = append(os.Environ(), namespaceChild+"="+arg)
+	c.cmd.Stderr = &c.errs
+	var err error
+	c.stdin, err = c.cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := c.cmd.StdoutPipe()
+	require.NoError(t, err)
+	c.lines = bufio.NewScanner(out)
+	require.NoError(t, c.cmd.Start())
+	t.Cleanup(func() { c.stdin.Close(); c.cmd.Process.Kill(); c.cmd.Wait() })
+	return c
+}
+
+// end has the child end and wants it to have passed.
+func (c *inside) end(t *testing.T) {
+	t.Helper()
+	c.stdin.Close()
+	var rest strings.Builder
+	for c.lines.Scan() {
+		rest.WriteString(c.lines.Text() + "\n")
+	}
+	require.NoError(t, c.cmd.Wait(), "%s%s", rest.String(), c.errs.String())
+	require.Contains(t, rest.String(), "PASS")
+	require.NotContains(t, c.errs.String(), "[ERR] mdns", "the library logs to the default logger")
+	require.NotContains(t, c.errs.String(), "[INFO] mdns", "the library logs to the default logger")
+}
+
+// TestNamespaceServer is a server in a namespace, for the tests below.
+func TestNamespaceServer(t *testing.T) {
+	addr := os.Getenv(namespaceChild)
+	if addr == "" {
+		t.Skip("runs only as a child of other tests")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // finalizers would hide leaks
+	fds := openFiles(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	self := Self{Cluster: "ns", Origin: Origin{byte(len(addr)), byte(portOf(addr))}, Addr: addr}
+	fmt.Println("ready")
+	go func() {
+		ended <- Multicast(nil).Discover(ctx, self, func(a string) { fmt.Println("found", a) })
+	}()
+	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
+	select {
+	case <-ctx.Done():
+	case err := <-ended:
+		fmt.Println("failed", err)
+		return
+	}
+	select {
+	case err := <-ended:
+		require.NoError(t, err)
+	case <-time.After(time.Second):
+		t.Fatal("Discover outlived its context by a second")
+	}
+	// One that could not join leaks a socket in the library; then it rests.
+	require.Eventually(t, func() bool { return openFiles(t) <= fds+1 }, time.Second, time.Millisecond)
+}
+
+// findEachOther starts a server in each namespace and waits until each has
+// found want(i) of each other one i.
+func findEachOther(t *testing.T, ns []string, self func(int) string, want func(int) string) {
+	var children []*inside
+	for i, n := range ns {
+		children = append(children, startInside(t, n, "TestNamespaceServer", self(i)))
+	}
+	for _, c := range children {
+		for c.lines.Scan() && c.lines.Text() != "ready" {
+		}
+	}
+	// Who is not found by the four early questions is not for half a minute:
+	// five seconds tell the two apart, on a busy machine as well.
+	start := time.Now()
+	watchdog := time.AfterFunc(5*time.Second, func() {
+		for _, c := range children {
+			c.cmd.Process.Kill()
+		}
+	})
+	for i, c := range children {
+		missing := make(map[string]bool)
+		for j := range ns {
+			if j != i {
+				missing["found "+want(j)] = true
+			}
+		}
+		for len(missing) > 0 && c.lines.Scan() {
+			delete(missing, c.lines.Text())
+			require.NotContains(t, c.lines.Text(), "failed ")
+			require.NotEqual(t, "found "+want(i), c.lines.Text(), "found itself")
+		}
+		require.Empty(t, missing, "server %d", i)
+	}
+	watchdog.Stop()
+	t.Logf("all found after %v", time.Since(start))
+	for _, c := range children {
+		c.stdin.Close() // all at once: a binary with the race detector ends slowly
+	}
+	for _, c := range children {
+		c.end(t)
+	}
+}
+
+func TestThreeMachinesFindEachOther(t *testing.T) {
+	v4 := func(i int) string { return fmt.Sprintf("10.77.0.%d:900%d", i+1, i) }
+	v6 := func(i int) string { return fmt.Sprintf("[fd77::%d]:900%d", i+1, i) }
+	self := func(i int) string { return fmt.Sprintf("[::]:900%d", i) }
+	t.Run("by IPv4 alone", func(t *testing.T) { // hashicorp/mdns#35, #121
+		findEachOther(t, bridged(t, 3, true, false, true), self, v4)
+	})
+	t.Run("by IPv6 alone", func(t *testing.T) {
+		findEachOther(t, bridged(t, 3, false, true, false), self, v6)
+	})
+	t.Run("with both, every address in TXT", func(t *testing.T) {
+		ns := bridged(t, 3, true, true, true)
+		findEachOther(t, ns, self, v6)
+		findEachOther(t, ns, self, v4)
+	})
+	t.Run("where IPv4 has no route to the group", func(t *testing.T) {
+		findEachOther(t, bridged(t, 3, true, true, false), self, v4)
+	})
+}
+
+func TestLoopbackServersFindEachOtherOffTheNetwork(t *testing.T) {
+	self := func(i int) string { return fmt.Sprintf("127.0.0.1:900%d", i) }
+	t.Run("loopback only", func(t *testing.T) {
+		ns := namespaces(t, "lo")[0]
+		ip(t, "-n "+ns+" link set lo up")
+		findEachOther(t, []string{ns, ns, ns}, self, self)
+	})
+	t.Run("beside a network, of which they leave no trace", func(t *testing.T) {
+		ns := bridged(t, 1, true, false, true)[0]
+		before := sentPackets(t, ns)
+		findEachOther(t, []string{ns, ns, ns}, self, self)
+		// The library's client would have sent IGMP reports from eth0.
+		require.Equal(t, before, sentPackets(t, ns))
+	})
+}
+
+func sentPackets(t *testing.T, ns string) string {
+	out, err := exec.Command("ip", "netns", "exec", ns, "cat", "/proc/net/dev").Output()
+	require.NoError(t, err)
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); f[0] == "eth0:" {
+			return f[10]
+		}
+	}
+	t.Fatal("no eth0")
+	return ""
+}
+
+func TestMulticastSaysWhyItCannotWork(t *testing.T) {
+	ns := namespaces(t, "none")[0]
+	for addr, why := range map[string]string{
+		"127.0.0.1:9000": "the loopback interface is down",
+		"[::]:9000":      "no interface but loopback is up",
+	} {
+		c := startInside(t, ns, "TestNamespaceServer", addr)
+		for c.lines.Scan() && !strings.HasPrefix(c.lines.Text(), "failed") {
+		}
+		require.Contains(t, c.lines.Text(), "failed replicator: no multicast: "+why)
+		c.end(t)
+	}
+}

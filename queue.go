@@ -1,0 +1,169 @@
+package replicator
+
+import (
+	"sync"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+)
+
+// queue is the one place that commits. Who wants to write joins it, and whoever
+// gets hold of the replica first commits for all who wait, in one batch, so that
+// writers with Sync share an fsync as they do in goleveldb itself.
+type queue struct {
+	raw     *leveldb.DB
+	replica *replica      // used by who holds the slot
+	slot    chan struct{} // capacity 1
+	commits func(t *txn)  // called with the slot held, after each commit
+	failed  func(error)   // called with the slot held, once the store failed to write
+
+	mu      sync.Mutex
+	waiting []*request
+	err     error // once set, nothing is committed any more
+}
+
+// request is something to be staged and committed.
+type request struct {
+	writes  []write            // of a caller, or
+	stage   func(t *txn) error // of the server itself
+	sync    bool
+	changes []change // what it did, for the caller to report
+	done    chan error
+}
+
+// groupSize bounds the bytes that are committed as one batch, unless one caller's
+// batch is larger. Above its write buffer goleveldb takes another path.
+const groupSize = 1 << 20
+
+var requests = sync.Pool{New: func() any { return &request{done: make(chan error, 1)} }}
+
+// at calls f with the slot held.
+func (q *queue) at(f func(r *replica)) {
+	q.slot <- struct{}{}
+	defer func() { <-q.slot }()
+	f(q.replica)
+}
+
+// do has a request committed.
+func (q *queue) do(req *request) error {
+	q.mu.Lock()
+	q.waiting = append(q.waiting, req)
+	q.mu.Unlock()
+	for {
+		select {
+		case err := <-req.done:
+			return err
+		case q.slot <- struct{}{}:
+			q.lead()
+			<-q.slot
+		}
+	}
+}
+
+// lead commits for those who wait, as many as fit into one batch.
+func (q *queue) lead() {
+	q.mu.Lock()
+	group, err := q.waiting, q.err
+	q.waiting = nil
+	q.mu.Unlock()
+	for len(group) > 0 && err == nil {
+		var n int
+		n, err = q.commit(group)
+		group = group[n:]
+	}
+	for _, req := range group {
+		req.done <- err
+	}
+}
+
+// commit stages and commits the first requests of a group, and tells how many
+// were answered. An error is one that refuses all others, too.
+func (q *queue) commit(group []*request) (int, error) {
+	t, staged, bad, badErr := q.stageGroup(group)
+	if badErr != nil {
+		if staged == 0 { // the first: nothing else was staged
+			group[bad].done <- badErr
+			return 1, nil
+		}
+		// It may have left something in the batch: once more, without it.
+		if t, staged, _, badErr = q.stageGroup(group[:bad]); badErr != nil {
+			group[0].done <- badErr
+			return 1, nil
+		}
+	}
+	if err := q.write(t); err != nil {
+		for _, req := range group[:staged] {
+			req.done <- err
+		}
+		return staged, err
+	}
+	for _, req := range group[:staged] {
+		req.done <- nil
+	}
+	return staged, nil
+}
+
+func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error) {
+	t = q.replica.begin()
+	for i, req := range group {
+		if i > 0 && len(t.batch.Dump()) > groupSize {
+			break
+		}
+		before := len(t.changes)
+		if req.stage != nil {
+			err = req.stage(t)
+		} else {
+			err = t.put(req.writes)
+		}
+		if err != nil {
+			return t, staged, i, err
+		}
+		req.changes = t.changes[before:]
+		t.sync = t.sync || req.sync
+		staged++
+	}
+	return t, staged, 0, nil
+}
+
+// write commits a transaction. After the first write that fails none is tried:
+// goleveldb keeps the failed record in its journal and may let it replace a later
+// one at the next opening.
+func (q *queue) write(t *txn) error {
+	if t.empty() {
+		return nil
+	}
+	batch := t.finish()
+	if batch.Len() > 0 {
+		if err := q.raw.Write(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
+			if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly {
+				q.fail(err)
+			}
+			return err
+		}
+	}
+	q.replica.apply(t, t.sync)
+	q.commits(t)
+	return nil
+}
+
+// fail refuses everything from now on.
+func (q *queue) fail(cause error) {
+	q.close(ErrFailed)
+	q.failed(cause)
+}
+
+// close answers all that is still to be committed with an error.
+func (q *queue) close(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil {
+		q.err = err
+	}
+}
+
+// broken is why nothing is committed any more, or nil.
+func (q *queue) broken() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.err
+}

@@ -1,0 +1,497 @@
+package replicator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// DB is a goleveldb database that is one of many masters. It has the methods of
+// *leveldb.DB, with the same parameters, results and errors, and replicates in
+// the background. All methods are safe for concurrent use.
+type DB struct {
+	raw   *leveldb.DB
+	opts  Options
+	self  Origin
+	queue *queue
+
+	listener  net.Listener
+	security  *security
+	admission *admission
+	rates     rates
+	inflight  *inflight
+	refusals  refusals
+	peers     *peers
+	kick      chan struct{} // capacity 1: start a round
+	tend      chan struct{} // capacity 1: look after the store
+
+	ready     chan struct{}
+	readyOnce sync.Once
+	adopted   chan struct{} // closed when the data found at the opening is logged
+
+	mu       sync.Mutex // guards what follows; never held over I/O or a callback
+	velocity velocity
+	total    totals
+	cause    error // of the write that failed
+	work     map[string]Progress
+	watchers map[*watcher]struct{}
+	arrived  chan struct{} // replaced and closed when a peer's report or our claim changed
+
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+	stop   sync.Once
+	closed chan struct{} // closed when Close is through
+	ending chan struct{} // closed when Close begins
+	err    error         // of Close
+}
+
+type totals struct {
+	sessions, pulled, served, in, out, mismatches int64
+}
+
+// Replicate turns an open database into one of many masters. It takes the handle
+// over: write only through the DB it returns, and close only that.
+//
+// Everything of its own it keeps under keys that start with ff ff, which are
+// hidden; a handle that holds other data there, or whose comparer does not sort
+// bytewise, is refused. Data that the handle already holds is logged as if it were
+// written now, in the background, before the first write is let through.
+//
+// Writes wait until the first attempt to replicate is over, at most
+// Options.ReadyTimeout; reads do not. A nil o means all defaults.
+func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
+	opts, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	sec, err := newSecurity(&opts)
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := checkHandle(db)
+	if err != nil {
+		return nil, err
+	}
+	l, err := listen(&opts)
+	if err != nil {
+		return nil, err
+	}
+	r := newReplica(db, &opts)
+	batch, err := r.open(opts.Cluster)
+	if err == nil {
+		err = db.Write(batch, &opt.WriteOptions{Sync: true})
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
+	}
+	d := newDB(db, opts, r, l, sec)
+	d.run(fresh)
+	return d, nil
+}
+
+func listen(o *Options) (net.Listener, error) {
+	l := o.Listener
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", o.Listen); err != nil {
+			return nil, fmt.Errorf("replicator: cannot listen: %w", err)
+		}
+	}
+	if err := checkListen(l.Addr(), o); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// handle makes a goleveldb handle a store.
+type handle struct{ *leveldb.DB }
+
+func (h handle) snapshot() (snapshot, error) {
+	s, err := h.DB.GetSnapshot()
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newReplica(db *leveldb.DB, o *Options) *replica {
+	r := &replica{
+		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver,
+		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
+		cache: cache{limit: o.CacheSize},
+	}
+	if ranges := slices.Clone(o.Local); len(ranges) > 0 {
+		r.local = func(key []byte) bool {
+			return slices.ContainsFunc(ranges, func(g *util.Range) bool { return inRange(g, key) })
+		}
+	}
+	return r
+}
+
+func inRange(g *util.Range, key []byte) bool {
+	return string(key) >= string(g.Start) && (g.Limit == nil || string(key) < string(g.Limit))
+}
+
+func drawOrigin() (o Origin) {
+	rand.Read(o[:]) // never fails: see crypto/rand
+	return o
+}
+
+func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
+	d := &DB{
+		raw: raw, opts: o, self: r.self, listener: l, security: sec,
+		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight),
+		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
+		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
+		ready: make(chan struct{}), adopted: make(chan struct{}),
+		closed: make(chan struct{}), ending: make(chan struct{}),
+		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, arrived: make(chan struct{}),
+	}
+	if d.opts.Name == "" {
+		d.opts.Name = l.Addr().String()
+	}
+	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), commits: d.committed, failed: d.storeFailed}
+	for _, p := range o.Peers {
+		d.peers.add(p, fromList, time.Now())
+	}
+	return d
+}
+
+// run starts everything that goes on in the background.
+func (db *DB) run(fresh bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	db.cancel = cancel
+	db.spawn(func() { db.accept(ctx) })
+	db.spawn(func() { db.rounds(ctx) })
+	db.spawn(func() { db.maintain(ctx) })
+	for _, d := range db.opts.Discover {
+		db.spawn(func() { db.discover(ctx, d) })
+	}
+	db.spawn(func() {
+		if fresh {
+			if err := db.adopt(ctx); err != nil && ctx.Err() == nil {
+				db.opts.Logger.Error("replicator: the data found at the opening could not be logged", "error", err)
+			}
+		}
+		close(db.adopted)
+		timeout := time.NewTimer(db.opts.ReadyTimeout)
+		defer timeout.Stop()
+		db.checkReady()
+		select {
+		case <-ctx.Done():
+		case <-db.ready:
+		case <-timeout.C:
+			db.setReady()
+		}
+	})
+}
+
+// spawn starts a goroutine that Close waits for.
+func (db *DB) spawn(f func()) { db.tasks.Go(f) }
+
+// checkReady lets writes through once the first attempt to replicate is over: a
+// session has ended with each peer that is known so far.
+func (db *DB) checkReady() {
+	select {
+	case <-db.adopted:
+	default:
+		return
+	}
+	if all, n := db.peers.tried(); all && (n > 0 || len(db.opts.Discover) == 0) {
+		db.setReady()
+	}
+}
+
+func (db *DB) setReady() {
+	db.readyOnce.Do(func() {
+		close(db.ready)
+		db.tendNow()
+	})
+}
+
+// Ready is closed when the first attempt to replicate is over and writes no
+// longer wait: a session has ended, well or not, with each peer known by then, or
+// Options.ReadyTimeout has passed; and what the handle held is logged.
+func (db *DB) Ready() <-chan struct{} { return db.ready }
+
+// Addr is the address that the server listens on for peers.
+func (db *DB) Addr() net.Addr { return db.listener.Addr() }
+
+// advertised is where peers should dial, as far as this server can tell.
+func (db *DB) advertised() string {
+	if db.opts.Advertise != "" {
+		return db.opts.Advertise
+	}
+	return db.listener.Addr().String()
+}
+
+func (db *DB) selfAddr() string { return db.advertised() }
+
+// AddPeer adds the address of another server, "host:port", to those configured.
+// One that is no address is logged and otherwise ignored.
+func (db *DB) AddPeer(addr string) {
+	if err := checkAddr(addr); err != nil {
+		db.opts.Logger.Warn("replicator: AddPeer", "error", err)
+		return
+	}
+	db.peers.add(addr, fromList, time.Now())
+}
+
+// RemovePeer forgets an address. It may come back if another source names it.
+func (db *DB) RemovePeer(addr string) { db.peers.remove(addr) }
+
+// Sync holds one session with every known peer and returns when the last has
+// ended. Use it in tests and before a planned stop; replication needs no call.
+//
+// A peer that fails does not stop the others: the error joins one [*PeerError]
+// for each. If ctx ends first, Sync returns its error, and what was applied stays.
+func (db *DB) Sync(ctx context.Context) error {
+	if db.isClosing() {
+		return leveldb.ErrClosed
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {})
+	defer stop()
+	go func() {
+		select {
+		case <-db.ending:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	addrs := db.peers.all()
+	errs := make([]error, len(addrs))
+	var wg sync.WaitGroup
+	for i, addr := range addrs {
+		wg.Go(func() { errs[i] = db.syncOne(ctx, addr) })
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(errs...)
+}
+
+// syncOne holds a session that begins after now.
+func (db *DB) syncOne(ctx context.Context, addr string) error {
+	for {
+		p, wait := db.peers.take(addr)
+		if p == nil && wait == nil {
+			return nil // removed meanwhile, or it is this server itself
+		}
+		if p != nil {
+			return db.call(ctx, p)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wait:
+		}
+	}
+}
+
+// Digest is a sum of what this server holds. See [Digest].
+func (db *DB) Digest() Digest {
+	var s sum
+	db.at(func(r *replica) { s = r.digest })
+	return s.digest()
+}
+
+// at, commit, addresses and learn make the server the host of its sessions.
+func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
+
+func (db *DB) commit(stage func(t *txn) error) error {
+	req := &request{stage: stage, sync: db.opts.Sync, done: make(chan error, 1)}
+	err := db.queue.do(req)
+	db.tell(req.changes)
+	return err
+}
+
+func (db *DB) addresses() []string { return db.peers.addresses() }
+
+func (db *DB) learn(addrs []string) {
+	now := time.Now()
+	self := db.advertised()
+	for _, a := range addrs {
+		if a != self {
+			db.peers.add(a, fromPeer, now)
+		}
+	}
+}
+
+// committed is called with the replica in hand after each commit.
+func (db *DB) committed(t *txn) {
+	db.publish(t.changes)
+	if len(t.changes) > 0 {
+		db.news(len(t.changes))
+		db.tendNow()
+	}
+	db.signal()
+}
+
+// signal wakes those who wait for knowledge to change.
+func (db *DB) signal() {
+	db.mu.Lock()
+	close(db.arrived)
+	db.arrived = make(chan struct{})
+	db.mu.Unlock()
+}
+
+// tell calls the events for what a commit did.
+func (db *DB) tell(changes []change) {
+	ev := db.opts.Events
+	for i := range changes {
+		c := &changes[i]
+		if c.panicked != nil {
+			db.opts.Logger.Error("replicator: a resolver panicked; the default decided", "panic", c.panicked)
+			if ev.ResolverPanic != nil {
+				ev.ResolverPanic(slices.Clone(c.key), c.panicked)
+			}
+		}
+		if c.conflict && ev.Conflict != nil {
+			ev.Conflict(slices.Clone(c.key), copyVersions(canonical(c.versions)))
+		}
+		if c.was && !c.conflict && ev.Resolved != nil {
+			ev.Resolved(slices.Clone(c.key))
+		}
+	}
+}
+
+func copyVersions(vs []Version) []Version {
+	for i := range vs {
+		vs[i].Value = slices.Clone(vs[i].Value)
+	}
+	return vs
+}
+
+// storeFailed is called once, when the store failed to write.
+func (db *DB) storeFailed(cause error) {
+	db.mu.Lock()
+	db.cause = cause
+	db.mu.Unlock()
+	db.opts.Logger.Error("replicator: the store failed to write; writes are refused until it is opened again", "error", cause)
+	if f := db.opts.Events.Failed; f != nil {
+		db.spawn(func() { f(cause) })
+	}
+}
+
+func (db *DB) isClosing() bool {
+	select {
+	case <-db.ending:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends replication and closes the handle. It waits for sessions under way
+// to be cut and for writes under way to be committed, and brings to disk what is
+// not yet there, so that the next opening need not ask peers for it. A second
+// Close waits for the first and returns leveldb.ErrClosed, as goleveldb does.
+func (db *DB) Close() error {
+	first := false
+	db.stop.Do(func() {
+		first = true
+		close(db.ending)
+		db.cancel()
+		db.listener.Close()
+		db.tasks.Wait()
+		db.err = errors.Join(db.leave(), db.raw.Close())
+		db.closeWatchers()
+		close(db.closed)
+	})
+	if !first {
+		<-db.closed
+		return leveldb.ErrClosed
+	}
+	return db.err
+}
+
+// leave marks the database as cleanly closed. The mark counts only if all that it
+// vouches for is on disk before it.
+func (db *DB) leave() error {
+	db.queue.slot <- struct{}{} // for good: nothing is committed any more
+	r := db.queue.replica
+	if db.queue.broken() != nil {
+		return nil
+	}
+	if r.unsynced {
+		if err := flush(db.raw); err != nil {
+			return ignoreReadOnly(err)
+		}
+	}
+	b := new(leveldb.Batch)
+	r.stageClean(b)
+	return ignoreReadOnly(db.raw.Write(b, &opt.WriteOptions{Sync: true}))
+}
+
+func ignoreReadOnly(err error) error {
+	if errors.Is(err, leveldb.ErrReadOnly) || errors.Is(err, leveldb.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// checkHandle refuses a handle that could not be replicated, and tells whether it
+// never was.
+func checkHandle(db *leveldb.DB) (fresh bool, err error) {
+	if db == nil {
+		return false, errors.New("replicator: Replicate needs an open database, got nil")
+	}
+	if _, err := db.Get(metaFormat, nil); err == nil {
+		return false, nil
+	} else if err != leveldb.ErrNotFound {
+		return false, err
+	}
+	if err := checkOrder(db); err != nil {
+		return false, err
+	}
+	it := db.NewIterator(&util.Range{Start: reservedStart}, nil)
+	defer it.Release()
+	if it.Next() {
+		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", ErrReservedKey, it.Key())
+	}
+	return true, it.Error()
+}
+
+// checkOrder finds out whether the comparer of a database sorts bytewise. The
+// handle does not tell, so it is tried on a few keys of the reserved range.
+func checkOrder(db *leveldb.DB) error {
+	suffixes := []string{"", "\x00", "\x00\x00", "\x01", "\x01\x00", "10", "9", "A", "B", "a", "a\x00", "aa", "b", "\x7f", "\x80", "\xff", "\xff\xff"}
+	put, del := new(leveldb.Batch), new(leveldb.Batch)
+	for _, s := range suffixes {
+		put.Put(kindKey(kindMeta, []byte("order"+s)), nil)
+		del.Delete(kindKey(kindMeta, []byte("order"+s)))
+	}
+	if err := db.Write(put, nil); err != nil {
+		return err
+	}
+	var got []string
+	it := db.NewIterator(&util.Range{Start: kindKey(kindMeta, []byte("order"))}, nil)
+	for it.Next() {
+		if s, ok := strings.CutPrefix(string(it.Key()), string(kindKey(kindMeta, []byte("order")))); ok {
+			got = append(got, s)
+		}
+	}
+	it.Release()
+	if err := errors.Join(it.Error(), db.Write(del, nil)); err != nil {
+		return err
+	}
+	if !slices.Equal(got, suffixes) {
+		return errors.New("replicator: the database has a comparer that does not sort bytewise; only the default comparer can be replicated")
+	}
+	return nil
+}

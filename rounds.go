@@ -1,0 +1,263 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+)
+
+// rounds holds sessions with a few peers at a time: often while much is written
+// here or arrives, rarely when nothing changes. A change after silence starts a
+// round at once.
+func (db *DB) rounds(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	last := time.Time{}
+	for first := true; ; first = false {
+		kicked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-db.peers.found:
+		case <-db.kick:
+			kicked = true
+		}
+		now := time.Now()
+		if wait := db.opts.MinInterval - now.Sub(last); wait > 0 && !first {
+			timer.Reset(wait)
+			continue
+		}
+		last = now
+		db.round(ctx, now, kicked, first)
+		timer.Reset(db.untilNext(now))
+	}
+}
+
+// round starts sessions with peers chosen at random: all of them at first, then
+// Fanout. After a change those are left out that are known to have it already.
+func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) {
+	n := db.opts.Fanout
+	if first {
+		n = 64
+	}
+	var claims sum
+	db.at(func(r *replica) { claims = r.known.claims })
+	skip := func(p *peer) bool { return kicked && (p.answering > 0 || p.claims == claims) }
+	for _, p := range db.peers.pick(n, now, skip) {
+		db.spawn(func() { db.call(ctx, p) })
+	}
+}
+
+// untilNext is the pause before the next round, or the time until a peer that
+// failed may be tried again, if that is sooner.
+func (db *DB) untilNext(now time.Time) time.Duration {
+	d := jitter(db.pause(now))
+	db.peers.each(func(p *peer) {
+		if !p.busy && p.failed > 0 {
+			d = min(d, max(p.next.Sub(now), db.opts.MinInterval))
+		}
+	})
+	return d
+}
+
+func (db *DB) pause(now time.Time) time.Duration {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+}
+
+// news counts changes and starts a round.
+func (db *DB) news(changes int) {
+	if changes > 0 {
+		db.mu.Lock()
+		db.velocity.add(time.Now(), changes)
+		db.mu.Unlock()
+	}
+	select {
+	case db.kick <- struct{}{}:
+	default:
+	}
+}
+
+// ended notes how a session with a peer went.
+func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
+	now := time.Now()
+	var claims sum
+	db.at(func(r *replica) { claims = r.known.claims })
+	db.peers.mu.Lock()
+	was := p.state
+	if s.dialed {
+		p.freeLocked()
+	}
+	p.tried = true
+	p.pulled += int64(s.stats.pulled)
+	p.served += int64(s.stats.served)
+	if pace != nil {
+		p.in += pace.in.Load()
+		p.out += pace.out.Load()
+	}
+	if (s.theirs.origin != Origin{}) {
+		p.origin, p.name = s.theirs.origin, s.theirs.name
+	}
+	if err == nil {
+		p.state, p.err, p.failed, p.last, p.seen, p.next = "ok", nil, 0, now, now, time.Time{}
+		p.backoff.Reset()
+		p.claims, p.digest = s.theirsNow()
+	} else if s.dialed {
+		db.failedLocked(p, now, err)
+	}
+	state, behind := p.state, p.claims != claims
+	db.peers.mu.Unlock()
+	if state != was && state != "self" {
+		db.logState(p, state, err)
+	}
+	if err == nil && behind {
+		db.news(0)
+	}
+	db.checkReady()
+}
+
+func (db *DB) failedLocked(p *peer, now time.Time, err error) {
+	p.err = err
+	p.failed++
+	p.next = now.Add(p.backoff.NextBackOff())
+	p.state = "failing"
+	var refused *RefusedError
+	switch {
+	case errors.Is(err, errSelf):
+		p.state, p.next, p.err = "self", now.Add(time.Hour), nil
+	case errors.As(err, &refused) && refused.Code == int(refuseSelf):
+		p.state, p.next, p.err = "self", now.Add(time.Hour), nil
+	case errors.As(err, &refused):
+		p.state = "refused"
+	}
+}
+
+func (db *DB) logState(p *peer, state string, err error) {
+	if err != nil {
+		db.opts.Logger.Warn("replicator: peer is "+state, "peer", p.addr, "error", err)
+	} else {
+		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", p.name)
+	}
+}
+
+// report tells those who asked for it of a session.
+func (db *DB) report(addr string, s *session, pace *progressConn, took time.Duration, err error) {
+	ev := SessionEvent{Peer: addr, Dialed: s.dialed, Idle: s.idle, Pulled: s.stats.pulled, Served: s.stats.served, Duration: took, Err: err}
+	if pace != nil {
+		ev.BytesIn, ev.BytesOut = pace.in.Load(), pace.out.Load()
+	}
+	db.mu.Lock()
+	db.total.sessions++
+	db.total.pulled += int64(ev.Pulled)
+	db.total.served += int64(ev.Served)
+	db.total.in += ev.BytesIn
+	db.total.out += ev.BytesOut
+	db.total.mismatches += int64(s.stats.repaired)
+	db.mu.Unlock()
+	if s.stats.repaired > 0 {
+		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.stats.repaired)
+		if f := db.opts.Events.Mismatch; f != nil {
+			f(addr, s.stats.repaired)
+		}
+	}
+	if f := db.opts.Events.Session; f != nil {
+		f(ev)
+	}
+}
+
+// incoming notes where a peer that dialed us can be dialed.
+func (db *DB) incoming(h *hello, remote net.Addr) {
+	addr := reachable(h.addr, remote)
+	if addr == "" || h.origin == db.self {
+		return
+	}
+	db.peers.add(addr, fromIncoming, time.Now())
+	db.peers.each(func(p *peer) {
+		if p.addr == addr {
+			p.origin = h.origin
+			p.answering++
+		}
+	})
+}
+
+// dialer is the peer that an incoming session came from.
+func (db *DB) dialer(s *session, remote net.Addr) (from *peer) {
+	addr := reachable(s.theirs.addr, remote)
+	db.peers.each(func(p *peer) {
+		if p.addr == addr && p.origin == s.theirs.origin {
+			p.answering = max(p.answering-1, 0)
+			from = p
+		}
+	})
+	return from
+}
+
+// reachable is where to dial a peer that says it listens at addr: an unspecified
+// host is the one that we see it connect from.
+func reachable(addr string, remote net.Addr) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || port == "" || port == "0" {
+		return ""
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host, _, err = net.SplitHostPort(remote.String()); err != nil {
+			return ""
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// refusals logs strangers that were turned away, once per reason and minute.
+type refusals struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (r *refusals) note(log *slog.Logger, from string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	why := err.Error()
+	if i := strings.LastIndex(why, ": "); i >= 0 {
+		why = why[i:]
+	}
+	now := time.Now()
+	if now.Sub(r.last[why]) < time.Minute {
+		return
+	}
+	if r.last == nil || len(r.last) > 100 {
+		r.last = map[string]time.Time{}
+	}
+	r.last[why] = now
+	log.Warn("replicator: connection turned away", "from", from, "error", err)
+}
+
+// discover runs one source of peers, again with growing pauses if it fails.
+func (db *DB) discover(ctx context.Context, d Discoverer) {
+	wait := time.Second
+	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.selfAddr(), TLS: db.security.enabled()}
+	for failures := 0; ; failures++ {
+		err := d.Discover(ctx, self, func(addr string) {
+			if checkAddr(addr) == nil && addr != self.Addr {
+				db.peers.add(addr, fromDiscovery, time.Now())
+			}
+		})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if failures == 0 {
+			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(jitter(wait)):
+		}
+		wait = min(2*wait, time.Minute)
+	}
+}
