@@ -481,6 +481,7 @@ func (db *DB) Status() Status {
 		}
 		return 1
 	})
+	s.Refusals = db.refusals.status()
 	s.Peers = []PeerStatus{}
 	db.peers.each(func(p *peer) { s.Peers = append(s.Peers, p.status(members, s.Digest, now)) })
 	return s
