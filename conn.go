@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"time"
@@ -41,7 +42,7 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
 	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
-	defer t.release()
+	defer func() { t.release(0) }()
 	err := t.run(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -111,9 +112,7 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
-	if p := t.session.pulling; p == nil || p.bytes == 0 && t.session.spooled == 0 {
-		t.release()
-	}
+	t.release(t.session.retained())
 	return err
 }
 
@@ -131,7 +130,7 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 		err := t.db.inflight.acquire(wait, n)
 		cancel()
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, fmt.Errorf("no room for a frame of %d bytes within MaxInFlight: %w", n, err)
 		}
 		t.held += n
 	}
@@ -139,10 +138,11 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 	return kind, payload, err
 }
 
-func (t *conversation) release() {
-	if t.held > 0 {
-		t.db.inflight.release(t.held)
-		t.held = 0
+// release gives back what is held beyond some bytes.
+func (t *conversation) release(keep int) {
+	if t.held > keep {
+		t.db.inflight.release(t.held - keep)
+		t.held = keep
 	}
 }
 

@@ -257,6 +257,15 @@ func (p *pulling) mergePages(t *txn) (fresh int, err error) {
 
 func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.reach = nil, nil, 0, nil }
 
+// retained is how many bytes of received frames the session still needs.
+func (s *session) retained() int {
+	n := s.spooled
+	if s.pulling != nil {
+		n += s.pulling.bytes
+	}
+	return n
+}
+
 // commitPages commits what has come so far of a pull that is not whole.
 func (s *session) commitPages() error {
 	p := s.pulling
