@@ -40,6 +40,10 @@ type pendingPull struct {
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
+	if !s.host.enterPull(s.theirs.origin) {
+		s.skipped = true
+		return s.pulled()
+	}
 	p := &pulling{}
 	var skip map[Origin]spans
 	s.host.at(func(r *replica) {
@@ -301,8 +305,10 @@ func (r *replica) remember(p *pulling, peer *knowledge) {
 	r.pending.reach = r.pending.reach.join(p.reach)
 }
 
-// abandon keeps what came of a pull that was cut off.
+// abandon ends a session that was cut off. What came of a pull is kept.
 func (s *session) abandon() error {
+	s.leaveServing()
+	defer s.leavePull()
 	if s.pulling == nil || len(s.pulling.keys) == 0 || s.pulling.repair != nil {
 		return nil
 	}
@@ -374,7 +380,7 @@ func (s *session) provedHere(r *replica) bool {
 
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
-	s.pulling = nil
+	s.leavePull()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs

@@ -59,8 +59,8 @@ type replica struct {
 	tombstones int64 // keys of which all versions are tombstones
 	disputed   int64 // keys in conflict
 
-	pending *pendingPull // what an unfinished pull already brought
-	changes uint64       // transactions that changed a key
+	pending    *pendingPull          // what an unfinished pull already brought
+	collectors map[*changed]struct{} // of sessions that are serving
 
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
 	unsynced  bool   // something was committed without Sync since the checkpoint last was the claim

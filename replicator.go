@@ -32,6 +32,7 @@ type DB struct {
 	inflight  *inflight
 	refusals  refusals
 	peers     *peers
+	pulls     pulls
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 

@@ -35,8 +35,10 @@ func (n *node) commit(stage func(t *txn) error) error {
 	n.r.apply(t, t.sync)
 	return nil
 }
-func (n *node) addresses() []string { return nil }
-func (n *node) learn([]string)      {}
+func (n *node) addresses() []string   { return nil }
+func (n *node) learn([]string)        {}
+func (n *node) enterPull(Origin) bool { return true }
+func (n *node) leavePull(Origin)      {}
 
 func newNode(t testing.TB) *node {
 	db, err := leveldb.Open(storage.NewMemStorage(), nil)

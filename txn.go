@@ -446,11 +446,11 @@ func (r *replica) apply(t *txn, synced bool) {
 	r.keys += t.keys
 	r.tombstones += t.tombstones
 	r.disputed += t.disputed
-	if len(t.staged) > 0 {
-		r.changes++
-	}
 	for key, k := range t.staged {
 		r.cache.put([]byte(key), k.index)
+		for c := range r.collectors {
+			c.add([]byte(key))
+		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)
 	r.loose = r.loose.join(t.loose)
