@@ -156,10 +156,9 @@ func (s *simReader) NewIterator(g *util.Range, _ *opt.ReadOptions) iterator.Iter
 		}
 		im = im[from:max(from, to)]
 	}
-	it := &simIterator{image: im, at: -1}
-	if s.fault != nil && s.fault() {
-		it.err = errSimRead
-		it.image = im[:len(im)/2]
+	it := &simIterator{image: im, at: -1, bad: -1}
+	if len(im) > 0 && s.fault != nil && s.fault() {
+		it.bad = int(checksum([]byte(im[0].key)) % uint32(len(im)))
 	}
 	return it
 }
@@ -167,10 +166,9 @@ func (s *simReader) NewIterator(g *util.Range, _ *opt.ReadOptions) iterator.Iter
 type simIterator struct {
 	util.BasicReleaser
 	image      simImage
-	at         int
+	at, bad    int // bad is where the table is damaged, if anywhere
 	key, value []byte
-	err        error // reported once the end was met, as goleveldb does
-	ended      bool
+	err        error
 }
 
 func (it *simIterator) move(to int) bool {
@@ -179,9 +177,10 @@ func (it *simIterator) move(to int) bool {
 			b[i] = 0xdb // who kept a slice of it is in for a surprise
 		}
 	}
-	it.at = max(-1, min(to, len(it.image)))
+	if it.at = max(-1, min(to, len(it.image))); it.at == it.bad && it.bad >= 0 {
+		it.err = errSimRead
+	}
 	if !it.Valid() {
-		it.ended = true
 		return false
 	}
 	it.key = append(it.key[:0], it.image[it.at].key...)
@@ -193,19 +192,14 @@ func (it *simIterator) First() bool { return it.move(0) }
 func (it *simIterator) Last() bool  { return it.move(len(it.image) - 1) }
 func (it *simIterator) Next() bool  { return it.move(it.at + 1) }
 func (it *simIterator) Prev() bool  { return it.move(it.at - 1) }
-func (it *simIterator) Valid() bool { return it.at >= 0 && it.at < len(it.image) }
+func (it *simIterator) Valid() bool { return it.err == nil && it.at >= 0 && it.at < len(it.image) }
 func (it *simIterator) Seek(key []byte) bool {
 	i, _ := it.image.search(string(key))
 	return it.move(i)
 }
 func (it *simIterator) Key() []byte   { return it.key }
 func (it *simIterator) Value() []byte { return it.value }
-func (it *simIterator) Error() error {
-	if it.ended {
-		return it.err
-	}
-	return nil
-}
+func (it *simIterator) Error() error  { return it.err }
 
 // simStore is the store of a running node: its disk as it is now.
 type simStore struct {
