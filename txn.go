@@ -139,10 +139,9 @@ func (t *txn) put(writes []write) error {
 				continue
 			}
 			if w.deleted {
-				if s, _, err := t.lookup(w.key); err != nil {
+				if absent, err := t.absent(w.key); err != nil {
 					return err
-				} else if len(s) == 0 || len(s) == 1 && s[0].deleted {
-					t.batch.Delete(w.key) // nothing of ours; perhaps it was written past us
+				} else if absent {
 					continue
 				}
 			}
@@ -155,6 +154,25 @@ func (t *txn) put(writes []write) error {
 		}
 	}
 	return nil
+}
+
+// absent tells whether there is nothing to delete: no version but a tombstone, nor
+// a value that was written past us. A bare deletion of the raw key will not do: a
+// power failure could keep it and lose the batch before it, and a version would be
+// left without its value.
+func (t *txn) absent(key []byte) (bool, error) {
+	s, k, err := t.lookup(key)
+	if err != nil || len(s) > 1 || len(s) == 1 && !s[0].deleted {
+		return false, err
+	}
+	if k != nil {
+		return true, nil
+	}
+	_, err = t.r.store.Get(key, nil)
+	if err == leveldb.ErrNotFound {
+		return true, nil
+	}
+	return false, err
 }
 
 func (t *txn) raw(w write) {
