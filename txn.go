@@ -70,7 +70,9 @@ func (r *replica) begin() *txn {
 }
 
 // empty tells whether there is nothing to commit.
-func (t *txn) empty() bool { return t.batch.Len() == 0 && len(t.known.rows) == 0 }
+func (t *txn) empty() bool {
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0
+}
 
 // at is one column of what will be known once this is committed.
 func (t *txn) at(c column, o Origin) uint64 {
