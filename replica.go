@@ -46,9 +46,12 @@ type replica struct {
 	aliases aliases
 	alias   map[Origin]uint32 // replaced when it grows, so that it may be read while the replica goes on
 	opened  bool
-	own     map[Origin]bool // openings of this database
-	cache   cache
-	members map[Origin]*member
+	// recorded are the aliases that are in the store. Those beyond were assigned by
+	// a transaction that failed, and the next one must write them.
+	recorded int
+	own      map[Origin]bool // openings of this database
+	cache    cache
+	members  map[Origin]*member
 
 	// loose are the greatest dots held that are above the claim: of a pull that
 	// is not whole, and orphans of earlier openings.
@@ -132,7 +135,7 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 		return nil, err
 	}
 	r.known.rev = max(r.known.rev, 1) // 0 means: never told
-	r.savedRev, r.opened = r.known.rev, true
+	r.savedRev, r.opened, r.recorded = r.known.rev, true, len(r.aliases)
 	return b, nil
 }
 

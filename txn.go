@@ -59,7 +59,7 @@ func (r *replica) begin() *txn {
 	if t.batch == nil {
 		t.batch, t.staged = new(leveldb.Batch), map[string]*stagedKey{}
 	}
-	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, len(r.aliases)
+	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
 	t.batch.Reset()
 	clear(t.staged)
 	t.changes = nil
@@ -460,7 +460,7 @@ func (t *txn) merged(w row) row {
 
 // apply takes in a transaction whose batch was committed.
 func (r *replica) apply(t *txn, synced bool) {
-	r.seq = t.seq
+	r.seq, r.recorded = t.seq, len(r.aliases)
 	r.known.take(t.known.rows)
 	r.digest = r.digest.add(t.digest)
 	r.keys += t.keys
