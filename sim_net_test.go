@@ -13,6 +13,7 @@ type simConn struct {
 	id      int
 	ends    [2]*simEnd
 	stalled int // nothing moves before this step
+	broken  bool
 }
 
 type simEnd struct {
@@ -51,7 +52,7 @@ func (w *simWorld) dial(a, b *simNode) *simConn {
 // flush moves what an end has to say onto the wire.
 func (w *simWorld) flush(c *simConn, i int) {
 	e, f := c.ends[i], c.ends[1-i]
-	if !f.over {
+	if !f.over && !c.broken {
 		f.in = append(f.in, e.s.out...)
 		for _, x := range e.s.out {
 			w.stats.bytes += frameHead + len(x.payload)
@@ -77,11 +78,11 @@ func (w *simWorld) move(c *simConn, i int) bool {
 			w.logf("conn %d: n%d gets frame %d of %d bytes", c.id, e.n.id, x.kind, len(x.payload))
 		}
 		w.blame(c, i, e.s.receive(x.kind, x.payload))
-	case e.s.more() && (f.over || len(f.in) < 2):
-		w.blame(c, i, e.s.produce())
-	case f.over: // the other end hung up and all that it sent is read
+	case f.over || c.broken: // all that the other end sent is read
 		w.hangUpEnd(c, i)
 		return true
+	case e.s.more() && len(f.in) < 2:
+		w.blame(c, i, e.s.produce())
 	default:
 		return false
 	}
@@ -162,6 +163,7 @@ func (w *simWorld) hangUp(n *simNode) {
 
 // cut breaks a connection: each end may still read some of what was sent.
 func (w *simWorld) cut(c *simConn) {
+	c.broken = true
 	for i := range c.ends {
 		e := c.ends[i]
 		e.in = e.in[:w.rand.IntN(len(e.in)+1)]
