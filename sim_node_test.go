@@ -55,7 +55,25 @@ func (n *simNode) open() error {
 	n.r, n.failed, n.resolves = r, false, resolves
 	n.w.stats.openings++
 	n.w.logf("n%d opens as %s", n.id, r.self.Short())
-	return n.findOut()
+	if err := n.findOut(); err != nil {
+		return err
+	}
+	n.alone = true
+	defer func() { n.alone = false }()
+	for from, limit := []byte(nil), 1+n.w.rand.IntN(4); ; {
+		err := n.commitWith(func(t *txn) (err error) {
+			from, err = t.resolveAgain(from, limit)
+			return err
+		}, false)
+		if err != nil {
+			n.w.ignore(err)
+			n.kill()
+			return err
+		}
+		if from == nil {
+			return n.check()
+		}
+	}
 }
 
 // findOut makes the ghost look at what a disk holds after an opening, and checks
@@ -92,7 +110,7 @@ func (n *simNode) findOut() error {
 		}
 	}
 	n.litter = nil // the full check finds it
-	return n.check()
+	return nil
 }
 
 // covered checks that a claimed write is held here, seen by something held, or

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -425,6 +426,54 @@ func (t *txn) recount(old, now state) {
 			}
 		}
 	}
+}
+
+// resolveAgain stages what keys in conflict show now, if that is something else:
+// the resolver may be another one than when they were written. It goes through the
+// conflicts from a key on, stages at most limit keys, and tells where to go on, or
+// nil at the end. What a key shows is staged with all its state, as ever.
+func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
+	rg := kindRange(kindConflict)
+	if from != nil {
+		rg.Start = kindKey(kindConflict, from)
+	}
+	it := t.r.store.NewIterator(rg, nil)
+	defer it.Release()
+	for n := 0; it.Next(); n++ {
+		key := slices.Clone(it.Key()[3:])
+		if n >= limit*16 || len(t.staged) >= limit {
+			return key, it.Error()
+		}
+		if err := t.resolveKey(key); err != nil {
+			return nil, err
+		}
+	}
+	return nil, it.Error()
+}
+
+func (t *txn) resolveKey(key []byte) error {
+	s, k, err := t.lookup(key)
+	if err != nil || k != nil { // just written: resolved
+		return err
+	}
+	vs, err := t.full(key, s, k)
+	if err != nil {
+		return err
+	}
+	if len(vs) < 2 || !disputed(vs) { // left behind by a crash
+		t.batch.Delete(kindKey(kindConflict, key))
+		t.disputed--
+		return nil
+	}
+	shown, _ := resolveAll(t.r.resolve, key, vs)
+	raw, err := t.r.store.Get(key, nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return err
+	}
+	if shown.Deleted == (err == leveldb.ErrNotFound) && bytes.Equal(raw, shown.Value) {
+		return nil
+	}
+	return t.replace(key, s, nil, vs, false)
 }
 
 // finish stages what the transaction learnt of origins and gives the batch.
