@@ -15,6 +15,7 @@ type pulling struct {
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
+	claim vector   // of the peer, in the state of which it has sent all
 
 	proof knowledge // of the peer, in the state of the pages in keys
 
@@ -329,6 +330,7 @@ func (s *session) gotEnd(payload []byte) error {
 		}
 		return s.pulled()
 	}
+	p.claim = s.peer.vector(claimed)
 	return s.conclude()
 }
 
@@ -354,8 +356,8 @@ func (s *session) conclude() error {
 		if fresh, err = p.mergePages(t); err != nil {
 			return err
 		}
-		for _, w := range s.peer.rows {
-			t.claim(dot{w.origin, w.at[claimed]})
+		for _, d := range p.claim {
+			t.claim(d)
 		}
 		t.learnProof(&s.peer)
 		return nil
