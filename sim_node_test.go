@@ -313,8 +313,10 @@ func (n *simNode) claimsHold(rows []row) error {
 	return nil
 }
 
-func (n *simNode) addresses() []string { return []string{fmt.Sprintf("n%d:9000", n.id)} }
-func (n *simNode) learn([]string)      {}
+func (n *simNode) addresses() []string   { return []string{fmt.Sprintf("n%d:9000", n.id)} }
+func (n *simNode) learn([]string)        {}
+func (n *simNode) enterPull(Origin) bool { return true }
+func (n *simNode) leavePull(Origin)      {}
 
 // down ends the process without a clean close.
 func (n *simNode) down() {
