@@ -285,3 +285,33 @@ func (t *txn) reissueKey(key []byte, drawn []dot) ([]dot, error) {
 	}
 	return drawn, t.replace(key, old, k, now, false)
 }
+
+// sweep deletes log entries that no log-index names, which a power failure leaves
+// where it lost the batch that deleted them. They are never served, but they
+// count when ranges of the log are compared. It goes through the log from a key on,
+// reads at most limit entries, and tells where to go on, or nil at the end.
+func (t *txn) sweep(from []byte, limit int) (next []byte, err error) {
+	rg := kindRange(kindLog)
+	if from != nil {
+		rg.Start = from
+	}
+	it := t.r.store.NewIterator(rg, nil)
+	defer it.Release()
+	for n := 0; it.Next(); n++ {
+		if n >= limit {
+			return slices.Clone(it.Key()), it.Error()
+		}
+		e, err := decodeEntry(it.Key(), it.Value(), t.r)
+		if err != nil {
+			return nil, fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		s, err := readIndex(t.r.store, e.key, t.r)
+		if err != nil {
+			return nil, err
+		}
+		if !s.has(e.dot) {
+			t.batch.Delete(slices.Clone(it.Key()))
+		}
+	}
+	return nil, it.Error()
+}

@@ -57,6 +57,7 @@ type replica struct {
 	// is not whole, and orphans of earlier openings.
 	loose vector
 
+	littered   bool // the crash left log entries that no log-index names: see sweep
 	digest     sum
 	keys       int64 // that hold a value
 	tombstones int64 // keys of which all versions are tombstones
@@ -117,12 +118,15 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 		return nil, err
 	}
 	if !clean {
-		if err := r.recount(); err != nil {
+		named, err := r.recount()
+		if err != nil {
 			return nil, err
 		}
-		if err := r.findLoose(); err != nil {
+		logged, err := r.readLog()
+		if err != nil {
 			return nil, err
 		}
+		r.littered = logged != named
 	}
 	b := new(leveldb.Batch)
 	b.Put(metaFormat, append([]byte{formatVersion}, cluster...))
@@ -252,26 +256,30 @@ func (r *replica) readClean() (bool, error) {
 	return true, nil
 }
 
-// recount reads the whole index: after a crash the figures in memory are gone.
-func (r *replica) recount() error {
+// recount reads the whole index: after a crash the figures in memory are gone. It
+// gives the sum of all dots that the index names.
+func (r *replica) recount() (named sum, err error) {
 	it := r.store.NewIterator(kindRange(kindIndex), nil)
 	defer it.Release()
 	for it.Next() {
 		s, err := decodeIndex(it.Value(), r)
 		if err != nil {
-			return fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
+			return named, fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
 		}
 		r.count(s, +1)
+		for i := range s {
+			named = named.add(s[i].hash())
+		}
 	}
 	if err := it.Error(); err != nil {
-		return err
+		return named, err
 	}
 	x := r.store.NewIterator(kindRange(kindConflict), nil)
 	defer x.Release()
 	for x.Next() {
 		r.disputed++
 	}
-	return x.Error()
+	return named, x.Error()
 }
 
 // count adds the state of a key to the figures, or takes it away.
@@ -289,27 +297,28 @@ func (r *replica) count(s state, n int64) {
 	}
 }
 
-// findLoose looks for log entries above the claim, and for the latest stamp among
-// them.
-func (r *replica) findLoose() error {
-	for a, o := range r.aliases {
-		from := r.known.at(claimed, o) + 1
-		it := r.store.NewIterator(logRange(uint32(a), from, maxSeq), nil)
-		for ok := it.Last(); ok; ok = it.Prev() {
-			e, err := decodeEntry(it.Key(), it.Value(), r)
-			if err != nil {
-				it.Release()
-				return fmt.Errorf("log entry %x: %w", it.Key(), err)
-			}
-			r.clock.see(e.stamp)
-			r.loose = r.loose.raise(e.dot)
+// readLog reads the whole log after a crash. It finds the entries above the claim
+// and the latest stamp among them, and gives the sum of all dots.
+func (r *replica) readLog() (logged sum, err error) {
+	it := r.store.NewIterator(kindRange(kindLog), nil)
+	defer it.Release()
+	for it.Next() {
+		d, err := logDot(it.Key(), r)
+		if err != nil {
+			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
 		}
-		it.Release()
-		if err := it.Error(); err != nil {
-			return err
+		logged = logged.add(d.hash())
+		if r.known.covers(d) {
+			continue
 		}
+		e, err := decodeEntry(it.Key(), it.Value(), r)
+		if err != nil {
+			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		r.clock.see(e.stamp)
+		r.loose = r.loose.raise(d)
 	}
-	return nil
+	return logged, it.Error()
 }
 
 func stageShown(b *leveldb.Batch, key []byte, shown Version) {

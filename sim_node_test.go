@@ -60,11 +60,22 @@ func (n *simNode) open() error {
 	}
 	n.alone = true
 	defer func() { n.alone = false }()
+	littered := r.littered
 	for from, limit := []byte(nil), 1+n.w.rand.IntN(4); ; {
+		swept := false
 		err := n.commitWith(func(t *txn) (err error) {
+			if littered {
+				from, err = t.sweep(from, limit)
+				swept = true
+				return err
+			}
 			from, err = t.resolveAgain(from, limit)
 			return err
 		}, false)
+		if err == nil && swept {
+			littered = from != nil
+			continue
+		}
 		if err != nil {
 			n.w.ignore(err)
 			n.kill()
