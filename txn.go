@@ -230,12 +230,19 @@ const pruneAbove = 4
 // seen: that this server no longer holds it is proof enough from now on.
 func (t *txn) prune(v *version) {
 	stable := t.r.stable()
-	t.stageCheckpoint(v.vv)
 	v.vv = slices.DeleteFunc(v.vv, func(d dot) bool {
-		if !stable.has(d) {
+		n := stable.seq(d.origin)
+		if d.seq > n {
 			return false
 		}
-		t.prove(pruned, d)
+		if d.seq > t.at(pruned, d.origin) {
+			// Later versions of the key rely on the proof as this one does, so it must
+			// not be lost while they are kept. As that costs a sync, it is taken as
+			// far as it goes, and serves the next keys too.
+			t.stageCheckpoint(vector{d})
+			t.prove(pruned, dot{d.origin, n})
+			t.sync = true
+		}
 		return true
 	})
 }
