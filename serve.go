@@ -49,6 +49,7 @@ type view struct {
 	rev     uint64
 	loose   vector
 	changes uint64
+	litter  bool     // log entries may be garbage
 	sorted  []Origin // the known origins, in order; nil until asked for
 }
 
@@ -58,7 +59,7 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 		if v.snapshot, err = r.store.snapshot(); err != nil {
 			return
 		}
-		v.aliases, v.index = r.aliases, r.alias
+		v.aliases, v.index, v.litter = r.aliases, r.alias, r.littered
 		v.rows, v.rev, v.loose, v.changes = r.known.since(s.sentRev), r.known.rev, r.loose.clone(), r.changes
 		f(r)
 	})

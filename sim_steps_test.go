@@ -85,9 +85,11 @@ func (w *simWorld) visit(n *simNode, whole bool) {
 }
 
 func (w *simWorld) housekeeping(n *simNode) {
-	switch w.rand.IntN(4) {
+	switch w.rand.IntN(5) {
 	case 0:
 		w.ignore(n.upkeep())
+	case 4:
+		w.ignore(n.sweep())
 	case 1:
 		if w.conf.reissue > 0 && !n.failed {
 			w.ignore(n.reissue())
@@ -282,7 +284,9 @@ func (w *simWorld) dump() {
 		for _, r := range n.r.known.rows {
 			w.logf("    %s %v", r.origin.Short(), r.at)
 		}
-		for k, h := range n.holds { w.logf("    %s %v", k, h) }
+		for k, h := range n.holds {
+			w.logf("    %s %v", k, h)
+		}
 		w.logf("    loose %v", n.r.loose)
 	}
 }

@@ -23,6 +23,7 @@ type txn struct {
 	seq     uint64    // of the last local write
 	loose   vector    // dots that were merged
 	gone    []dot     // loose dots of which nothing is left
+	swept   bool      // the log holds no garbage any more
 	aliases int       // that were recorded before
 	saved   uint64    // revision up to which checkpoints were staged, or 0
 
@@ -65,14 +66,14 @@ func (r *replica) begin() *txn {
 	clear(t.staged)
 	t.changes = nil
 	t.known = knowledge{rows: t.known.rows[:0]}
-	t.loose, t.gone, t.saved = nil, nil, 0
+	t.loose, t.gone, t.saved, t.swept = nil, nil, 0, false
 	t.digest, t.keys, t.tombstones, t.disputed = sum{}, 0, 0, 0
 	return t
 }
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept
 }
 
 // at is one column of what will be known once this is committed.
@@ -529,6 +530,7 @@ func (r *replica) apply(t *txn, synced bool) {
 		r.cache.put([]byte(key), k.index)
 	}
 	r.savedRev = max(r.savedRev, t.saved)
+	r.littered = r.littered && !t.swept
 	r.loose = r.loose.join(t.loose)
 	if len(r.loose) > 0 {
 		r.loose = slices.DeleteFunc(r.loose, func(d dot) bool { return r.known.covers(d) || slices.Contains(t.gone, d) })
