@@ -57,7 +57,10 @@ type replica struct {
 	// is not whole, and orphans of earlier openings.
 	loose vector
 
-	littered   bool // the crash left log entries that no log-index names: see sweep
+	// littered tells that a crash may have left log entries that their keys'
+	// log-indexes do not name, until a sweep has gone through the log.
+	littered bool
+
 	digest     sum
 	keys       int64 // that hold a value
 	tombstones int64 // keys of which all versions are tombstones
@@ -228,6 +231,7 @@ func (r *replica) stageClean(b *leveldb.Batch) {
 	for _, n := range []int64{r.keys, r.tombstones, r.disputed} {
 		rec = binary.AppendUvarint(rec, uint64(n))
 	}
+	rec = append(rec, byte(btoi(r.littered)))
 	rec = appendVector(rec, r.loose, r)
 	b.Put(metaClean, rec)
 }
@@ -249,6 +253,7 @@ func (r *replica) readClean() (bool, error) {
 	for _, n := range []*int64{&r.keys, &r.tombstones, &r.disputed} {
 		*n = int64(d.upTo(maxSeq))
 	}
+	r.littered = d.byte() != 0
 	r.loose = d.vector(r)
 	if err := d.end(); err != nil {
 		return false, fmt.Errorf("mark of the clean close: %w", err)

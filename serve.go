@@ -62,6 +62,7 @@ type view struct {
 	rows    []row // news for the peer
 	rev     uint64
 	loose   vector
+	litter  bool     // log entries may be garbage
 	sorted  []Origin // the known origins, in order; nil until asked for
 }
 
@@ -71,7 +72,7 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 		if v.snapshot, err = r.store.snapshot(); err != nil {
 			return
 		}
-		v.aliases, v.index = r.aliases, r.alias
+		v.aliases, v.index, v.litter = r.aliases, r.alias, r.littered
 		s.told = r.known.claims
 		v.rows, v.rev, v.loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		f(r)

@@ -60,22 +60,11 @@ func (n *simNode) open() error {
 	}
 	n.alone = true
 	defer func() { n.alone = false }()
-	littered := r.littered
 	for from, limit := []byte(nil), 1+n.w.rand.IntN(4); ; {
-		swept := false
 		err := n.commitWith(func(t *txn) (err error) {
-			if littered {
-				from, err = t.sweep(from, limit)
-				swept = true
-				return err
-			}
 			from, err = t.resolveAgain(from, limit)
 			return err
 		}, false)
-		if err == nil && swept {
-			littered = from != nil
-			continue
-		}
 		if err != nil {
 			n.w.ignore(err)
 			n.kill()
@@ -409,6 +398,30 @@ func (n *simNode) purge() error {
 			return err
 		}
 	}
+}
+
+func (n *simNode) sweep() error {
+	for from, limit := []byte(nil), 1+n.w.rand.IntN(20); n.r.littered; {
+		err := n.commitWith(func(t *txn) (err error) {
+			from, err = t.sweep(from, limit)
+			return err
+		}, false)
+		if err != nil {
+			return err
+		}
+	}
+	rs, err := n.records()
+	if err != nil {
+		return err
+	}
+	for key, es := range rs.entries {
+		for _, e := range es {
+			if !rs.index[key].has(e.dot) {
+				n.w.fail(fmt.Errorf("n%d swept its log and left %v of key %s", n.id, e.dot, key))
+			}
+		}
+	}
+	return nil
 }
 
 func (n *simNode) reissue() error {
