@@ -143,7 +143,7 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
-	t.keep(t.session.holds())
+	t.keep(t.session.retained())
 	return err
 }
 

@@ -15,6 +15,7 @@ type pulling struct {
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
+	claim vector   // of the peer, in the state of which it has sent all
 
 	proof knowledge // of the peer, in the state of the pages in keys
 
@@ -40,6 +41,10 @@ type pendingPull struct {
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
+	if !s.host.enterPull(s.theirs.origin) {
+		s.skipped = true
+		return s.pulled()
+	}
 	p := &pulling{}
 	var skip map[Origin]spans
 	s.host.at(func(r *replica) {
@@ -286,6 +291,15 @@ func (p *pulling) mergePages(t *txn) (fresh int, err error) {
 
 func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.reach = nil, nil, 0, nil }
 
+// retained is how many bytes of received frames the session still needs.
+func (s *session) retained() int {
+	n := s.spooled
+	if s.pulling != nil {
+		n += s.pulling.bytes
+	}
+	return n
+}
+
 // commitPages commits what has come so far of a pull that is not whole.
 func (s *session) commitPages() error {
 	p := s.pulling
@@ -321,8 +335,10 @@ func (r *replica) remember(p *pulling, peer *knowledge) {
 	r.pending.reach = r.pending.reach.join(p.reach)
 }
 
-// abandon keeps what came of a pull that was cut off.
+// abandon ends a session that was cut off. What came of a pull is kept.
 func (s *session) abandon() error {
+	s.leaveServing()
+	defer s.leavePull()
 	if s.pulling == nil || len(s.pulling.keys) == 0 || s.pulling.repair != nil {
 		return nil
 	}
@@ -343,6 +359,7 @@ func (s *session) gotEnd(payload []byte) error {
 		}
 		return s.pulled()
 	}
+	p.claim = s.peer.vector(claimed)
 	return s.conclude()
 }
 
@@ -368,8 +385,8 @@ func (s *session) conclude() error {
 		if fresh, err = p.mergePages(t); err != nil {
 			return err
 		}
-		for _, w := range s.peer.rows {
-			t.claim(dot{w.origin, w.at[claimed]})
+		for _, d := range p.claim {
+			t.claim(d)
 		}
 		t.learnProof(&s.peer)
 		return nil
@@ -394,7 +411,7 @@ func (s *session) provedHere(r *replica) bool {
 
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
-	s.pulling = nil
+	s.leavePull()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs
