@@ -26,6 +26,10 @@ var (
 // session as it is, on simulated disks, connections and clocks. docs/simulation.md
 // says what may happen there and what must hold.
 func TestSimulation(t *testing.T) {
+	seeds := *simSeeds
+	if testing.Short() {
+		seeds = min(seeds, 40)
+	}
 	var total simStats
 	var mu sync.Mutex
 	var next atomic.Int64
@@ -36,7 +40,7 @@ func TestSimulation(t *testing.T) {
 		wg.Go(func() {
 			for !failed.Load() {
 				i := next.Add(1) - 1
-				if i >= int64(*simSeeds) {
+				if i >= int64(seeds) {
 					return
 				}
 				w := runSimulation(*simFirst+uint64(i), *simOps)
