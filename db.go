@@ -102,12 +102,12 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	if err := db.admit(ws); err != nil {
 		return err
 	}
-	req := requests.Get().(*request)
+	req := db.queue.request()
 	req.writes, req.sync = ws, wo.GetSync()
 	err := db.queue.do(req)
 	db.tell(req.changes)
 	req.writes, req.changes = nil, nil
-	requests.Put(req)
+	db.queue.requests.Put(req)
 	return err
 }
 
@@ -481,6 +481,7 @@ func (db *DB) Status() Status {
 		}
 		return 1
 	})
+	s.Refusals = db.refusals.status()
 	s.Peers = []PeerStatus{}
 	db.peers.each(func(p *peer) { s.Peers = append(s.Peers, p.status(members, s.Digest, now)) })
 	return s

@@ -16,6 +16,7 @@ const (
 	checkpointInterval = 5 * time.Second  // between two writings of the checkpoint
 	purgeInterval      = 10 * time.Second // between two runs of purge
 	idleInterval       = time.Minute      // between two looks when nothing is pending
+	expiryInterval     = 24 * time.Hour   // between two looks at the certificates
 	purgeStep          = 1000             // keys in one transaction
 	reissueStep        = 1000
 )
@@ -30,9 +31,9 @@ func (db *DB) tendNow() {
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and
 // gives orphans a new name.
 func (db *DB) maintain(ctx context.Context) {
-	timer := time.NewTimer(idleInterval)
+	timer := time.NewTimer(0) // at once: a certificate may be about to end
 	defer timer.Stop()
-	var saved, purged time.Time
+	var saved, purged, asked time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -50,6 +51,10 @@ func (db *DB) maintain(ctx context.Context) {
 		err := db.tendStore(ctx, &saved, &purged)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
 			db.opts.Logger.Error("replicator: looking after the store failed", "error", err)
+		}
+		if now := db.opts.Now(); now.Sub(asked) >= expiryInterval {
+			asked = now
+			db.warnOfExpiry(now)
 		}
 		pause := idleInterval
 		db.at(func(r *replica) {
@@ -97,6 +102,16 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		return db.purge(ctx)
 	}
 	return nil
+}
+
+// warnOfExpiry says in time that the caller's certificates run out.
+func (db *DB) warnOfExpiry(now time.Time) {
+	switch left, warn := db.security.expiry(now); {
+	case warn && left <= 0:
+		db.opts.Logger.Error("replicator: the TLS certificate of this server has expired; peers refuse it", "since", -left.Round(time.Minute))
+	case warn:
+		db.opts.Logger.Warn("replicator: the TLS certificate of this server expires soon", "left", left.Round(time.Minute))
+	}
 }
 
 // purge goes through all tombstones once.

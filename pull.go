@@ -92,7 +92,7 @@ func (p *pendingPull) copy() map[Origin]spans {
 }
 
 func (s *session) gotChunk(payload []byte) error {
-	if len(payload) < 1 || s.pulling == nil {
+	if len(payload) < 2 || s.pulling == nil {
 		return protocolErrorf("an empty chunk")
 	}
 	last, part := payload[0]&1 != 0, payload[1:]
@@ -122,10 +122,14 @@ func (s *session) gotPage(payload []byte) error {
 		return err
 	}
 	var keys []heldKey
+	versions := 0
 	for range d.count(2) {
 		k, err := s.readKey(&d)
 		if err != nil {
 			return err
+		}
+		if versions += len(k.versions); versions > maxVersions {
+			return protocolErrorf("page of more than %d versions", maxVersions)
 		}
 		keys = append(keys, k)
 	}
@@ -163,21 +167,36 @@ func (s *session) gotPage(payload []byte) error {
 func (s *session) sameProof() bool { return s.pulling.proof.proofs == s.peer.proofs }
 
 func (s *session) readMarks(d *decoder) ([]region, error) {
-	var marks []region
-	for range d.count(3) {
+	n := d.count(3)
+	if n > maxMarks {
+		return nil, protocolErrorf("page with %d marks", n)
+	}
+	marks := make([]region, 0, n)
+	for range n {
 		o, ok := s.reading.origin(d.uint())
 		if !ok {
 			return nil, protocolErrorf("page names an unknown origin")
 		}
-		marks = append(marks, region{origin: o, from: d.seq(), to: d.seq()})
+		m := region{origin: o, from: d.seq(), to: d.seq()}
+		if d.err == nil && (m.from == 0 || m.from > m.to) {
+			return nil, protocolErrorf("page marks %d to %d", m.from, m.to)
+		}
+		marks = append(marks, m)
 	}
 	return marks, nil
 }
 
 func (s *session) readKey(d *decoder) (heldKey, error) {
-	k := heldKey{key: d.bytes(s.params.maxKey)}
+	key, err := d.sized("key", "MaxKey", s.params.maxKey)
+	k := heldKey{key: key}
+	if err != nil {
+		return k, err
+	}
 	n := d.count(3)
-	k.versions = make([]version, 0, n)
+	if n > maxVersions {
+		return k, protocolErrorf("key %.40q with %d versions", k.key, n)
+	}
+	k.versions = make([]version, 0, min(n, 4))
 	for range n {
 		var v version
 		flags := d.byte()
@@ -196,7 +215,9 @@ func (s *session) readKey(d *decoder) (heldKey, error) {
 				}
 				v.value, s.spool = s.spool[0], s.spool[1:]
 			default:
-				v.value = d.bytes(s.params.maxValue)
+				if v.value, err = d.sized("value", "MaxValue", s.params.maxValue); err != nil {
+					return k, err
+				}
 			}
 		}
 		if d.err != nil {
@@ -220,10 +241,18 @@ func (s *session) checkKeys(keys []heldKey) (err error) {
 			}
 			for i := range k.versions {
 				v := &k.versions[i]
-				if v.stamp > latest && !v.known {
+				if v.known {
+					continue
+				}
+				if n := v.vv.seq(r.self); n > r.seq {
+					err = protocolErrorf("a write that has seen write %d of this server, which has made only %d", n, r.seq)
+				}
+				if v.stamp > latest {
 					err = fmt.Errorf("%w: a write by %s is %v ahead", ErrClockSkew, v.origin.Short(), v.stamp.time().Sub(r.now()))
 				}
-				if v.origin == r.self && v.seq > r.seq {
+			}
+			for i := range k.versions {
+				if v := &k.versions[i]; v.origin == r.self && v.seq > r.seq {
 					err = protocolErrorf("a write %d of this server, which has made only %d", v.seq, r.seq)
 				}
 			}

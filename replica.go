@@ -92,6 +92,7 @@ type member struct {
 	saved  time.Time // seen as last written to the store
 	known  knowledge // what it last told us of its knowledge
 	rev    uint64    // its revision then
+	book   uint32    // sum of the addresses it last told us
 	digest sum       // of what it held when last asked
 	agreed time.Time // when it last held what we did
 }

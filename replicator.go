@@ -30,6 +30,7 @@ type DB struct {
 	admission *admission
 	rates     rates
 	inflight  *inflight
+	large     chan struct{} // capacity 1: of the session that holds a large value
 	refusals  refusals
 	peers     *peers
 	pulls     pulls
@@ -185,7 +186,7 @@ func drawOrigin() (o Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight),
+		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
 		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
@@ -343,7 +344,7 @@ func (db *DB) Digest() Digest {
 	return s.digest()
 }
 
-// at, commit, addresses and learn make the server the host of its sessions.
+// at, commit and addresses are of a session's host, see caller.
 func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
@@ -354,16 +355,6 @@ func (db *DB) commit(stage func(t *txn) error) error {
 }
 
 func (db *DB) addresses() []string { return db.peers.addresses() }
-
-func (db *DB) learn(addrs []string) {
-	now := time.Now()
-	self := db.advertised()
-	for _, a := range addrs {
-		if a != self {
-			db.peers.add(a, fromPeer, now)
-		}
-	}
-}
 
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *txn) {

@@ -43,6 +43,7 @@ type Status struct {
 	BytesOut   int64          `json:"bytesOut"`
 	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
 	Peers      []PeerStatus   `json:"peers"`
+	Refusals   []Refusal      `json:"refusals"` // connections turned away lately, at most 33
 	Blockers   []PurgeBlocker `json:"blockers"` // members that hold back the forgetting of deletions
 	Work       []Progress     `json:"work"`     // long work under way
 }

@@ -213,7 +213,7 @@ func (t *txn) putOne(w *write, offset, count uint64) error {
 	v := version{dot: dot{t.r.self, t.seq}, deleted: w.deleted, value: w.value, offset: offset, count: count}
 	for i := range old {
 		v.vv = v.vv.join(old[i].vv).raise(old[i].dot)
-		v.clock = max(v.clock, old[i].clock+1)
+		v.clock = min(max(v.clock, old[i].clock+1), maxClock) // a hostile peer may have used it up
 	}
 	if len(v.vv) > pruneAbove {
 		t.prune(&v)
