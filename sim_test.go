@@ -101,6 +101,7 @@ type simConf struct {
 	crashes, cuts, purges, copies    bool
 	partitions, bigValues, emptyKey  bool
 	resolver                         int // -1: each opening draws its own
+	writes, mishaps                  int // per cent of steps
 }
 
 // simWorld is one schedule.
@@ -192,7 +193,7 @@ func (w *simWorld) configure() {
 		deletes: pick(r, 0, 0.2, 0.5), reissue: pick(r, 0, 0.1, 0.5, 1), syncs: pick(r, 0, 0.05, 0.5),
 		skews: r.IntN(4) == 0, joinWrites: coin(), readFaults: r.IntN(4) == 0, writeFaults: r.IntN(4) == 0,
 		crashes: r.IntN(4) > 0, cuts: r.IntN(4) > 0, purges: coin(), copies: r.IntN(3) == 0, partitions: coin(), bigValues: r.IntN(4) == 0, emptyKey: r.IntN(4) == 0,
-		resolver: r.IntN(len(w.resolve)+1) - 1,
+		resolver: r.IntN(len(w.resolve)+1) - 1, writes: pick(r, 20, 40, 70), mishaps: pick(r, 1, 3, 6),
 	}
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
