@@ -533,6 +533,9 @@ func (p *peer) status(members map[Origin]memberStatus, digest Digest, now time.T
 	if m, ok := members[p.origin]; ok {
 		s.Lag, s.Digest = m.lag, m.digest
 		s.Agrees = m.lag == 0 && m.digest == digest
+		if m.lag > 0 && !p.last.IsZero() {
+			s.Behind = now.Sub(p.last)
+		}
 	}
 	return s
 }

@@ -70,16 +70,22 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if db.queue.broken() != nil {
 		return nil
 	}
-	count, err := memComp(db.raw)
-	if err != nil {
-		return err
-	}
 	rose := false
+	var err error
 	db.at(func(r *replica) {
+		// Read with nothing being committed: what is acknowledged after an earlier
+		// count must not be taken for flushed along with what came before it.
+		var count uint64
+		if count, err = memComp(db.raw); err != nil {
+			return
+		}
 		rev := r.known.rev
 		r.flushed(count)
 		rose = r.known.rev != rev
 	})
+	if err != nil {
+		return err
+	}
 	if rose {
 		db.signal()
 	}

@@ -25,12 +25,9 @@ type peer struct {
 	came      time.Time     // end of the last good session that it dialed
 	next      time.Time     // not dialed before
 	seen      time.Time     // when its address was last heard of
-	behind    time.Time     // since when it has lagged
 	failed    int           // sessions in a row
 	claims    sum           // what it claimed at the end of the last good session
 	digest    sum
-	lag       int64
-	agrees    bool
 	pulled    int64
 	served    int64
 	in, out   int64

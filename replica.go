@@ -138,7 +138,7 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	r.self, r.seq = r.draw(), 0
 	r.assign(r.self)
 	r.own[r.self] = true
-	r.stageOrigin(b, r.self, row{origin: r.self})
+	r.stageOrigins(b, clean)
 	r.known.rev = max(r.known.rev, 1) // 0 means: never told
 	r.savedRev, r.opened, r.recorded = r.known.rev, true, len(r.aliases)
 	return b, nil
@@ -183,6 +183,23 @@ func (r *replica) stageOrigin(b *leveldb.Batch, o Origin, w row) {
 		rec = binary.AppendUvarint(rec, w.at[c])
 	}
 	b.Put(kindKey(kindOrigin, binary.BigEndian.AppendUint32(nil, r.alias[o])), rec)
+}
+
+// stageOrigins writes the new origin and, unless all was known to be on disk, those
+// that were read. A record may stem from a batch whose Sync failed: what was read
+// can still be lost, and what this opening writes builds on its aliases and proofs.
+func (r *replica) stageOrigins(b *leveldb.Batch, clean bool) {
+	os := r.aliases
+	if clean {
+		os = os[len(os)-1:]
+	}
+	for _, o := range os {
+		w := row{origin: o}
+		if i, ok := r.known.find(o); ok {
+			w = r.known.rows[i]
+		}
+		r.stageOrigin(b, o, w)
+	}
 }
 
 func (r *replica) readOrigins() error {

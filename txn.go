@@ -523,10 +523,11 @@ func (r *replica) apply(t *txn, synced bool) {
 	r.keys += t.keys
 	r.tombstones += t.tombstones
 	r.disputed += t.disputed
-	for key, k := range t.staged {
-		r.cache.put([]byte(key), k.index)
+	for i := range t.changes { // in order, so that the same writes leave the same cache
+		key := t.changes[i].key
+		r.cache.put(key, t.staged[string(key)].index)
 		for c := range r.collectors {
-			c.add([]byte(key))
+			c.add(key)
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)

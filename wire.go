@@ -66,13 +66,6 @@ func protocolErrorf(format string, args ...any) error {
 	return protocolError(fmt.Sprintf(format, args...))
 }
 
-// appendFrame puts a frame around a payload.
-func appendFrame(b []byte, t frameType, payload []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(1+len(payload)))
-	b = append(b, byte(t))
-	return append(b, payload...)
-}
-
 // readFrame reads one frame into buf, which grows with what arrives, never with
 // what is announced. The payload is valid until buf is used again.
 func readFrame(r io.Reader, buf []byte, limit int) (t frameType, payload, newBuf []byte, err error) {
