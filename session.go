@@ -252,7 +252,13 @@ func (s *session) theirsNow() (claims sum, digest sum) {
 
 // part ends a session that went well.
 func (s *session) part() {
-	s.host.at(func(r *replica) { r.heard(s.theirs.origin, s.theirs.name).met = true })
+	s.host.at(func(r *replica) {
+		m := r.members[s.theirs.origin]
+		if m == nil { // it took longer than a stranger is kept
+			m = r.heard(s.theirs.origin, s.theirs.name)
+		}
+		m.met = true
+	})
 	s.finish()
 }
 
