@@ -1,0 +1,138 @@
+package replicator
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+
+	"github.com/level-replicator/replicator/replicatortest"
+)
+
+// fleet is servers on an in-memory network that can be opened again with other
+// secrets, as an operator does it.
+type fleet struct {
+	t      *testing.T
+	net    *replicatortest.Network
+	stores []storage.Storage
+	dbs    []*DB
+	puts   int
+}
+
+func newFleet(t *testing.T, n int, secret []byte, old ...[]byte) *fleet {
+	f := &fleet{t: t, net: replicatortest.NewNetwork(1), dbs: make([]*DB, n)}
+	for i := range n {
+		f.stores = append(f.stores, storage.NewMemStorage())
+		f.open(i, secret, old...)
+	}
+	t.Cleanup(func() {
+		for _, db := range f.dbs {
+			db.Close()
+		}
+	})
+	return f
+}
+
+func (f *fleet) open(i int, secret []byte, old ...[]byte) {
+	f.t.Helper()
+	if f.dbs[i] != nil {
+		require.NoError(f.t, f.dbs[i].Close())
+	}
+	raw, err := leveldb.Open(f.stores[i], nil)
+	require.NoError(f.t, err)
+	host := f.net.Host(fmt.Sprint("s", i))
+	l, err := host.Listen("9000")
+	require.NoError(f.t, err)
+	o := &Options{Listener: l, Dial: host.Dial, Secret: secret, OldSecrets: old, Logger: slog.New(slog.DiscardHandler)}
+	for j := range f.dbs {
+		if j != i {
+			o.Peers = append(o.Peers, fmt.Sprintf("s%d:9000", j))
+		}
+	}
+	f.dbs[i], err = Replicate(raw, o)
+	require.NoError(f.t, err)
+}
+
+// works writes on server i and on each other and wants it there, by direct sessions:
+// each pair is alone with each other for a while.
+func (f *fleet) works(i int) {
+	f.t.Helper()
+	for j := range f.dbs {
+		if j != i {
+			f.net.Partition([]string{fmt.Sprint("s", i), fmt.Sprint("s", j)})
+			for _, pair := range [][2]int{{i, j}, {j, i}} {
+				f.puts++
+				key := fmt.Appendf(nil, "k%d", f.puts)
+				require.NoError(f.t, f.dbs[pair[0]].Put(key, key, nil))
+				time.Sleep(15 * time.Second) // longer than any backoff
+				v, err := f.dbs[pair[1]].Get(key, nil)
+				require.NoError(f.t, err, "from s%d to s%d", pair[0], pair[1])
+				require.Equal(f.t, key, v)
+			}
+			f.net.Heal()
+		}
+	}
+}
+
+func TestSecretIsRotatedOverThreeServersWithoutAPause(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while: every pair is left alone at every step")
+	}
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		f := newFleet(t, 3, secretA)
+		f.works(0)
+		for pass, to := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
+			for i := range f.dbs {
+				f.open(i, to[0], to[1:]...)
+				f.works(i)
+			}
+			t.Logf("pass %d is through", pass+1)
+		}
+		time.Sleep(15 * time.Second)
+		require.Len(t, shown(t, f.dbs[0]), f.puts)
+	})
+}
+
+func TestServerThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		f := newFleet(t, 3, secretB)
+		f.open(2, secretA)
+		require.NoError(t, f.dbs[0].Put([]byte("k"), []byte("v"), nil))
+		require.NoError(t, f.dbs[2].Put([]byte("old"), []byte("v"), nil))
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, f.dbs[0].Digest(), f.dbs[1].Digest())
+		require.Equal(t, map[string]string{"k": "v"}, shown(t, f.dbs[1]))
+		require.Equal(t, map[string]string{"old": "v"}, shown(t, f.dbs[2]))
+		for _, p := range f.dbs[2].Status().Peers {
+			require.Contains(t, p.Error, "another secret")
+		}
+		f.open(2, secretB)
+		time.Sleep(30 * time.Second)
+		require.Len(t, shown(t, f.dbs[2]), 2)
+		require.Len(t, shown(t, f.dbs[0]), 2, "what it wrote meanwhile is not lost")
+	})
+}
+
+func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
+	a := newAuthority(t)
+	seed := serve(t, Options{TLS: a.config(t)})
+	peers := []string{seed.Addr().String()}
+	dbs := []*DB{seed, serve(t, Options{TLS: a.config(t), Peers: peers}), serve(t, Options{TLS: a.config(t), Peers: peers})}
+	foreign := newAuthority(t).config(t)
+	foreign.RootCAs = a.pool // it would take us
+	stranger := serve(t, Options{TLS: foreign, Peers: peers})
+	require.NoError(t, stranger.Put([]byte("stranger"), []byte("v"), nil))
+	for i, db := range dbs {
+		require.NoError(t, db.Put(fmt.Append(nil, i), []byte("v"), nil))
+	}
+	require.Eventually(t, func() bool { return len(shown(t, dbs[1])) == 3 && len(shown(t, dbs[2])) == 3 }, 20*time.Second, 5*time.Millisecond)
+	agree(t, dbs...)
+	require.ErrorContains(t, stranger.Sync(t.Context()), "another authority")
+	require.NotContains(t, shown(t, seed), "stranger")
+	require.EqualValues(t, tls.VersionTLS13, seed.security.config.MinVersion)
+}
