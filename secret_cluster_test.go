@@ -1,0 +1,225 @@
+package replicator
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+)
+
+// trio are three servers over TCP that can be restarted with other options.
+type trio struct {
+	t     testing.TB
+	store [3]storage.Storage
+	addr  [3]string
+	db    [3]*DB
+	wrote int
+}
+
+func newTrio(t testing.TB) *trio {
+	c := &trio{t: t}
+	for i := range c.store {
+		c.store[i] = storage.NewMemStorage()
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		c.addr[i] = l.Addr().String()
+		require.NoError(t, l.Close())
+	}
+	t.Cleanup(func() {
+		for _, db := range c.db {
+			db.Close()
+		}
+	})
+	return c
+}
+
+// restart opens server i anew, with its data.
+func (c *trio) restart(i int, o Options) {
+	if c.db[i] != nil {
+		require.NoError(c.t, c.db[i].Close())
+	}
+	raw, err := leveldb.Open(c.store[i], nil)
+	require.NoError(c.t, err)
+	o.Name, o.Listen, o.Peers = fmt.Sprint("n", i), c.addr[i], []string{c.addr[(i+1)%3]}
+	o.MaxInterval, o.Logger = 500*time.Millisecond, slog.New(slog.DiscardHandler)
+	c.db[i], err = Replicate(raw, &o)
+	require.NoError(c.t, err)
+}
+
+// requireTogether writes at each server and waits until all have it.
+func (c *trio) requireTogether() {
+	c.t.Helper()
+	c.wrote++
+	for i, db := range c.db {
+		require.NoError(c.t, db.Put(fmt.Appendf(nil, "%d/%d", i, c.wrote), []byte("v"), nil))
+	}
+	require.Eventually(c.t, func() bool {
+		d := c.db[0].Digest()
+		return d == c.db[1].Digest() && d == c.db[2].Digest() && c.db[0].Status().Keys == int64(3*c.wrote)
+	}, 15*time.Second, time.Millisecond, "%+v", c.db[0].Status().Peers)
+}
+
+func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
+	c := newTrio(t)
+	passes := []Options{
+		{Secret: secretA},
+		{Secret: secretA, OldSecrets: [][]byte{secretB}},
+		{Secret: secretB, OldSecrets: [][]byte{secretA}},
+		{Secret: secretB},
+	}
+	for i := range c.db {
+		c.restart(i, passes[0])
+	}
+	c.requireTogether()
+	for _, o := range passes[1:] {
+		for i := range c.db {
+			c.restart(i, o)
+			c.requireTogether()
+		}
+	}
+	for _, db := range c.db {
+		for _, r := range db.Status().Refusals { // of a connection that a restart cut, perhaps
+			require.NotEqual(t, errOtherSecret.Error(), r.Reason)
+		}
+	}
+
+	// Who was left behind with the old one is told apart, on both sides.
+	stranger := serve(t, Options{Secret: secretA, Peers: []string{c.addr[0]}})
+	require.Error(t, stranger.Sync(t.Context()))
+	require.Contains(t, stranger.Status().Peers[0].Error, "secret")
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(c.db[0].Status().Refusals, func(r Refusal) bool { return strings.Contains(r.Reason, "another secret") })
+	}, time.Second, time.Millisecond, "%+v", c.db[0].Status().Refusals)
+	require.Empty(t, shown(t, stranger))
+}
+
+// recorder keeps what goes over the wire.
+type recorder struct {
+	net.Conn
+	mu   *sync.Mutex
+	seen *bytes.Buffer
+}
+
+func (r recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	r.seen.Write(p)
+	r.mu.Unlock()
+	return r.Conn.Write(p)
+}
+
+func (r recorder) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.mu.Lock()
+	r.seen.Write(p[:n])
+	r.mu.Unlock()
+	return n, err
+}
+
+func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
+	for _, secret := range [][]byte{nil, secretA} {
+		var mu sync.Mutex
+		var seen bytes.Buffer
+		a := serve(t, Options{Secret: secret, Cluster: "the-cluster"})
+		b := serve(t, Options{Secret: secret, Cluster: "the-cluster", Peers: []string{a.Addr().String()},
+			Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				return recorder{conn, &mu, &seen}, err
+			}})
+		require.NoError(t, b.Put([]byte("the-key"), []byte("the-value"), nil))
+		require.NoError(t, b.Sync(t.Context()))
+		require.Equal(t, map[string]string{"the-key": "the-value"}, shown(t, a))
+		mu.Lock()
+		for _, s := range []string{"the-cluster", "the-key", "the-value"} {
+			require.Equal(t, secret == nil, bytes.Contains(seen.Bytes(), []byte(s)), s)
+		}
+		mu.Unlock()
+	}
+}
+
+func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
+	ours, theirs := newAuthority(t), newAuthority(t)
+	config := func(a *authority, host string) *tls.Config {
+		return &tls.Config{Certificates: a.issue(t, host), ClientCAs: a.pool, RootCAs: a.pool}
+	}
+	a := serve(t, Options{TLS: config(ours, "a")})
+	b := serve(t, Options{TLS: config(ours, "b"), Peers: []string{a.Addr().String()}})
+	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
+	require.NoError(t, b.Sync(t.Context()))
+	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
+
+	x := serve(t, Options{TLS: config(theirs, "x"), Peers: []string{a.Addr().String()}})
+	err := x.Sync(t.Context())
+	var step *PeerError
+	require.ErrorAs(t, err, &step)
+	require.Equal(t, a.Addr().String(), step.Peer)
+	require.Equal(t, "handshake", step.Op)
+	require.ErrorContains(t, err, "the peer's certificate is not trusted here")
+	require.Empty(t, shown(t, x))
+}
+
+func TestNoServerListensForStrangersUnlessToldTo(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
+		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+		require.NoError(t, err)
+		_, err = Replicate(raw, &Options{Listen: addr})
+		require.ErrorContains(t, err, "nothing keeps strangers out: set Options.Secret")
+		_, err = raw.Get([]byte("k"), nil)
+		require.ErrorIs(t, err, leveldb.ErrNotFound, "the handle is still the caller's")
+		require.NoError(t, raw.Close())
+		serve(t, Options{Listen: addr, Secret: GenerateSecret()})
+		serve(t, Options{Listen: addr, Insecure: true})
+	}
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestCertificateThatEndsSoonIsReportedAtTheOpening(t *testing.T) {
+	a := newAuthority(t)
+	for left, want := range map[time.Duration]string{
+		20 * 24 * time.Hour: "expires soon", -time.Hour: "has expired", 90 * 24 * time.Hour: "",
+	} {
+		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+		require.NoError(t, err)
+		var log lines
+		db, err := Replicate(raw, &Options{
+			Listen: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			TLS: &tls.Config{Certificates: a.issue(t, "a"), ClientCAs: a.pool, RootCAs: a.pool},
+			Now: func() time.Time { return time.Now().Add(100*24*time.Hour - left) }, // certificates hold 100 days
+		})
+		require.NoError(t, err)
+		if want != "" {
+			require.Eventually(t, func() bool { return bytes.Contains([]byte(log.String()), []byte(want)) }, 5*time.Second, time.Millisecond, log.String())
+		}
+		require.NoError(t, db.Close())
+		if want == "" {
+			require.NotContains(t, log.String(), "certificate")
+		}
+	}
+}
