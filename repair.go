@@ -344,7 +344,10 @@ func (s *session) compare(state *view, g dotRange, theirs map[dot]bool) error {
 // concludes the pull.
 func (s *session) fetchNext() error {
 	p := s.pulling.repair
-	if len(p.keys)+len(p.dots)+len(p.garbage) == 0 {
+	if err := s.dropGarbage(); err != nil {
+		return err
+	}
+	if len(p.keys)+len(p.dots) == 0 {
 		s.pulling.repair = nil
 		return s.conclude()
 	}
@@ -381,13 +384,6 @@ func (s *session) repairKeys(keys []heldKey) error {
 	err := s.host.commit(func(t *txn) error {
 		back = 0
 		t.learnProof(&s.peer)
-		for _, g := range p.garbage {
-			if st, _, err := t.lookup(g.key); err != nil {
-				return err
-			} else if a, ok := t.r.alias[g.origin]; ok && !st.has(g.dot) {
-				t.batch.Delete(appendLogKey(nil, a, g.seq))
-			}
-		}
 		for _, k := range keys {
 			var n int
 			var err error
@@ -403,9 +399,28 @@ func (s *session) repairKeys(keys []heldKey) error {
 		}
 		return nil
 	})
-	p.garbage = nil
 	s.stats.repaired += back
 	return err
+}
+
+// dropGarbage deletes log entries that a crash left behind and the probes met.
+func (s *session) dropGarbage() error {
+	p := s.pulling.repair
+	if len(p.garbage) == 0 {
+		return nil
+	}
+	garbage := p.garbage
+	p.garbage = nil
+	return s.host.commit(func(t *txn) error {
+		for _, g := range garbage {
+			if st, _, err := t.lookup(g.key); err != nil {
+				return err
+			} else if a, ok := t.r.alias[g.origin]; ok && !st.has(g.dot) {
+				t.batch.Delete(appendLogKey(nil, a, g.seq))
+			}
+		}
+		return nil
+	})
 }
 
 // repair takes in what the peer holds of a key, and then drops what the peer has

@@ -46,9 +46,12 @@ type replica struct {
 	aliases aliases
 	alias   map[Origin]uint32 // replaced when it grows, so that it may be read while the replica goes on
 	opened  bool
-	own     map[Origin]bool // openings of this database
-	cache   cache
-	members map[Origin]*member
+	// recorded are the aliases that are in the store. Those beyond were assigned by
+	// a transaction that failed, and the next one must write them.
+	recorded int
+	own      map[Origin]bool // openings of this database
+	cache    cache
+	members  map[Origin]*member
 
 	// loose are the greatest dots held that are above the claim: of a pull that
 	// is not whole, and orphans of earlier openings.
@@ -128,11 +131,8 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	r.assign(r.self)
 	r.own[r.self] = true
 	r.stageOrigin(b, r.self, row{origin: r.self})
-	if err := r.resolveAgain(b); err != nil {
-		return nil, err
-	}
 	r.known.rev = max(r.known.rev, 1) // 0 means: never told
-	r.savedRev, r.opened = r.known.rev, true
+	r.savedRev, r.opened, r.recorded = r.known.rev, true, len(r.aliases)
 	return b, nil
 }
 
@@ -310,32 +310,6 @@ func (r *replica) findLoose() error {
 		}
 	}
 	return nil
-}
-
-// resolveAgain stages what the keys in conflict show now: the resolver may be
-// another one than when they were written.
-func (r *replica) resolveAgain(b *leveldb.Batch) error {
-	it := r.store.NewIterator(kindRange(kindConflict), nil)
-	defer it.Release()
-	for it.Next() {
-		key := append([]byte(nil), it.Key()[3:]...)
-		s, err := readIndex(r.store, key, r)
-		if err != nil {
-			return err
-		}
-		vs, err := readVersions(r.store, key, s, r)
-		if err != nil {
-			return err
-		}
-		if len(vs) < 2 || !disputed(vs) { // left behind by a crash
-			b.Delete(kindKey(kindConflict, key))
-			r.disputed--
-			continue
-		}
-		shown, _ := resolveAll(r.resolve, key, vs)
-		stageShown(b, key, shown)
-	}
-	return it.Error()
 }
 
 func stageShown(b *leveldb.Batch, key []byte, shown Version) {

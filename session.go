@@ -266,6 +266,8 @@ func (s *session) gotHello(payload []byte) error {
 	s.theirs = h
 	if !s.dialed {
 		s.sendHello(h.origin)
+	} else if s.mine.base != h.origin {
+		s.peer = knowledge{} // another server, or the same opened anew: it may know less than it did
 	}
 	switch {
 	case h.cluster != s.params.cluster:

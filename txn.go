@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -59,7 +60,7 @@ func (r *replica) begin() *txn {
 	if t.batch == nil {
 		t.batch, t.staged = new(leveldb.Batch), map[string]*stagedKey{}
 	}
-	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, len(r.aliases)
+	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
 	t.batch.Reset()
 	clear(t.staged)
 	t.changes = nil
@@ -70,7 +71,9 @@ func (r *replica) begin() *txn {
 }
 
 // empty tells whether there is nothing to commit.
-func (t *txn) empty() bool { return t.batch.Len() == 0 && len(t.known.rows) == 0 }
+func (t *txn) empty() bool {
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0
+}
 
 // at is one column of what will be known once this is committed.
 func (t *txn) at(c column, o Origin) uint64 {
@@ -139,10 +142,9 @@ func (t *txn) put(writes []write) error {
 				continue
 			}
 			if w.deleted {
-				if s, _, err := t.lookup(w.key); err != nil {
+				if absent, err := t.absent(w.key); err != nil {
 					return err
-				} else if len(s) == 0 || len(s) == 1 && s[0].deleted {
-					t.batch.Delete(w.key) // nothing of ours; perhaps it was written past us
+				} else if absent {
 					continue
 				}
 			}
@@ -155,6 +157,25 @@ func (t *txn) put(writes []write) error {
 		}
 	}
 	return nil
+}
+
+// absent tells whether there is nothing to delete: no version but a tombstone, nor
+// a value that was written past us. A bare deletion of the raw key will not do: a
+// power failure could keep it and lose the batch before it, and a version would be
+// left without its value.
+func (t *txn) absent(key []byte) (bool, error) {
+	s, k, err := t.lookup(key)
+	if err != nil || len(s) > 1 || len(s) == 1 && !s[0].deleted {
+		return false, err
+	}
+	if k != nil {
+		return true, nil
+	}
+	_, err = t.r.store.Get(key, nil)
+	if err == leveldb.ErrNotFound {
+		return true, nil
+	}
+	return false, err
 }
 
 func (t *txn) raw(w write) {
@@ -407,6 +428,54 @@ func (t *txn) recount(old, now state) {
 	}
 }
 
+// resolveAgain stages what keys in conflict show now, if that is something else:
+// the resolver may be another one than when they were written. It goes through the
+// conflicts from a key on, stages at most limit keys, and tells where to go on, or
+// nil at the end. What a key shows is staged with all its state, as ever.
+func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
+	rg := kindRange(kindConflict)
+	if from != nil {
+		rg.Start = kindKey(kindConflict, from)
+	}
+	it := t.r.store.NewIterator(rg, nil)
+	defer it.Release()
+	for n := 0; it.Next(); n++ {
+		key := slices.Clone(it.Key()[3:])
+		if n >= limit*16 || len(t.staged) >= limit {
+			return key, it.Error()
+		}
+		if err := t.resolveKey(key); err != nil {
+			return nil, err
+		}
+	}
+	return nil, it.Error()
+}
+
+func (t *txn) resolveKey(key []byte) error {
+	s, k, err := t.lookup(key)
+	if err != nil || k != nil { // just written: resolved
+		return err
+	}
+	vs, err := t.full(key, s, k)
+	if err != nil {
+		return err
+	}
+	if len(vs) < 2 || !disputed(vs) { // left behind by a crash
+		t.batch.Delete(kindKey(kindConflict, key))
+		t.disputed--
+		return nil
+	}
+	shown, _ := resolveAll(t.r.resolve, key, vs)
+	raw, err := t.r.store.Get(key, nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return err
+	}
+	if shown.Deleted == (err == leveldb.ErrNotFound) && bytes.Equal(raw, shown.Value) {
+		return nil
+	}
+	return t.replace(key, s, nil, vs, false)
+}
+
 // finish stages what the transaction learnt of origins and gives the batch.
 func (t *txn) finish() *leveldb.Batch {
 	for i := range t.known.rows {
@@ -440,7 +509,7 @@ func (t *txn) merged(w row) row {
 
 // apply takes in a transaction whose batch was committed.
 func (r *replica) apply(t *txn, synced bool) {
-	r.seq = t.seq
+	r.seq, r.recorded = t.seq, len(r.aliases)
 	r.known.take(t.known.rows)
 	r.digest = r.digest.add(t.digest)
 	r.keys += t.keys

@@ -1,0 +1,305 @@
+package replicator
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// simRecords is what a disk holds, sorted by what the records are.
+type simRecords struct {
+	raw       map[string][]byte
+	index     map[string]state
+	entries   map[string][]entry // by user key
+	logKeys   map[dot]string
+	tombs     map[string]bool
+	conflicts map[string]bool
+}
+
+func (n *simNode) records() (*simRecords, error) {
+	rs := &simRecords{map[string][]byte{}, map[string]state{}, map[string][]entry{}, map[dot]string{}, map[string]bool{}, map[string]bool{}}
+	for _, p := range n.disk.now {
+		if !reserved([]byte(p.key)) {
+			rs.raw[p.key] = p.value
+			continue
+		}
+		rest := p.key[3:]
+		switch p.key[2] {
+		case kindIndex:
+			s, err := decodeIndex(p.value, n.r)
+			if err != nil {
+				return nil, err
+			}
+			rs.index[rest] = s
+		case kindLog:
+			e, err := decodeEntry([]byte(p.key), p.value, n.r)
+			if err != nil {
+				return nil, err
+			}
+			rs.entries[string(e.key)] = append(rs.entries[string(e.key)], e)
+			rs.logKeys[e.dot] = p.key
+		case kindTombstone:
+			rs.tombs[rest] = true
+		case kindConflict:
+			rs.conflicts[rest] = true
+		}
+	}
+	return rs, nil
+}
+
+// check reads all that a running node has on its disk and in memory, and compares
+// it with what the ghost says it should hold.
+func (n *simNode) check() error {
+	n.w.stats.checks++
+	rs, err := n.records()
+	if err != nil {
+		return fmt.Errorf("n%d: %w", n.id, err)
+	}
+	for key, h := range n.holds {
+		if len(h.live) != len(rs.index[key]) {
+			return fmt.Errorf("n%d: index of key %s names %d versions, not %v", n.id, key, len(rs.index[key]), h)
+		}
+	}
+	var digest sum
+	var keys, tombstones, disputed int64
+	for key, s := range rs.index {
+		if err := n.checkKey(rs, key, s); err != nil {
+			return fmt.Errorf("n%d: key %s: %w", n.id, key, err)
+		}
+		if !s.counted() {
+			tombstones++
+			continue
+		}
+		keys++
+		for i := range s {
+			digest = digest.add(s[i].hash())
+		}
+	}
+	for key := range rs.conflicts {
+		if disputed++; len(rs.index[key]) < 2 {
+			return fmt.Errorf("n%d: key %s is marked as in conflict", n.id, key)
+		}
+	}
+	for key := range rs.raw {
+		if rs.index[key] == nil {
+			return fmt.Errorf("n%d: key %s has a value and no index", n.id, key)
+		}
+	}
+	if err := n.checkLitter(rs); err != nil {
+		return err
+	}
+	r := n.r
+	if digest != r.digest || keys != r.keys || tombstones != r.tombstones || disputed != r.disputed {
+		return fmt.Errorf("n%d: figures %d keys, %d tombstones, %d disputed, digest %x; a recount gives %d, %d, %d, %x",
+			n.id, r.keys, r.tombstones, r.disputed, r.digest, keys, tombstones, disputed, digest)
+	}
+	return n.checkKnowledge()
+}
+
+func (n *simNode) checkKey(rs *simRecords, key string, s state) error {
+	h := n.holds[key]
+	var vs []version
+	for i := range s {
+		v := &s[i]
+		w := n.w.ghost.writes[v.dot]
+		if h == nil || w == nil || !slices.Contains(h.live, w) {
+			return fmt.Errorf("index names %v, the ghost knows %v", v.dot, h)
+		}
+		if err := w.same(key, v, false); err != nil {
+			return err
+		}
+		j := slices.IndexFunc(rs.entries[key], func(e entry) bool { return e.dot == v.dot })
+		if j < 0 {
+			return fmt.Errorf("index names %v, the log lacks it", v.dot)
+		}
+		e := rs.entries[key][j]
+		if e.inline != (len(s) > 1) || e.counted != s.counted() {
+			return fmt.Errorf("log entry %v: inline %v, counted %v, of %d versions", v.dot, e.inline, e.counted, len(s))
+		}
+		if !e.inline && !e.deleted {
+			e.value = rs.raw[key]
+			if checksum(e.value) != e.check {
+				return fmt.Errorf("log entry %v: the value at the raw key is another", v.dot)
+			}
+		}
+		if err := w.same(key, &e.version, true); err != nil {
+			return err
+		}
+		if !n.r.known.covers(v.dot) && !n.r.loose.has(v.dot) {
+			return fmt.Errorf("%v is above the claim and not loose: it would never be served", v.dot)
+		}
+		vs = append(vs, w.version)
+	}
+	if s.buried() && !rs.tombs[key] {
+		return fmt.Errorf("a tombstone without its mark")
+	}
+	differ := false
+	for i := range vs {
+		differ = differ || vs[i].deleted != vs[0].deleted || !bytes.Equal(vs[i].value, vs[0].value)
+	}
+	if differ != rs.conflicts[key] {
+		return fmt.Errorf("in conflict %v, marked %v", differ, rs.conflicts[key])
+	}
+	raw, there := rs.raw[key]
+	return n.resolves.check(key, vs, raw, there)
+}
+
+// checkLitter allows log entries that no index names only if a crash left them.
+func (n *simNode) checkLitter(rs *simRecords) error {
+	first := n.litter == nil
+	if first {
+		n.litter = map[string]bool{}
+	}
+	for key, es := range rs.entries {
+		for _, e := range es {
+			if rs.index[key].has(e.dot) {
+				continue
+			}
+			lk := rs.logKeys[e.dot]
+			if first && n.crashed {
+				n.litter[lk] = true
+			}
+			if !n.litter[lk] {
+				return fmt.Errorf("n%d: log entry %v of key %s is not named by the index %v", n.id, e.dot, key, rs.index[key])
+			}
+		}
+	}
+	return nil
+}
+
+func (n *simNode) checkKnowledge() error {
+	var claims sum
+	for i, w := range n.r.known.rows {
+		if i > 0 && n.r.known.rows[i-1].origin.compare(w.origin) >= 0 {
+			return fmt.Errorf("n%d: knowledge is out of order", n.id)
+		}
+		for c := range columns {
+			if w.at[c] > w.at[claimed] {
+				return fmt.Errorf("n%d: column %d of origin %s is %d, above the claim of %d", n.id, c, w.origin.Short(), w.at[c], w.at[claimed])
+			}
+		}
+		if w.at[claimed] > 0 {
+			claims = claims.add(dot{w.origin, w.at[claimed]}.hash())
+		}
+		a, ok := n.r.alias[w.origin]
+		if !ok {
+			return fmt.Errorf("n%d: origin %s has no alias", n.id, w.origin.Short())
+		}
+		rec := binary.BigEndian.AppendUint32([]byte{0xff, 0xff, kindOrigin}, a)
+		if _, ok := n.disk.now.search(string(rec)); !ok {
+			return fmt.Errorf("n%d: origin %s is not recorded", n.id, w.origin.Short())
+		}
+	}
+	if claims != n.r.known.claims {
+		return fmt.Errorf("n%d: the digest of the claims is not theirs", n.id)
+	}
+	return nil
+}
+
+// outcome is the independent model: which versions of a key must be live once all
+// have heard of everything. Of the writes that count, those that no other had
+// seen; a purge may have taken what it may take.
+type outcome struct {
+	must, may []*ghostWrite
+}
+
+func (w *simWorld) outcomes() map[string]outcome {
+	os := map[string]outcome{}
+	for name, k := range w.ghost.keys {
+		var o outcome
+		for _, v := range k.maximal(w.counts) {
+			if k.forgotten.has(v.nth) {
+				o.may = append(o.may, v)
+			} else {
+				o.must = append(o.must, v)
+			}
+		}
+		os[name] = o
+	}
+	return os
+}
+
+// counts tells whether a write is still anywhere: somebody claims it or holds it.
+// One that a power failure took from all who had it never was.
+func (w *simWorld) counts(v *ghostWrite) bool {
+	for _, n := range w.nodes {
+		if n.r == nil {
+			continue
+		}
+		if n.r.known.covers(v.dot) {
+			return true
+		}
+		if h := n.holds[v.key.name]; h != nil && slices.Contains(h.live, v) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkOutcome compares what the nodes hold in the end with the model's verdict,
+// and with each other. A write that counted before the nodes met must count still.
+func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
+	for v := range before {
+		if !w.counts(v) && !w.seenSomewhere(v) {
+			return fmt.Errorf("write %v of key %s is lost", v.dot, v.key.name)
+		}
+	}
+	byAge := w.conf.tombstoneTTL >= 0
+	first := w.up()[0]
+	for name, o := range w.outcomes() {
+		for _, n := range w.up() {
+			var live []*ghostWrite
+			if h := n.holds[name]; h != nil {
+				live = h.live
+			}
+			for _, v := range o.must {
+				if !slices.Contains(live, v) {
+					return fmt.Errorf("n%d lacks %v of key %s, which nothing superseded; it holds %v", n.id, v.dot, name, n.holds[name])
+				}
+			}
+			for _, v := range live {
+				if !byAge && !slices.Contains(o.must, v) && !slices.Contains(o.may, v) {
+					return fmt.Errorf("n%d holds %v of key %s, which was superseded: %v", n.id, v.dot, name, n.holds[name])
+				}
+			}
+			if err := w.sameAs(first, n, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *simWorld) seenSomewhere(v *ghostWrite) bool {
+	for _, n := range w.up() {
+		if h := n.holds[v.key.name]; h != nil && h.seen.has(v.nth) {
+			return true
+		}
+	}
+	return v.key.forgotten.has(v.nth)
+}
+
+// sameAs compares what two nodes hold and show of a key.
+func (w *simWorld) sameAs(a, b *simNode, name string) error {
+	values := func(n *simNode) []*ghostWrite {
+		h := n.holds[name]
+		if h == nil || !slices.ContainsFunc(h.live, func(v *ghostWrite) bool { return !v.deleted }) {
+			return nil
+		}
+		return h.live
+	}
+	va, vb := values(a), values(b)
+	if len(va) != len(vb) || slices.ContainsFunc(va, func(v *ghostWrite) bool { return !slices.Contains(vb, v) }) {
+		return fmt.Errorf("n%d and n%d differ on key %s: %v and %v", a.id, b.id, name, a.holds[name], b.holds[name])
+	}
+	if a.resolves.name != b.resolves.name || !a.resolves.deterministic {
+		return nil
+	}
+	i, inA := a.disk.now.search(name)
+	j, inB := b.disk.now.search(name)
+	if inA != inB || inA && !bytes.Equal(a.disk.now[i].value, b.disk.now[j].value) {
+		return fmt.Errorf("n%d and n%d show different values of key %s", a.id, b.id, name)
+	}
+	return nil
+}

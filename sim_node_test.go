@@ -1,0 +1,412 @@
+package replicator
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// simNode is one server: the real replica on a simulated disk.
+type simNode struct {
+	w      *simWorld
+	id     int
+	r      *replica // nil while down
+	disk   simDisk
+	skew   time.Duration // of its wall clock
+	paused bool
+	retired, failed, crashed,
+	syncWrites, syncPulls bool
+	holds    map[string]*held  // what the ghost says it holds
+	met      map[int]Origin    // who was last met at the address of a node
+	backups  []simImage        // of its disk
+	poison   []simPair         // a batch of which the disk said that it failed, and kept it
+	alone    bool              // the next transaction is not joined by others
+	purging  bool              // … and it is a purge
+	litter   map[string]bool   // log keys that a crash left behind
+	resolver func() simResolve // for the next opening
+	resolves simResolve
+}
+
+var (
+	errSimWrite  = errors.New("simulated: the disk failed to write")
+	errSimFailed = errors.New("simulated: the disk failed to write before")
+)
+
+func (n *simNode) now() time.Time { return n.w.now.Add(n.skew) }
+
+// open starts the node on what its disk holds.
+func (n *simNode) open() error {
+	c := &n.w.conf
+	resolves := n.resolver()
+	r := &replica{
+		store: &simStore{&n.disk, n.w.readFault()}, draw: n.w.draw, now: n.now, resolve: resolves.f,
+		maxKey: 64, maxValue: 1 << 16, maxSkew: c.maxSkew, tombstoneTTL: c.tombstoneTTL, peerTTL: c.peerTTL,
+		cache: cache{limit: c.cache},
+	}
+	b, err := r.open("")
+	if err != nil {
+		n.w.logf("n%d does not open: %v", n.id, err)
+		return err
+	}
+	n.disk.write(simPairs(b), true)
+	n.r, n.failed, n.resolves = r, false, resolves
+	n.w.stats.openings++
+	n.w.logf("n%d opens as %s", n.id, r.self.Short())
+	if err := n.findOut(); err != nil {
+		return err
+	}
+	n.alone = true
+	defer func() { n.alone = false }()
+	for from, limit := []byte(nil), 1+n.w.rand.IntN(4); ; {
+		err := n.commitWith(func(t *txn) (err error) {
+			from, err = t.resolveAgain(from, limit)
+			return err
+		}, false)
+		if err != nil {
+			n.w.ignore(err)
+			n.kill()
+			return err
+		}
+		if from == nil {
+			return n.check()
+		}
+	}
+}
+
+// findOut makes the ghost look at what a disk holds after an opening, and checks
+// that all that is claimed is there.
+func (n *simNode) findOut() error {
+	n.holds = map[string]*held{}
+	g := n.w.ghost
+	for _, p := range n.disk.now {
+		if !strings.HasPrefix(p.key, "\xff\xffi") {
+			continue
+		}
+		s, err := decodeIndex(p.value, n.r)
+		if err != nil {
+			return err
+		}
+		key := p.key[3:]
+		var live []*ghostWrite
+		for i := range s {
+			w := g.writes[s[i].dot]
+			if w == nil {
+				return fmt.Errorf("n%d opened with version %v of key %s, which nobody wrote", n.id, s[i].dot, key)
+			}
+			live = append(live, w)
+		}
+		n.holds[key] = g.key(key).hold(live)
+	}
+	for _, k := range g.keys {
+		for _, w := range k.writes {
+			if n.r.known.covers(w.dot) {
+				if err := n.covered(w); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	n.litter = nil // the full check finds it
+	return nil
+}
+
+// covered checks that a claimed write is held here, seen by something held, or
+// rightly forgotten.
+func (n *simNode) covered(w *ghostWrite) error {
+	if h := n.holds[w.key.name]; h != nil && h.seen.has(w.nth) || w.key.forgotten.has(w.nth) {
+		return nil
+	}
+	return fmt.Errorf("n%d claims %v of key %s but holds nothing that saw it", n.id, w.dot, w.key.name)
+}
+
+func (n *simNode) at(f func(r *replica)) { f(n.r) }
+
+// commit is the queue of a real server: it may put writes of callers into the same
+// batch.
+func (n *simNode) commit(stage func(t *txn) error) error { return n.commitWith(stage, n.syncPulls) }
+
+func (n *simNode) commitWith(stage func(t *txn) error, sync bool) error {
+	if n.failed {
+		return errSimFailed
+	}
+	t := n.r.begin()
+	if n.w.conf.joinWrites && !n.alone && n.w.chance(0.05) {
+		inner := stage
+		before := n.w.chance(0.5)
+		ws := n.w.someWrites(n)
+		stage = func(t *txn) error {
+			if before {
+				if err := t.put(ws); err != nil {
+					return err
+				}
+			}
+			if err := inner(t); err != nil || before {
+				return err
+			}
+			return t.put(ws)
+		}
+	}
+	if err := stage(t); err != nil {
+		return err
+	}
+	if t.empty() {
+		return nil
+	}
+	b := t.finish()
+	t.sync = t.sync || sync
+	next, err := n.record(t)
+	if err != nil {
+		n.w.fail(err)
+		return err
+	}
+	if n.w.conf.writeFaults && n.w.chance(0.001) {
+		n.failed = true
+		n.w.logf("n%d: its disk fails to write", n.id)
+		if n.poison = nil; n.w.chance(0.5) {
+			n.poison = simPairs(b)
+		}
+		return errSimWrite
+	}
+	if b.Len() > 0 {
+		n.disk.write(simPairs(b), t.sync)
+	}
+	claims := slices.Clone(t.known.rows)
+	for i := range claims { // from where they rose
+		claims[i].at[durable] = n.r.known.at(claimed, claims[i].origin)
+	}
+	n.r.apply(t, t.sync)
+	maps.Copy(n.holds, next)
+	n.w.stats.commits++
+	if err := n.claimsHold(claims); err != nil {
+		n.w.fail(err)
+		return err
+	}
+	return nil
+}
+
+// record has the ghost look at a transaction before it is committed: what is new
+// is a write, and what is gone must be superseded or purged.
+func (n *simNode) record(t *txn) (map[string]*held, error) {
+	next := map[string]*held{}
+	for _, c := range t.changes {
+		key := string(c.key)
+		k := n.w.ghost.key(key)
+		prev := next[key]
+		if prev == nil {
+			prev = n.holds[key]
+		}
+		if prev == nil {
+			prev = &held{key: k}
+		}
+		var live []*ghostWrite
+		for i := range c.versions {
+			v := &c.versions[i]
+			w := n.w.ghost.writes[v.dot]
+			var err error
+			if w == nil {
+				w, err = n.newWrite(t, k, prev, c.versions, v)
+			} else {
+				err = w.same(key, v, true)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("n%d: %w", n.id, err)
+			}
+			live = append(live, w)
+		}
+		h := k.hold(live)
+		if n.purging {
+			if err := n.mayForget(prev, h); err != nil {
+				return nil, err
+			}
+			for _, w := range prev.live {
+				if !slices.Contains(h.live, w) {
+					k.forgotten = k.forgotten.or(w.past).set(w.nth)
+				}
+			}
+		}
+		if i := prev.seen.without(h.seen, k.forgotten); i >= 0 {
+			return nil, fmt.Errorf("n%d drops %v of key %s, superseded by nothing it holds: %v after %v", n.id, k.writes[i].dot, key, h, prev)
+		}
+		next[key] = h
+		if n.w.verbose {
+			n.w.logf("   n%d %s: %v -> %v", n.id, key, prev, h)
+		}
+	}
+	return next, nil
+}
+
+func (h *held) String() string {
+	var b strings.Builder
+	for _, w := range h.live {
+		kind := "="
+		if w.deleted {
+			kind = "†"
+		}
+		fmt.Fprintf(&b, "%v%s%.8q%v ", w.dot, kind, w.value, w.vv)
+	}
+	return "[" + strings.TrimSpace(b.String()) + "]"
+}
+
+// newWrite records a write that the transaction makes: of a caller, or an orphan
+// under a new name.
+func (n *simNode) newWrite(t *txn, k *ghostKey, prev *held, now []version, v *version) (*ghostWrite, error) {
+	switch {
+	case v.origin == n.r.self:
+		return n.w.ghost.wrote(*v, k, prev.seen, t.covers)
+	case !n.r.own[v.origin]:
+		return nil, fmt.Errorf("version %v of key %s, which nobody wrote", v.dot, k.name)
+	}
+	for _, w := range prev.live {
+		if w.stamp == v.stamp && w.clock == v.clock && v.saw(w.dot) && !state(now).has(w.dot) {
+			n.w.stats.reissued++
+			return n.w.ghost.wrote(*v, k, slices.Clone(w.past).set(w.nth), func(dot) bool { return false })
+		}
+	}
+	return nil, fmt.Errorf("version %v of key %s was issued again, but what was it?", v.dot, k.name)
+}
+
+// mayForget checks a purge against all other servers: of those that count as
+// members, none may hold a version that is news here and had not seen what goes.
+func (n *simNode) mayForget(prev, now *held) error {
+	if n.w.conf.tombstoneTTL >= 0 {
+		return nil // by age anything goes
+	}
+	for _, q := range n.w.nodes {
+		if q == n || q.r == nil {
+			continue
+		}
+		m := n.r.members[q.r.self]
+		if m == nil || n.now().Sub(m.seen) > n.r.peerTTL {
+			continue
+		}
+		h := q.holds[prev.key.name]
+		if h == nil {
+			continue
+		}
+		for _, w := range h.live {
+			for _, gone := range prev.live {
+				if !slices.Contains(now.live, gone) && !w.past.has(gone.nth) && !prev.seen.has(w.nth) && !w.key.forgotten.has(w.nth) {
+					return fmt.Errorf("n%d purges %v of key %s too early: n%d, a member, holds %v", n.id, gone.dot, prev.key.name, q.id, w.dot)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// claimsHold checks the claims that rose: rows have the old claim as durable.
+func (n *simNode) claimsHold(rows []row) error {
+	for _, row := range rows {
+		for seq := row.at[durable] + 1; seq <= row.at[claimed]; seq++ {
+			w := n.w.ghost.writes[dot{row.origin, seq}]
+			if w == nil {
+				return fmt.Errorf("n%d claims %v, which nobody wrote", n.id, dot{row.origin, seq})
+			}
+			if err := n.covered(w); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (n *simNode) addresses() []string { return []string{fmt.Sprintf("n%d:9000", n.id)} }
+func (n *simNode) learn([]string)      {}
+
+// down ends the process without a clean close.
+func (n *simNode) down() {
+	if n.r != nil && n.poison != nil {
+		n.disk.write(n.poison, false)
+	}
+	n.poison = nil
+	n.r, n.crashed = nil, true
+	n.w.hangUp(n)
+}
+
+// kill ends the process; the operating system goes on and loses nothing.
+func (n *simNode) kill() {
+	n.w.logf("n%d is killed", n.id)
+	n.down()
+	n.w.stats.kills++
+}
+
+// losePower ends the process and takes what was not on disk.
+func (n *simNode) losePower() {
+	survive := []float64{0, 0.3, 0.7, 0.95}[n.w.rand.IntN(4)]
+	before := len(n.disk.journal)
+	n.down()
+	n.disk = newSimDisk(n.disk.afterPowerFailure(n.w.rand, survive))
+	n.w.logf("n%d loses power with %d batches in doubt", n.id, before)
+	n.w.stats.powerFailures++
+}
+
+// close ends the process cleanly, unless its disk fails.
+func (n *simNode) close() error {
+	if n.failed {
+		n.kill()
+		return nil
+	}
+	n.w.hangUp(n)
+	n.disk.flushAll()
+	n.disk.flush()
+	n.alone = true
+	err := n.commitWith(func(t *txn) error {
+		n.r.stageClean(t.batch)
+		return nil
+	}, true)
+	n.alone = false
+	if err != nil {
+		n.kill()
+		return nil
+	}
+	n.w.logf("n%d closes", n.id)
+	n.r = nil
+	n.w.stats.closes++
+	return nil
+}
+
+// flushMemtable is goleveldb writing out its memtable; the server hears of it soon.
+func (n *simNode) flushMemtable() {
+	n.disk.flush()
+	n.r.flushed(n.disk.flushes)
+}
+
+// upkeep is what a server does now and then.
+func (n *simNode) upkeep() error {
+	return n.commitWith(func(t *txn) error {
+		t.stageCheckpoints()
+		t.stageMembers()
+		return nil
+	}, n.w.chance(0.2))
+}
+
+func (n *simNode) purge() error {
+	n.purging, n.alone = true, true
+	defer func() { n.purging, n.alone = false, false }()
+	limit := 1 + n.w.rand.IntN(4)
+	for from := []byte(nil); ; {
+		err := n.commitWith(func(t *txn) (err error) {
+			from, err = t.purge(from, limit)
+			return err
+		}, false)
+		if err != nil || from == nil {
+			return err
+		}
+	}
+}
+
+func (n *simNode) reissue() error {
+	for n.r != nil && n.r.orphans() {
+		before := n.r.loose.clone()
+		if err := n.commitWith(func(t *txn) error { return t.reissue(1 + n.w.rand.IntN(4)) }, false); err != nil {
+			return err
+		}
+		if slices.Equal(before, n.r.loose) && n.w.chance(0.3) {
+			return nil
+		}
+	}
+	return nil
+}
