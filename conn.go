@@ -31,7 +31,7 @@ type conversation struct {
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, batchSize: groupSize, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 	}
 }
 

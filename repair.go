@@ -380,27 +380,18 @@ func (s *session) fetched() error { return s.fetchNext() }
 // repairKeys takes in keys as they are at the peer.
 func (s *session) repairKeys(keys []heldKey) error {
 	p := s.pulling.repair
-	back := 0
-	err := s.host.commit(func(t *txn) error {
-		back = 0
-		t.learnProof(&s.peer)
-		for _, k := range keys {
-			var n int
-			var err error
+	return s.inPieces(pieces{
+		n:     len(keys),
+		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
+		step: func(t *txn, i int) (back int, err error) {
+			k := keys[i]
 			if p.settle {
-				n, err = t.settle(k.key, k.versions, &s.peer)
-			} else {
-				err = t.repair(k.key, k.versions, &s.peer)
+				return t.settle(k.key, k.versions, &s.peer)
 			}
-			if err != nil {
-				return err
-			}
-			back += n
-		}
-		return nil
+			return 0, t.repair(k.key, k.versions, &s.peer)
+		},
+		count: &s.stats.repaired,
 	})
-	s.stats.repaired += back
-	return err
 }
 
 // dropGarbage deletes log entries that a crash left behind and the probes met.
@@ -411,16 +402,14 @@ func (s *session) dropGarbage() error {
 	}
 	garbage := p.garbage
 	p.garbage = nil
-	return s.host.commit(func(t *txn) error {
-		for _, g := range garbage {
-			if st, _, err := t.lookup(g.key); err != nil {
-				return err
-			} else if a, ok := t.r.alias[g.origin]; ok && !st.has(g.dot) {
-				t.batch.Delete(appendLogKey(nil, a, g.seq))
-			}
+	return s.inPieces(pieces{n: len(garbage), step: func(t *txn, i int) (int, error) {
+		g := garbage[i]
+		st, _, err := t.lookup(g.key)
+		if a, ok := t.r.alias[g.origin]; err == nil && ok && !st.has(g.dot) {
+			t.batch.Delete(appendLogKey(nil, a, g.seq))
 		}
-		return nil
-	})
+		return 0, err
+	}})
 }
 
 // repair takes in what the peer holds of a key, and then drops what the peer has
