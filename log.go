@@ -117,17 +117,25 @@ func appendEntry(b []byte, e *entry, os origins) []byte {
 
 var errVersion = errors.New("replicator: record has an unknown format version; it was written by a later release")
 
-// decodeEntry reads the log entry at a log key. Its key and value alias the record.
-func decodeEntry(logKey, record []byte, os origins) (entry, error) {
-	var e entry
+// logDot reads the dot in a log key.
+func logDot(logKey []byte, os origins) (dot, error) {
 	if len(logKey) != 15 {
-		return e, fmt.Errorf("replicator: log key has %d bytes, want 15", len(logKey))
+		return dot{}, fmt.Errorf("replicator: log key has %d bytes, want 15", len(logKey))
 	}
 	o, ok := os.origin(uint64(binary.BigEndian.Uint32(logKey[3:])))
 	if !ok {
-		return e, errors.New("replicator: log key has an unknown alias")
+		return dot{}, errors.New("replicator: log key has an unknown alias")
 	}
-	e.dot = dot{o, binary.BigEndian.Uint64(logKey[7:])}
+	return dot{o, binary.BigEndian.Uint64(logKey[7:])}, nil
+}
+
+// decodeEntry reads the log entry at a log key. Its key and value alias the record.
+func decodeEntry(logKey, record []byte, os origins) (entry, error) {
+	var e entry
+	var err error
+	if e.dot, err = logDot(logKey, os); err != nil {
+		return e, err
+	}
 	d := decoder{b: record}
 	if d.byte() != formatVersion && d.err == nil {
 		return e, errVersion

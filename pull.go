@@ -12,10 +12,12 @@ import (
 // them are, and in the same batch if they fit into one.
 type pulling struct {
 	keys  []heldKey
-	bytes int
+	bytes int      // of the frames they came in
+	size  int      // of the batch they will make, about
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
+	claim vector   // of the peer, in the state of which it has sent all
 
 	proof knowledge // of the peer, in the state of the pages in keys
 
@@ -41,6 +43,10 @@ type pendingPull struct {
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
+	if !s.host.enterPull(s.theirs.origin) {
+		s.skipped = true
+		return s.pulled()
+	}
 	p := &pulling{}
 	var skip map[Origin]spans
 	s.host.at(func(r *replica) {
@@ -128,7 +134,7 @@ func (s *session) gotPage(payload []byte) error {
 	if err := d.end(); err != nil {
 		return protocolErrorf("page: %v", err)
 	}
-	size := 0
+	bytes, size := len(payload)+s.spooled, 0
 	for i := range keys {
 		size += keys[i].size()
 	}
@@ -140,13 +146,14 @@ func (s *session) gotPage(payload []byte) error {
 	if p.repair != nil {
 		return s.repairKeys(keys)
 	}
-	if len(p.keys) > 0 && (p.bytes+size > s.params.batchSize || !s.sameProof()) {
+	if len(p.keys) > 0 && (p.size+size > s.params.batchSize || !s.sameProof()) {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
 	}
 	p.keys = append(p.keys, keys...)
-	p.bytes += size
+	p.bytes += bytes
+	p.size += size
 	p.proof = s.peer
 	for _, m := range marks {
 		p.reach = p.reach.raise(dot{m.origin, m.to})
@@ -341,7 +348,7 @@ func (k *heldKey) size() int {
 	return n
 }
 
-func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.reach = nil, nil, 0, nil }
+func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.reach = nil, nil, 0, 0, nil }
 
 // retained is how many bytes of received frames the session still needs.
 func (s *session) retained() int {
@@ -381,8 +388,10 @@ func (r *replica) remember(p *pulling, peer *knowledge) {
 	r.pending.reach = r.pending.reach.join(p.reach)
 }
 
-// abandon keeps what came of a pull that was cut off.
+// abandon ends a session that was cut off. What came of a pull is kept.
 func (s *session) abandon() error {
+	s.leaveServing()
+	defer s.leavePull()
 	if s.pulling == nil || len(s.pulling.keys) == 0 || s.pulling.repair != nil {
 		return nil
 	}
@@ -403,6 +412,7 @@ func (s *session) gotEnd(payload []byte) error {
 		}
 		return s.pulled()
 	}
+	p.claim = s.peer.vector(claimed)
 	return s.conclude()
 }
 
@@ -428,8 +438,8 @@ func (s *session) conclude() error {
 	}
 	m := s.merging()
 	m.last = func(t *txn) error {
-		for _, w := range s.peer.rows {
-			t.claim(dot{w.origin, w.at[claimed]})
+		for _, d := range p.claim {
+			t.claim(d)
 		}
 		t.learnProof(&s.peer)
 		return nil
@@ -448,9 +458,9 @@ const originStep = 1024
 func (s *session) recordOrigins() error {
 	var fresh []Origin
 	s.host.at(func(r *replica) {
-		for _, w := range s.peer.rows {
-			if _, ok := r.alias[w.origin]; !ok {
-				fresh = append(fresh, w.origin)
+		for _, d := range s.pulling.claim {
+			if _, ok := r.alias[d.origin]; !ok {
+				fresh = append(fresh, d.origin)
 			}
 		}
 	})
@@ -481,7 +491,7 @@ func (s *session) provedHere(r *replica) bool {
 
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
-	s.pulling = nil
+	s.leavePull()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs

@@ -17,19 +17,12 @@ import (
 // deleted; or both claim the same and hold different versions, because a purge
 // by age went two ways or because one of them is damaged. The second is settled.
 type repair struct {
-	settle  bool
-	ranges  []dotRange // asked for, not yet answered
-	queue   []dotRange // to be asked for
-	probes  int        // frames of questions so far
-	keys    [][]byte   // that hold a version here which the peer does not hold
-	dots    []dot      // that only the peer holds
-	garbage []litter
-}
-
-// litter is a log entry that its key's log-index does not name.
-type litter struct {
-	dot
-	key []byte
+	settle bool
+	ranges []dotRange // asked for, not yet answered
+	queue  []dotRange // to be asked for
+	probes int        // frames of questions so far
+	keys   [][]byte   // that hold a version here which the peer does not hold
+	dots   []dot      // that only the peer holds
 }
 
 const (
@@ -50,8 +43,8 @@ type dotRange struct {
 
 var lastDot = dot{Origin{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, maxSeq}
 
-// each calls f with the log entries of a range in order; counted leaves out those
-// that are not in the digest.
+// each calls f with the live log entries of a range in order; counted leaves out
+// those that are not in the digest.
 func (v *view) each(g dotRange, counted bool, f func(e *entry) error) error {
 	if v.sorted == nil {
 		v.sorted = slices.SortedFunc(maps.Keys(v.index), Origin.compare)
@@ -86,6 +79,13 @@ func (v *view) eachOf(alias uint32, from, to uint64, counted bool, f func(e *ent
 		}
 		if counted && !e.counted {
 			continue
+		}
+		if v.litter {
+			if s, err := readIndex(v, e.key, v); err != nil {
+				return err
+			} else if !s.has(e.dot) {
+				continue
+			}
 		}
 		if err := f(&e); err != nil {
 			return err
@@ -321,16 +321,7 @@ func (s *session) compare(state *view, g dotRange, theirs map[dot]bool) error {
 		if !p.settle && e.seq > s.peer.at(purged, e.origin) {
 			return nil // the peer has no proof against it
 		}
-		key := slices.Clone(e.key)
-		st, err := readIndex(state, key, state)
-		if err != nil {
-			return err
-		}
-		if !st.has(e.dot) {
-			p.garbage = append(p.garbage, litter{e.dot, key})
-		} else {
-			p.keys = append(p.keys, key)
-		}
+		p.keys = append(p.keys, slices.Clone(e.key))
 		return nil
 	})
 	if p.settle {
@@ -344,9 +335,6 @@ func (s *session) compare(state *view, g dotRange, theirs map[dot]bool) error {
 // concludes the pull.
 func (s *session) fetchNext() error {
 	p := s.pulling.repair
-	if err := s.dropGarbage(); err != nil {
-		return err
-	}
 	if len(p.keys)+len(p.dots) == 0 {
 		s.pulling.repair = nil
 		return s.conclude()
@@ -392,24 +380,6 @@ func (s *session) repairKeys(keys []heldKey) error {
 		},
 		count: &s.stats.repaired,
 	})
-}
-
-// dropGarbage deletes log entries that a crash left behind and the probes met.
-func (s *session) dropGarbage() error {
-	p := s.pulling.repair
-	if len(p.garbage) == 0 {
-		return nil
-	}
-	garbage := p.garbage
-	p.garbage = nil
-	return s.inPieces(pieces{n: len(garbage), step: func(t *txn, i int) (int, error) {
-		g := garbage[i]
-		st, _, err := t.lookup(g.key)
-		if a, ok := t.r.alias[g.origin]; err == nil && ok && !st.has(g.dot) {
-			t.batch.Delete(appendLogKey(nil, a, g.seq))
-		}
-		return 0, err
-	}})
 }
 
 // repair takes in what the peer holds of a key, and then drops what the peer has

@@ -57,13 +57,17 @@ type replica struct {
 	// is not whole, and orphans of earlier openings.
 	loose vector
 
+	// littered tells that a crash may have left log entries that their keys'
+	// log-indexes do not name, until a sweep has gone through the log.
+	littered bool
+
 	digest     sum
 	keys       int64 // that hold a value
 	tombstones int64 // keys of which all versions are tombstones
 	disputed   int64 // keys in conflict
 
-	pending *pendingPull // what an unfinished pull already brought
-	changes uint64       // transactions that changed a key
+	pending    *pendingPull          // what an unfinished pull already brought
+	collectors map[*changed]struct{} // of sessions that are serving
 
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
 	unsynced  bool   // something was committed without Sync since the checkpoint last was the claim
@@ -117,12 +121,15 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 		return nil, err
 	}
 	if !clean {
-		if err := r.recount(); err != nil {
+		named, err := r.recount()
+		if err != nil {
 			return nil, err
 		}
-		if err := r.findLoose(); err != nil {
+		logged, err := r.readLog()
+		if err != nil {
 			return nil, err
 		}
+		r.littered = logged != named
 	}
 	b := new(leveldb.Batch)
 	b.Put(metaFormat, append([]byte{formatVersion}, cluster...))
@@ -224,6 +231,7 @@ func (r *replica) stageClean(b *leveldb.Batch) {
 	for _, n := range []int64{r.keys, r.tombstones, r.disputed} {
 		rec = binary.AppendUvarint(rec, uint64(n))
 	}
+	rec = append(rec, byte(btoi(r.littered)))
 	rec = appendVector(rec, r.loose, r)
 	b.Put(metaClean, rec)
 }
@@ -245,6 +253,7 @@ func (r *replica) readClean() (bool, error) {
 	for _, n := range []*int64{&r.keys, &r.tombstones, &r.disputed} {
 		*n = int64(d.upTo(maxSeq))
 	}
+	r.littered = d.byte() != 0
 	r.loose = d.vector(r)
 	if err := d.end(); err != nil {
 		return false, fmt.Errorf("mark of the clean close: %w", err)
@@ -252,26 +261,30 @@ func (r *replica) readClean() (bool, error) {
 	return true, nil
 }
 
-// recount reads the whole index: after a crash the figures in memory are gone.
-func (r *replica) recount() error {
+// recount reads the whole index: after a crash the figures in memory are gone. It
+// gives the sum of all dots that the index names.
+func (r *replica) recount() (named sum, err error) {
 	it := r.store.NewIterator(kindRange(kindIndex), nil)
 	defer it.Release()
 	for it.Next() {
 		s, err := decodeIndex(it.Value(), r)
 		if err != nil {
-			return fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
+			return named, fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
 		}
 		r.count(s, +1)
+		for i := range s {
+			named = named.add(s[i].hash())
+		}
 	}
 	if err := it.Error(); err != nil {
-		return err
+		return named, err
 	}
 	x := r.store.NewIterator(kindRange(kindConflict), nil)
 	defer x.Release()
 	for x.Next() {
 		r.disputed++
 	}
-	return x.Error()
+	return named, x.Error()
 }
 
 // count adds the state of a key to the figures, or takes it away.
@@ -289,27 +302,28 @@ func (r *replica) count(s state, n int64) {
 	}
 }
 
-// findLoose looks for log entries above the claim, and for the latest stamp among
-// them.
-func (r *replica) findLoose() error {
-	for a, o := range r.aliases {
-		from := r.known.at(claimed, o) + 1
-		it := r.store.NewIterator(logRange(uint32(a), from, maxSeq), nil)
-		for ok := it.Last(); ok; ok = it.Prev() {
-			e, err := decodeEntry(it.Key(), it.Value(), r)
-			if err != nil {
-				it.Release()
-				return fmt.Errorf("log entry %x: %w", it.Key(), err)
-			}
-			r.clock.see(e.stamp)
-			r.loose = r.loose.raise(e.dot)
+// readLog reads the whole log after a crash. It finds the entries above the claim
+// and the latest stamp among them, and gives the sum of all dots.
+func (r *replica) readLog() (logged sum, err error) {
+	it := r.store.NewIterator(kindRange(kindLog), nil)
+	defer it.Release()
+	for it.Next() {
+		d, err := logDot(it.Key(), r)
+		if err != nil {
+			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
 		}
-		it.Release()
-		if err := it.Error(); err != nil {
-			return err
+		logged = logged.add(d.hash())
+		if r.known.covers(d) {
+			continue
 		}
+		e, err := decodeEntry(it.Key(), it.Value(), r)
+		if err != nil {
+			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		r.clock.see(e.stamp)
+		r.loose = r.loose.raise(d)
 	}
-	return nil
+	return logged, it.Error()
 }
 
 func stageShown(b *leveldb.Batch, key []byte, shown Version) {

@@ -33,6 +33,7 @@ type DB struct {
 	inflight  *inflight
 	refusals  refusals
 	peers     *peers
+	pulls     pulls
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 
@@ -97,8 +98,40 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
 	d := newDB(db, opts, r, l, sec)
+	if err := d.tidy(); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
+	}
 	d.run(fresh)
 	return d, nil
+}
+
+// tidy does what must be done before the first session: it clears away what a
+// crash left in the log, and has the resolver, which may be another one than
+// last time, decide again what keys in conflict show.
+func (db *DB) tidy() error {
+	const step = 1 << 14
+	for from, more := []byte(nil), db.queue.replica.littered; more; {
+		err := db.commit(func(t *txn) (err error) {
+			from, err = t.sweep(from, step)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		more = from != nil
+	}
+	for from, more := []byte(nil), true; more; {
+		err := db.commit(func(t *txn) (err error) {
+			from, err = t.resolveAgain(from, 256)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		more = from != nil
+	}
+	return nil
 }
 
 func listen(o *Options) (net.Listener, error) {

@@ -84,6 +84,49 @@ func (db *DB) news(changes int) {
 	}
 }
 
+// pulls are the pulls under way here. While one brings much, others would bring
+// the same again; so a session leaves out its own pull then, and a round follows.
+type pulls struct {
+	mu     sync.Mutex
+	active map[Origin]time.Time // since when
+	missed bool                 // a session left out its pull
+}
+
+const (
+	bulkAfter = 100 * time.Millisecond // a pull that takes longer brings much
+	bulkUntil = 2 * time.Second        // one that takes longer still holds up no other
+)
+
+func (db *DB) enterPull(from Origin) bool {
+	ps := &db.pulls
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	now := time.Now()
+	for o, since := range ps.active {
+		if took := now.Sub(since); o == from || took > bulkAfter && took < bulkUntil {
+			ps.missed = true
+			return false
+		}
+	}
+	if ps.active == nil {
+		ps.active = map[Origin]time.Time{}
+	}
+	ps.active[from] = now
+	return true
+}
+
+func (db *DB) leavePull(from Origin) {
+	ps := &db.pulls
+	ps.mu.Lock()
+	delete(ps.active, from)
+	missed := ps.missed
+	ps.missed = false
+	ps.mu.Unlock()
+	if missed {
+		db.news(0)
+	}
+}
+
 // ended notes how a session with a peer went.
 func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	now := time.Now()
@@ -107,7 +150,9 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	if err == nil {
 		p.state, p.err, p.failed, p.last, p.seen, p.next = "ok", nil, 0, now, now, time.Time{}
 		p.backoff.Reset()
-		p.claims, p.digest = s.theirsNow()
+		if p.claims, p.digest = s.theirsNow(); s.skipped {
+			p.claims = sum{} // ask again
+		}
 	} else if s.dialed {
 		db.failedLocked(p, now, err)
 	}

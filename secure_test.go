@@ -23,27 +23,27 @@ var (
 // side is one end of a connection: it shakes hands, honestly or not.
 type side func(context.Context, net.Conn) (net.Conn, error)
 
-// outcome is what one end saw: the bytes of the other that it accepted, and how
+// pairing is what one end saw: the bytes of the other that it accepted, and how
 // it ended, as handshakeError tells it.
-type outcome struct {
+type pairing struct {
 	got []byte
 	err error
 }
 
 // meet connects two sides over loopback. Each that gets through its handshake
 // sends eight bytes of application data and reads the other's.
-func meet(t *testing.T, client, server side) (c, s outcome) {
+func meet(t *testing.T, client, server side) (c, s pairing) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	done := make(chan outcome)
+	done := make(chan pairing)
 	go func() {
 		raw, err := l.Accept()
 		if err != nil {
-			done <- outcome{err: err}
+			done <- pairing{err: err}
 			return
 		}
 		done <- converse(ctx, raw, server)
@@ -54,20 +54,20 @@ func meet(t *testing.T, client, server side) (c, s outcome) {
 	return c, <-done
 }
 
-func converse(ctx context.Context, raw net.Conn, hands side) (o outcome) {
+func converse(ctx context.Context, raw net.Conn, hands side) (o pairing) {
 	defer raw.Close()
 	raw.SetDeadline(time.Now().Add(20 * time.Second))
 	conn, err := hands(ctx, raw)
 	if err != nil {
-		return outcome{err: handshakeError(err)}
+		return pairing{err: handshakeError(err)}
 	}
 	// A frame: as everywhere, its first byte is 0.
 	if _, err = conn.Write([]byte{0, 0, 0, 4, 1, 2, 3, 4}); err != nil {
-		return outcome{err: handshakeError(err)}
+		return pairing{err: handshakeError(err)}
 	}
 	got := make([]byte, 8)
 	n, err := io.ReadFull(conn, got)
-	return outcome{got[:n], handshakeError(err)}
+	return pairing{got[:n], handshakeError(err)}
 }
 
 func requireTalk(t *testing.T, client, server side) {

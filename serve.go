@@ -3,6 +3,7 @@ package replicator
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -13,20 +14,18 @@ import (
 // page is on its way.
 //
 // What is superseded between two pages would be missed: its log entry is gone
-// before it was read, and that of its successor lies above the region that is
-// being read. So regions are read in passes. A pass begins at some state, and if
-// the state was another when it ended, a further pass reads what has come since;
-// once a pass saw one state only, all of that state was sent.
+// before it was read, and that of its successor lies elsewhere. So the keys that
+// change from the first page on are noted, and sent as they are then, until a page
+// has sent the last of them: with that, all of its state was sent.
 type serving struct {
 	peer    vector           // what the peer claims
 	skip    map[Origin]spans // what an earlier, unfinished pull already brought it
-	regions []region         // of this pass, still to be read
-	pass    int
-	began   uint64          // changes of the replica when the pass began
-	claim   vector          // our claim when the pass began
-	sent    map[string]bool // keys with several versions that this pass sent
+	regions []region         // still to be read
+	begun   bool
+	changed changed
+	after   int             // pages of changed keys so far
+	sent    map[string]bool // keys with several versions that were sent
 	fetch   *fetching
-	count   int
 }
 
 // region is a part of one origin's log, from ≤ seq ≤ to, read in reverse.
@@ -36,9 +35,24 @@ type region struct {
 	from, to uint64
 }
 
-// maxPasses bounds how long a server that is written to faster than it can send
-// goes on before it lets the peer come again.
-const maxPasses = 8
+// changed collects the keys that change while something is being served.
+type changed struct {
+	keys map[string]struct{}
+	lost bool // there were too many
+}
+
+const (
+	maxChanged = 1 << 16 // keys that may change while a pull is served, or the peer must come again
+	maxAfter   = 1 << 10 // pages of them
+)
+
+func (c *changed) add(key []byte) {
+	if len(c.keys) >= maxChanged {
+		c.lost = true
+		return
+	}
+	c.keys[string(key)] = struct{}{}
+}
 
 // view is one state of the database.
 type view struct {
@@ -48,7 +62,7 @@ type view struct {
 	rows    []row // news for the peer
 	rev     uint64
 	loose   vector
-	changes uint64
+	litter  bool     // log entries may be garbage
 	sorted  []Origin // the known origins, in order; nil until asked for
 }
 
@@ -58,9 +72,9 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 		if v.snapshot, err = r.store.snapshot(); err != nil {
 			return
 		}
-		v.aliases, v.index = r.aliases, r.alias
+		v.aliases, v.index, v.litter = r.aliases, r.alias, r.littered
 		s.told = r.known.claims
-		v.rows, v.rev, v.loose, v.changes = r.known.since(s.sentRev), r.known.rev, r.loose.clone(), r.changes
+		v.rows, v.rev, v.loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		f(r)
 	})
 	return v, err
@@ -119,16 +133,29 @@ func (s *session) produce() error {
 // endServing says that the pull is whole, or that the peer should come again.
 func (s *session) endServing(whole bool) {
 	s.send(frameEnd, []byte{byte(btoi(whole))})
-	s.serving = nil
+	s.leaveServing()
 	if s.expect == wantPull {
 		s.expect = wantTurn
 	}
 }
 
+func (s *session) leaveServing() {
+	if s.serving != nil && s.serving.begun {
+		s.host.at(func(r *replica) { delete(r.collectors, &s.serving.changed) })
+	}
+	s.serving = nil
+}
+
 func (s *session) producePage(v *serving) error {
+	var keys map[string]struct{}
+	still := false // nothing has changed since the first state
 	state, err := s.view(func(r *replica) {
-		if v.regions == nil {
-			v.startPass(r)
+		if !v.begun {
+			v.begin(r)
+		}
+		still = len(v.changed.keys) == 0 && v.after == 0
+		if len(v.regions) == 0 {
+			keys, v.changed.keys = v.changed.keys, map[string]struct{}{}
 		}
 	})
 	if err != nil {
@@ -142,45 +169,75 @@ func (s *session) producePage(v *serving) error {
 			return err
 		}
 	}
+	left, err := v.addChanged(&state, &p, keys)
+	if err != nil {
+		return err
+	}
 	p.flush()
-	v.count += p.keys
 	s.stats.served += p.versions
+	if keys == nil { // changed keys are seen to in a state of their own
+		if still && len(v.regions) == 0 {
+			s.endServing(true)
+		}
+		return nil
+	}
+	v.after++
 	switch {
-	case len(v.regions) > 0:
-	case state.changes == v.began:
-		s.endServing(true)
-	case v.pass >= maxPasses:
+	case v.changed.lost || v.after > maxAfter:
 		s.endServing(false)
+	case len(left) == 0:
+		s.endServing(true)
 	default:
-		v.regions = nil // a further pass, for what has come since this one began
+		s.host.at(func(*replica) {
+			for key := range left {
+				v.changed.keys[key] = struct{}{}
+			}
+		})
 	}
 	return nil
 }
 
-// startPass works out which parts of the log the peer lacks.
-func (v *serving) startPass(r *replica) {
-	below := v.peer
-	if v.pass > 0 {
-		below = v.claim // what was claimed when the last pass began was sent by it
+// begin works out which parts of the log the peer lacks.
+func (v *serving) begin(r *replica) {
+	v.begun, v.regions, v.sent = true, []region{}, map[string]bool{}
+	v.changed.keys = map[string]struct{}{}
+	if r.collectors == nil {
+		r.collectors = map[*changed]struct{}{}
 	}
-	v.regions = []region{}
-	for _, w := range r.known.rows {
-		top := max(w.at[claimed], r.loose.seq(w.origin))
-		from := max(v.peer.seq(w.origin), below.seq(w.origin)) + 1
-		if top < from {
-			continue
+	r.collectors[&v.changed] = struct{}{}
+	lacks := func(o Origin, top uint64) {
+		if from := v.peer.seq(o) + 1; top >= from {
+			v.regions = v.skip[o].cut(v.regions, region{o, r.alias[o], from, top})
 		}
-		v.regions = v.skip[w.origin].cut(v.regions, region{w.origin, r.alias[w.origin], from, top})
+	}
+	for _, w := range r.known.rows {
+		lacks(w.origin, max(w.at[claimed], r.loose.seq(w.origin)))
 	}
 	for _, l := range r.loose {
 		if _, ok := r.known.find(l.origin); !ok {
-			if from := v.peer.seq(l.origin) + 1; l.seq >= from {
-				v.regions = v.skip[l.origin].cut(v.regions, region{l.origin, r.alias[l.origin], from, l.seq})
+			lacks(l.origin, l.seq)
+		}
+	}
+}
+
+// addChanged sends keys that changed meanwhile, and gives those that found no room.
+func (v *serving) addChanged(st *view, p *page, keys map[string]struct{}) (left map[string]struct{}, err error) {
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if p.full() {
+			return keys, nil
+		}
+		delete(keys, key)
+		s, err := readIndex(st, []byte(key), st)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(s, func(x version) bool { return !v.peer.has(x.dot) }) {
+			if err := p.add(st, []byte(key), s, v.peer); err != nil {
+				return nil, err
 			}
 		}
 	}
-	v.claim, v.began, v.sent = r.known.vector(claimed), r.changes, map[string]bool{}
-	v.pass++
+	return keys, nil
 }
 
 // readRegion reads the first region on until it ends or the page is full.

@@ -17,6 +17,10 @@ type host interface {
 	// addresses are those of servers known here; learn takes in others'.
 	addresses() []string
 	learn(addrs []string)
+	// enterPull tells whether it is worth pulling from a peer now: not while the
+	// same is on its way in another session. Each true is followed by a leavePull.
+	enterPull(from Origin) bool
+	leavePull(from Origin)
 }
 
 // session is one conversation with a peer. It is pure: frames go in with receive,
@@ -37,6 +41,7 @@ type session struct {
 
 	serving    *serving
 	pulling    *pulling
+	skipped    bool     // our pull was left out: another was under way
 	spool      [][]byte // values that came in chunks, for the page to come
 	spooled    int
 	spoolEnded bool
@@ -206,7 +211,17 @@ func (s *session) theirsNow() (claims sum, digest sum) {
 	return s.peer.claims, s.theirs.digest
 }
 
-func (s *session) finish() { s.done, s.expect, s.serving, s.pulling = true, wantNothing, nil, nil }
+func (s *session) finish() {
+	s.leaveServing()
+	s.done, s.expect = true, wantNothing
+}
+
+func (s *session) leavePull() {
+	if s.pulling != nil {
+		s.pulling = nil
+		s.host.leavePull(s.theirs.origin)
+	}
+}
 
 // receive takes in a frame. The session keeps references to the payload.
 func (s *session) receive(kind frameType, payload []byte) error {

@@ -313,8 +313,10 @@ func (n *simNode) claimsHold(rows []row) error {
 	return nil
 }
 
-func (n *simNode) addresses() []string { return []string{fmt.Sprintf("n%d:9000", n.id)} }
-func (n *simNode) learn([]string)      {}
+func (n *simNode) addresses() []string   { return []string{fmt.Sprintf("n%d:9000", n.id)} }
+func (n *simNode) learn([]string)        {}
+func (n *simNode) enterPull(Origin) bool { return true }
+func (n *simNode) leavePull(Origin)      {}
 
 // down ends the process without a clean close.
 func (n *simNode) down() {
@@ -396,6 +398,30 @@ func (n *simNode) purge() error {
 			return err
 		}
 	}
+}
+
+func (n *simNode) sweep() error {
+	for from, limit := []byte(nil), 1+n.w.rand.IntN(20); n.r.littered; {
+		err := n.commitWith(func(t *txn) (err error) {
+			from, err = t.sweep(from, limit)
+			return err
+		}, false)
+		if err != nil {
+			return err
+		}
+	}
+	rs, err := n.records()
+	if err != nil {
+		return err
+	}
+	for key, es := range rs.entries {
+		for _, e := range es {
+			if !rs.index[key].has(e.dot) {
+				n.w.fail(fmt.Errorf("n%d swept its log and left %v of key %s", n.id, e.dot, key))
+			}
+		}
+	}
+	return nil
 }
 
 func (n *simNode) reissue() error {

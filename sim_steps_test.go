@@ -85,9 +85,11 @@ func (w *simWorld) visit(n *simNode, whole bool) {
 }
 
 func (w *simWorld) housekeeping(n *simNode) {
-	switch w.rand.IntN(4) {
+	switch w.rand.IntN(5) {
 	case 0:
 		w.ignore(n.upkeep())
+	case 4:
+		w.ignore(n.sweep())
 	case 1:
 		if w.conf.reissue > 0 && !n.failed {
 			w.ignore(n.reissue())
@@ -263,6 +265,7 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 			break
 		}
 		if round > enough && w.err == nil {
+			w.dump()
 			w.fail(fmt.Errorf("after %d rounds the nodes still have something to say", round))
 		}
 	}
@@ -273,5 +276,17 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 	}
 	if w.err == nil {
 		w.fail(w.checkOutcome(before))
+	}
+}
+func (w *simWorld) dump() {
+	for _, n := range w.up() {
+		w.logf("n%d %s claims %x digest %x", n.id, n.r.self.Short(), n.r.known.claims[0], n.r.digest[0])
+		for _, r := range n.r.known.rows {
+			w.logf("    %s %v", r.origin.Short(), r.at)
+		}
+		for k, h := range n.holds {
+			w.logf("    %s %v", k, h)
+		}
+		w.logf("    loose %v", n.r.loose)
 	}
 }

@@ -23,6 +23,7 @@ type txn struct {
 	seq     uint64    // of the last local write
 	loose   vector    // dots that were merged
 	gone    []dot     // loose dots of which nothing is left
+	swept   bool      // the log holds no garbage any more
 	aliases int       // that were recorded before
 	saved   uint64    // revision up to which checkpoints were staged, or 0
 
@@ -65,14 +66,14 @@ func (r *replica) begin() *txn {
 	clear(t.staged)
 	t.changes = nil
 	t.known = knowledge{rows: t.known.rows[:0]}
-	t.loose, t.gone, t.saved = nil, nil, 0
+	t.loose, t.gone, t.saved, t.swept = nil, nil, 0, false
 	t.digest, t.keys, t.tombstones, t.disputed = sum{}, 0, 0, 0
 	return t
 }
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && len(t.r.aliases) == t.aliases
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -230,12 +231,19 @@ const pruneAbove = 4
 // seen: that this server no longer holds it is proof enough from now on.
 func (t *txn) prune(v *version) {
 	stable := t.r.stable()
-	t.stageCheckpoint(v.vv)
 	v.vv = slices.DeleteFunc(v.vv, func(d dot) bool {
-		if !stable.has(d) {
+		n := stable.seq(d.origin)
+		if d.seq > n {
 			return false
 		}
-		t.prove(pruned, d)
+		if d.seq > t.at(pruned, d.origin) {
+			// Later versions of the key rely on the proof as this one does, so it must
+			// not be lost while they are kept. As that costs a sync, it is taken as
+			// far as it goes, and serves the next keys too.
+			t.stageCheckpoint(vector{d})
+			t.prove(pruned, dot{d.origin, n})
+			t.sync = true
+		}
 		return true
 	})
 }
@@ -515,13 +523,14 @@ func (r *replica) apply(t *txn, synced bool) {
 	r.keys += t.keys
 	r.tombstones += t.tombstones
 	r.disputed += t.disputed
-	if len(t.staged) > 0 {
-		r.changes++
-	}
 	for key, k := range t.staged {
 		r.cache.put([]byte(key), k.index)
+		for c := range r.collectors {
+			c.add([]byte(key))
+		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)
+	r.littered = r.littered && !t.swept
 	r.loose = r.loose.join(t.loose)
 	if len(r.loose) > 0 {
 		r.loose = slices.DeleteFunc(r.loose, func(d dot) bool { return r.known.covers(d) || slices.Contains(t.gone, d) })
