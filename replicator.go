@@ -98,7 +98,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
 	d := newDB(db, opts, r, l, sec)
-	if err := d.tidy(); err != nil {
+	if err := r.tidy(d.commit); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
@@ -109,10 +109,10 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 // tidy does what must be done before the first session: it clears away what a
 // crash left in the log, and has the resolver, which may be another one than
 // last time, decide again what keys in conflict show.
-func (db *DB) tidy() error {
+func (r *replica) tidy(commit func(stage func(t *txn) error) error) error {
 	const step = 1 << 14
-	for from, more := []byte(nil), db.queue.replica.littered; more; {
-		err := db.commit(func(t *txn) (err error) {
+	for from, more := []byte(nil), r.littered; more; {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.sweep(from, step)
 			return err
 		})
@@ -122,7 +122,7 @@ func (db *DB) tidy() error {
 		more = from != nil
 	}
 	for from, more := []byte(nil), true; more; {
-		err := db.commit(func(t *txn) (err error) {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.resolveAgain(from, 256)
 			return err
 		})
