@@ -33,7 +33,7 @@ type conversation struct {
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, batchSize: groupSize, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 	}
 }
 
@@ -207,10 +207,7 @@ func (t *conversation) flush() error {
 		return nil
 	}
 	for _, f := range t.session.out {
-		var head [frameHead]byte
-		n := 1 + len(f.payload)
-		head[0], head[1], head[2], head[3], head[4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n), byte(f.kind)
-		if _, err := t.w.Write(head[:]); err != nil {
+		if _, err := t.w.Write(appendHead(t.w.AvailableBuffer(), f.kind, len(f.payload))); err != nil {
 			return err
 		}
 		if _, err := t.w.Write(f.payload); err != nil {

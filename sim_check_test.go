@@ -197,17 +197,17 @@ func (n *simNode) checkKnowledge() error {
 	return nil
 }
 
-// outcome is the independent model: which versions of a key must be live once all
+// simOutcome is the independent model: which versions of a key must be live once all
 // have heard of everything. Of the writes that count, those that no other had
 // seen; a purge may have taken what it may take.
-type outcome struct {
+type simOutcome struct {
 	must, may []*ghostWrite
 }
 
-func (w *simWorld) outcomes() map[string]outcome {
-	os := map[string]outcome{}
+func (w *simWorld) outcomes() map[string]simOutcome {
+	os := map[string]simOutcome{}
 	for name, k := range w.ghost.keys {
-		var o outcome
+		var o simOutcome
 		for _, v := range k.maximal(w.counts) {
 			if k.forgotten.has(v.nth) {
 				o.may = append(o.may, v)

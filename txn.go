@@ -73,7 +73,7 @@ func (r *replica) begin() *txn {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -449,7 +449,7 @@ func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit {
+		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := t.resolveKey(key); err != nil {
