@@ -120,7 +120,7 @@ var harnesses = []struct {
 }
 
 // coreTests are those that need no network.
-const coreTests = "^Test(FirstWriteOfAKey|UpdateFinds|ValueEntryAndIndex|ReverseReading|UnknownLog|EarlierClock|EqualClocks|EqualContent|QuietServer|ThirdServer|IdleSessionIsShort|PullInPages|LargeValues|ThreePartitioned|AnotherResolver|Concatenating|ResolverThat|ServerRestored|InterruptedPull|Write|Peer|Caller|ServerDoes)"
+const coreTests = "^Test(FirstWriteOfAKey|UpdateFinds|ValueEntryAndIndex|ReverseReading|UnknownLog|EarlierClock|EqualClocks|EqualContent|QuietServer|ThirdServer|IdleSessionIsShort|PullInPages|LargeValues|ThreePartitioned|AnotherResolver|InterruptedPull|WriteHas|WriteFrom|PeerCannot|CallerCannot|ServerDoes|DeletingWhat|OpeningAfter)"
 
 // catch finds the harness that catches a bug, and after how many schedules. The
 // simulation goes first: it is what most of them are meant for.
