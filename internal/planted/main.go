@@ -24,7 +24,7 @@ import (
 var (
 	short = flag.Bool("short", false, "plant only the bugs that fall fast")
 	seeds = flag.Int("seeds", 1500, "schedules to simulate for each bug at most")
-	only  = flag.String("only", "", "plant only bugs whose name contains this")
+	only  = flag.String("only", "", "plant only bugs whose name matches this `regexp`")
 )
 
 func main() {
@@ -49,9 +49,13 @@ func run() error {
 		return fmt.Errorf("without any bug the tests fail already:\n%s", out)
 	}
 	fmt.Println("| bug | file | caught by | schedules |\n|---|---|---|---:|")
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
 	var missed []string
 	for _, b := range bugs {
-		if *short && !b.short || !strings.Contains(b.name, *only) {
+		if *short && !b.short || !wanted.MatchString(b.name) {
 			continue
 		}
 		harness, n := catch(binary, b.name)
