@@ -131,6 +131,13 @@ func (n *simNode) checkKey(rs *simRecords, key string, s state) error {
 		}
 		vs = append(vs, w.version)
 	}
+	for i := range s {
+		for j := range s {
+			if i != j && s[i].saw(s[j].dot) {
+				return fmt.Errorf("%v is held beside %v, which saw it", s[j].dot, s[i].dot)
+			}
+		}
+	}
 	if s.buried() && !rs.tombs[key] {
 		return fmt.Errorf("a tombstone without its mark")
 	}
