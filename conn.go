@@ -136,6 +136,10 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	kind, payload, err := t.read(ctx, limit)
 	if err != nil {
+		var broken protocolError
+		if errors.As(err, &broken) {
+			return t.session.reject(err) // a frame of no possible length
+		}
 		if !greeted {
 			err = handshakeError(err)
 		}

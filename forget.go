@@ -54,18 +54,35 @@ func (r *replica) lineage(limit int) []Origin {
 	return os
 }
 
-// memberSaveInterval is how far the stored time of a member may lag.
-const memberSaveInterval = time.Hour
+// dismiss drops a member that broke the rules before a session with it had ever
+// ended well.
+func (r *replica) dismiss(o Origin) {
+	if m := r.members[o]; m != nil && !m.met {
+		delete(r.members, o)
+		r.stableVec = nil
+	}
+}
+
+const (
+	memberSaveInterval = time.Hour   // how far the stored time of a member may lag
+	strangerTTL        = time.Minute // who has not held a whole session counts no longer
+)
 
 // stageMembers writes who was seen since it was last written, and drops whom
 // nobody has seen for long. Their reports are not stored: until a member was
-// heard again it holds everything back.
+// heard again it holds everything back. Whoever only introduced itself is not
+// written at all: it may be anybody, under a new name each time.
 func (t *txn) stageMembers() {
 	now := t.r.now()
 	for _, o := range slices.SortedFunc(maps.Keys(t.r.members), Origin.compare) {
 		m := t.r.members[o]
 		key := kindKey(kindMember, o[:])
 		switch {
+		case !m.met:
+			if now.Sub(m.seen) > strangerTTL {
+				delete(t.r.members, o)
+				t.r.stableVec = nil
+			}
 		case now.Sub(m.seen) > t.r.peerTTL:
 			t.batch.Delete(key)
 			delete(t.r.members, o)
@@ -88,7 +105,7 @@ func (r *replica) readMembers() error {
 		}
 		seen := time.UnixMilli(int64(d.uint64()))
 		o := Origin(it.Key()[3:])
-		r.members[o] = &member{origin: o, name: string(d.b), seen: seen, saved: seen}
+		r.members[o] = &member{origin: o, name: string(d.b), seen: seen, saved: seen, met: true}
 	}
 	return it.Error()
 }

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -363,4 +364,9 @@ func TestServerOfAnotherClusterIsToldNothing(t *testing.T) {
 	}
 	require.ErrorContains(t, sa.receive(sb.out[0].kind, sb.out[0].payload), `another cluster than "c1"`)
 	require.Empty(t, b.r.members)
+}
+
+func appendFrame(b []byte, k frameType, payload []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(1+len(payload)))
+	return append(append(b, byte(k)), payload...)
 }

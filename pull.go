@@ -527,6 +527,6 @@ func (s *session) pulled() error {
 		return nil
 	}
 	s.send(frameBye, nil)
-	s.finish()
+	s.part()
 	return nil
 }

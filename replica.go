@@ -90,6 +90,7 @@ type member struct {
 	name   string
 	seen   time.Time
 	saved  time.Time // seen as last written to the store
+	met    bool      // a session with it has ended well, now or before it was written
 	known  knowledge // what it last told us of its knowledge
 	rev    uint64    // its revision then
 	book   uint32    // sum of the addresses it last told us

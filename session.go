@@ -250,6 +250,18 @@ func (s *session) theirsNow() (claims sum, digest sum) {
 	return s.peer.claims, s.theirs.digest
 }
 
+// part ends a session that went well.
+func (s *session) part() {
+	s.host.at(func(r *replica) {
+		m := r.members[s.theirs.origin]
+		if m == nil { // it took longer than a stranger is kept
+			m = r.heard(s.theirs.origin, s.theirs.name)
+		}
+		m.met = true
+	})
+	s.finish()
+}
+
 func (s *session) finish() {
 	s.leaveServing()
 	s.done, s.expect = true, wantNothing
@@ -272,13 +284,22 @@ func (s *session) receive(kind frameType, payload []byte) error {
 	}
 	err := s.dispatch(kind, payload)
 	if err != nil && !s.done {
-		code := refuseError
-		if errors.Is(err, ErrClockSkew) {
-			code = refuseClock
-		}
-		return s.refuse(code, err)
+		return s.reject(err)
 	}
 	return err
+}
+
+// reject ends the conversation because of what the peer sent.
+func (s *session) reject(err error) error {
+	code := refuseError
+	if errors.Is(err, ErrClockSkew) {
+		code = refuseClock
+	}
+	var broken protocolError
+	if errors.As(err, &broken) {
+		s.host.at(func(r *replica) { r.dismiss(s.theirs.origin) })
+	}
+	return s.refuse(code, err)
 }
 
 func (s *session) dispatch(kind frameType, payload []byte) error {
@@ -306,7 +327,7 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 	case kind == frameFetch && (s.expect == wantTurn || s.expect == wantTheirs):
 		return s.gotFetch(payload)
 	case kind == frameBye && s.expect == wantTheirs:
-		s.finish()
+		s.part()
 		return nil
 	}
 	return protocolErrorf("frame %d does not belong here", kind)
@@ -379,7 +400,7 @@ func (s *session) greeted() error {
 	told := acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev && acceptor.baseBook == dialer.book
 	if equal && told && !acceptor.following {
 		s.idle = true
-		s.finish()
+		s.part()
 		return nil
 	}
 	if s.theirs.base == s.mine.origin {

@@ -1,0 +1,295 @@
+package replicator
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"log/slog"
+	"math"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// serve opens a server over a new database in memory, on loopback.
+func serve(t testing.TB, o Options) *DB {
+	t.Helper()
+	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+	require.NoError(t, err)
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	db, err := Replicate(raw, &o)
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	<-db.Ready()
+	return db
+}
+
+// everything is all that a database holds, ours and its user's.
+func everything(t testing.TB, db *DB) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	it := db.raw.NewIterator(nil, nil)
+	defer it.Release()
+	for it.Next() {
+		m[string(it.Key())] = string(it.Value())
+	}
+	require.NoError(t, it.Error())
+	return m
+}
+
+// agree waits until servers hold the same under the keys of their users.
+func agree(t testing.TB, dbs ...*DB) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		for _, db := range dbs[1:] {
+			if db.Digest() != dbs[0].Digest() {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 2*time.Millisecond)
+	for _, db := range dbs[1:] {
+		require.Equal(t, shown(t, dbs[0]), shown(t, db))
+	}
+}
+
+func shown(t testing.TB, db *DB) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	it := db.NewIterator(nil, nil)
+	defer it.Release()
+	for it.Next() {
+		m[string(it.Key())] = string(it.Value())
+	}
+	require.NoError(t, it.Error())
+	return m
+}
+
+// rogue speaks the protocol by hand, and need not keep to it.
+type rogue struct {
+	t       testing.TB
+	conn    net.Conn
+	self    Origin
+	sending names
+	theirs  hello
+}
+
+func drawnOrigin() (o Origin) { rand.Read(o[:]); return o }
+
+// greet connects and introduces itself as change has it.
+func greet(t testing.TB, addr string, change func(h *hello)) *rogue {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	r := &rogue{t: t, conn: conn, self: drawnOrigin()}
+	h := hello{min: protocolMin, max: protocolMax, name: "rogue", origin: r.self, wall: time.Now(), rev: 1, claims: sum{1, 2}}
+	if change != nil {
+		change(&h)
+	}
+	r.send(frameHello, h.append(nil))
+	return r
+}
+
+// member is one that has come through the introductions.
+func greetAsMember(t testing.TB, db *DB) *rogue {
+	t.Helper()
+	r := greet(t, db.Addr().String(), nil)
+	kind, payload := r.next()
+	require.Equal(t, frameHello, kind)
+	var err error
+	r.theirs, err = decodeHello(payload)
+	require.NoError(t, err)
+	return r
+}
+
+// send does not mind a server that has already hung up.
+func (r *rogue) send(kind frameType, payload []byte) { r.conn.Write(appendFrame(nil, kind, payload)) }
+
+// next reads a frame, or 0 when the server has hung up.
+func (r *rogue) next() (frameType, []byte) {
+	kind, payload, _, err := readFrame(r.conn, nil, frameCap)
+	if err != nil {
+		return 0, nil
+	}
+	return kind, payload
+}
+
+// await reads up to a frame of some kind, or the refusal that comes instead.
+func (r *rogue) await(kind frameType) frameType {
+	for {
+		k, payload := r.next()
+		switch k {
+		case kind, 0:
+			return k
+		case frameRefuse:
+			r.t.Logf("refused: %q", payload)
+			return k
+		}
+	}
+}
+
+// refusal is why the server refuses; it fails if the server does not.
+func (r *rogue) refusal() (code refuseCode, why string) {
+	r.t.Helper()
+	for {
+		kind, payload := r.next()
+		require.NotZero(r.t, kind, "the server hung up without a word")
+		if kind == frameRefuse {
+			d := decoder{b: payload}
+			code, why = refuseCode(d.uint()), d.string(512)
+			require.NoError(r.t, d.end())
+			return code, why
+		}
+	}
+}
+
+// vectors sends one row, whatever it says.
+func (r *rogue) vectors(o Origin, at ...uint64) {
+	r.send(frameVectors, r.sending.frame(func(b []byte) []byte {
+		b = append(b, 1, 0, 0, 1) // revision, nothing loose, no lineage, one row
+		b = binary.AppendUvarint(b, r.sending.number(o))
+		for _, n := range at {
+			b = binary.AppendUvarint(b, n)
+		}
+		return b
+	}))
+}
+
+// page answers a pull with one key.
+func (r *rogue) page(key []byte, versions ...version) {
+	r.t.Helper()
+	r.send(frameTurn, nil)
+	require.Equal(r.t, framePull, r.await(framePull))
+	r.send(framePage, r.sending.frame(func(b []byte) []byte {
+		b = append(b, 0, 1) // no marks, one key
+		b = appendBytes(b, key)
+		b = binary.AppendUvarint(b, uint64(len(versions)))
+		for i := range versions {
+			v := &versions[i]
+			b = appendDot(append(b, byte(btoi(v.deleted))*flagDeleted), v.dot, &r.sending)
+			b = appendBody(b, v, &r.sending)
+			if !v.deleted {
+				b = appendBytes(b, v.value)
+			}
+		}
+		return b
+	}))
+	r.send(frameEnd, []byte{1})
+}
+
+// plain is a version that nothing is wrong with.
+func (r *rogue) plain(seq uint64) version {
+	return version{dot: dot{r.self, seq}, stamp: stampOf(time.Now()), value: []byte("from the rogue"), count: 1}
+}
+
+func TestTheRogueIsBelievedWhenItBehaves(t *testing.T) {
+	// Else the refusals below could have any reason.
+	db := serve(t, Options{})
+	r := greetAsMember(t, db)
+	r.vectors(r.self, 1, 1, 0, 0)
+	r.page([]byte("k"), r.plain(1))
+	require.Equal(t, frameBye, r.await(frameBye))
+	v, err := db.Get([]byte("k"), nil)
+	require.NoError(t, err)
+	require.Equal(t, "from the rogue", string(v))
+}
+
+func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
+	db := serve(t, Options{MaxValue: 1 << 10, MaxKey: 100, Local: []*util.Range{util.BytesPrefix([]byte("local/"))}})
+	require.NoError(t, db.Put([]byte("k"), []byte("honest"), nil))
+	key := []byte("k")
+	for name, c := range map[string]struct {
+		want string
+		do   func(r *rogue)
+	}{
+		"reserved key":        {"reserved", func(r *rogue) { r.page(kindKey(kindMeta, []byte("format")), r.plain(1)) }},
+		"shortest reserved":   {"reserved", func(r *rogue) { r.page([]byte{0xff, 0xff}, r.plain(1)) }},
+		"local range":         {"local range", func(r *rogue) { r.page([]byte("local/k"), r.plain(1)) }},
+		"key too long":        {"key of 101 bytes", func(r *rogue) { r.page(make([]byte, 101), r.plain(1)) }},
+		"value too long":      {"value of 1025 bytes", func(r *rogue) { v := r.plain(1); v.value = make([]byte, 1025); r.page(key, v) }},
+		"seq 0":               {"without a seq", func(r *rogue) { r.page(key, r.plain(0)) }},
+		"seq 2^64-1":          {"18446744073709551615", func(r *rogue) { r.page(key, r.plain(math.MaxUint64)) }},
+		"seq 2^62":            {"4611686018427387904", func(r *rogue) { r.page(key, r.plain(1<<62)) }},
+		"clock 2^64-1":        {"18446744073709551615", func(r *rogue) { v := r.plain(1); v.clock = math.MaxUint64; r.page(key, v) }},
+		"vv to 2^64-1":        {"18446744073709551615", func(r *rogue) { v := r.plain(1); v.vv = vector{{Origin{1}, math.MaxUint64}}; r.page(key, v) }},
+		"vv to its own dot":   {"its own dot", func(r *rogue) { v := r.plain(3); v.vv = vector{{r.self, 3}}; r.page(key, v) }},
+		"vv with a 0":         {"seq of 0", func(r *rogue) { v := r.plain(1); v.vv = vector{{Origin{1}, 0}}; r.page(key, v) }},
+		"vv out of order":     {"out of order", func(r *rogue) { v := r.plain(1); v.vv = vector{{Origin{2}, 1}, {Origin{1}, 1}}; r.page(key, v) }},
+		"batch of 2^64-1":     {"18446744073709551615", func(r *rogue) { v := r.plain(1); v.count = math.MaxUint64; r.page(key, v) }},
+		"not in its batch":    {"not in its batch", func(r *rogue) { v := r.plain(9); v.offset, v.count = 5, 2; r.page(key, v) }},
+		"a year ahead":        {"future", func(r *rogue) { v := r.plain(1); v.stamp = stampOf(time.Now().AddDate(1, 0, 0)); r.page(key, v) }},
+		"the end of time":     {"future", func(r *rogue) { v := r.plain(1); v.stamp = math.MaxUint64; r.page(key, v) }},
+		"a write of ours":     {"has made only", func(r *rogue) { v := r.plain(1); v.dot = dot{r.theirs.origin, 99}; r.page(key, v) }},
+		"it has seen of ours": {"has made only", func(r *rogue) { v := r.plain(1); v.vv = vector{{r.theirs.origin, 99}}; r.page(key, v) }},
+		"claims 2^64-1":       {"18446744073709551615", func(r *rogue) { r.vectors(r.self, math.MaxUint64, 0, 0, 0) }},
+		"claims of ours":      {"has made only", func(r *rogue) { r.vectors(r.theirs.origin, 99, 0, 0, 0) }},
+		"proves too much":     {"prove more than they claim", func(r *rogue) { r.vectors(r.self, 1, 1, 2, 0) }},
+		"chunks too large": {"MaxValue is 1024", func(r *rogue) {
+			r.send(frameTurn, nil)
+			r.await(framePull)
+			for range 2 {
+				r.send(frameChunk, make([]byte, 1000))
+			}
+		}},
+		"a page out of turn":      {"does not belong here", func(r *rogue) { r.send(framePage, nil) }},
+		"a second hello":          {"does not belong here", func(r *rogue) { r.send(frameHello, r.theirs.append(nil)) }},
+		"an unknown frame":        {"frame 200 does not belong here", func(r *rogue) { r.send(200, []byte("x")) }},
+		"a page of nothing":       {"record ends early", func(r *rogue) { r.send(frameTurn, nil); r.await(framePull); r.send(framePage, nil) }},
+		"2^60 keys":               {"at most", func(r *rogue) { r.send(frameTurn, nil); r.await(framePull); r.send(framePage, many(0, 0)) }},
+		"2^60 origins":            {"at most", func(r *rogue) { r.send(frameVectors, many()) }},
+		"2^60 addresses":          {"at most", func(r *rogue) { r.send(frameAddresses, many()) }},
+		"2^60 origins in a pull":  {"at most", func(r *rogue) { r.send(framePull, many(0)) }},
+		"an origin nobody named":  {"unknown origin", func(r *rogue) { r.send(framePull, []byte{0, 1, 7, 0}) }},
+		"a frame of 4 GiB":        {"4294967295 bytes", func(r *rogue) { r.conn.Write([]byte{0xff, 0xff, 0xff, 0xff, 6}) }},
+		"a frame just over 4 MiB": {"at most 4194304 are allowed", func(r *rogue) { r.conn.Write([]byte{0, 0x40, 0, 2, 6}) }},
+		"a frame of nothing":      {"a frame of 0 bytes", func(r *rogue) { r.conn.Write([]byte{0, 0, 0, 0, 6}) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := everything(t, db)
+			r := greetAsMember(t, db)
+			c.do(r)
+			code, why := r.refusal()
+			require.Contains(t, why, c.want)
+			require.Equal(t, strings.Contains(c.want, "future"), code == refuseClock)
+			require.Equal(t, before, everything(t, db))
+		})
+	}
+	require.Equal(t, map[string]string{"k": "honest"}, shown(t, db))
+	require.Len(t, db.Status().Claims, 1, "its own and nobody else's")
+}
+
+// many is a payload that says so many things follow as could never.
+func many(before ...byte) []byte {
+	return append(binary.AppendUvarint(before, 1<<60), make([]byte, 64)...)
+}
+
+func TestStrangersLeaveNoMemberBehind(t *testing.T) {
+	db := serve(t, Options{})
+	for range 50 {
+		r := greetAsMember(t, db)
+		r.send(200, nil)
+		r.refusal()
+	}
+	good := greetAsMember(t, db)
+	good.vectors(good.self, 1, 0, 0, 0)
+	good.page([]byte("k"), good.plain(1))
+	require.Equal(t, frameBye, good.await(frameBye))
+	require.NoError(t, db.commit(func(t *txn) error { t.stageMembers(); return nil }))
+	members := 0
+	for key := range everything(t, db) {
+		if strings.HasPrefix(key, string(kindKey(kindMember, nil))) {
+			members++
+		}
+	}
+	require.Equal(t, 1, members, "only who held a session to its end is remembered")
+}

@@ -1,0 +1,251 @@
+package replicator_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
+)
+
+// diary collects what a server does and logs. Safe for concurrent use.
+type diary struct {
+	mu    sync.Mutex
+	dials []time.Time
+	past  []replicator.SessionEvent
+	text  bytes.Buffer
+}
+
+func (j *diary) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *diary) log() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+func (j *diary) sessions() []replicator.SessionEvent {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]replicator.SessionEvent{}, j.past...)
+}
+
+func (j *diary) forget() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.dials, j.past = nil, nil
+	j.text.Reset()
+}
+
+// watched opens a server that keeps a diary.
+func (c *cluster) watched(name string, o *replicator.Options) (*replicator.DB, *diary) {
+	c.t.Helper()
+	j := &diary{}
+	h := c.net.Host(name)
+	l, err := h.Listen("9000")
+	require.NoError(c.t, err)
+	o.Name, o.Listener, o.Insecure = name, l, true
+	o.Logger = slog.New(slog.NewTextHandler(j, nil))
+	o.Events = &replicator.Events{Session: func(e replicator.SessionEvent) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.past = append(j.past, e)
+	}}
+	o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		j.mu.Lock()
+		j.dials = append(j.dials, time.Now())
+		j.mu.Unlock()
+		return h.Dial(ctx, network, addr)
+	}
+	db, err := replicator.Replicate(replicatortest.MemDB(c.t), o)
+	require.NoError(c.t, err)
+	c.t.Cleanup(func() { db.Close() })
+	return db, j
+}
+
+func peerOf(t testing.TB, db *replicator.DB, addr string) replicator.PeerStatus {
+	t.Helper()
+	for _, p := range db.Status().Peers {
+		if p.Addr == addr {
+			return p
+		}
+	}
+	t.Fatalf("%s is not a peer of %s", addr, db.Status().Name)
+	return replicator.PeerStatus{}
+}
+
+func TestNewsThatArriveCountAsVelocity(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		requireAgreement(t, a, b)
+		for i := range 50 {
+			put(t, a, fmt.Sprint(i), "v")
+		}
+		requireAgreement(t, a, b)
+		require.Greater(t, b.Status().Velocity, 5.0, "b wrote nothing")
+		require.Equal(t, 20*time.Millisecond, b.Status().Pause)
+	})
+}
+
+func TestIdleRoundsHoldFanoutSessionsEachMaxInterval(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		var addrs []string
+		for i := range 8 {
+			c.start(fmt.Sprint("p", i))
+			addrs = append(addrs, fmt.Sprint("p", i, ":9000"))
+		}
+		_, j := c.watched("a", &replicator.Options{Peers: addrs, Fanout: 2, MaxInterval: 5 * time.Second})
+		time.Sleep(time.Minute)
+		j.forget()
+		time.Sleep(100 * time.Second)
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		require.InDelta(t, 40, len(j.dials), 10, "2 sessions each 5 s ± 20 %%")
+	})
+}
+
+func TestIdleSessionsAreShort(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, j := c.watched("a", &replicator.Options{Peers: []string{"b:9000"}})
+		b := c.start("b", "a:9000")
+		for i := range 100 {
+			put(t, a, fmt.Sprint(i), "v")
+		}
+		requireAgreement(t, a, b)
+		time.Sleep(2 * time.Minute)
+		j.forget()
+		time.Sleep(2 * time.Minute)
+		require.NotEmpty(t, j.sessions())
+		for _, e := range j.sessions() {
+			require.True(t, e.Idle)
+			require.LessOrEqual(t, max(e.BytesIn, e.BytesOut), int64(200))
+		}
+	})
+}
+
+func TestChangedAddressBookIsToldOnceAndThenSessionsAreIdle(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, j := c.watched("a", &replicator.Options{Peers: []string{"seed:9000"}})
+		c.start("seed")
+		time.Sleep(time.Minute)
+		c.start("late", "seed:9000") // nobody writes anything
+		time.Sleep(time.Minute)
+		require.Equal(t, "learnt", peerOf(t, a, "late:9000").Source)
+		require.Equal(t, "ok", peerOf(t, a, "late:9000").State)
+		j.forget()
+		time.Sleep(2 * time.Minute)
+		for _, e := range j.sessions() {
+			require.True(t, e.Idle)
+		}
+	})
+}
+
+func TestConfiguredPeerIsTriedForEverWithGrowingPauses(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Host("b")
+		a, j := c.watched("a", &replicator.Options{Peers: []string{"b:9000"}})
+		put(t, a, "k", "v")
+		time.Sleep(3 * time.Hour)
+		j.mu.Lock()
+		dials := append([]time.Time{}, j.dials...)
+		j.mu.Unlock()
+		require.Greater(t, len(dials), 3*3600/14, "it is never given up")
+		require.Less(t, len(dials), 3*3600/6, "nothing is hammered")
+		pauses := map[time.Duration]bool{}
+		for i := 20; i < len(dials); i++ {
+			pauses[dials[i].Sub(dials[i-1]).Round(10*time.Millisecond)] = true
+		}
+		require.Greater(t, len(pauses), 50, "jitter")
+		require.Equal(t, 1, strings.Count(j.log(), "peer is failing"), "one line for one change of state")
+		p := peerOf(t, a, "b:9000")
+		require.Equal(t, "failing", p.State)
+		require.Contains(t, p.Error, "dial b:9000: ")
+		require.Equal(t, len(dials), p.Failures)
+
+		b := c.start("b")
+		requireAgreement(t, a, b)
+		require.Less(t, time.Since(dials[len(dials)-1]), 15*time.Second)
+		require.Contains(t, j.log(), "peer is ok")
+	})
+}
+
+func TestLearntAddressThatNeverAnswersIsForgotten(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a", "seed:9000")
+		c.start("seed")
+		x := c.start("x", "seed:9000")
+		time.Sleep(time.Minute)
+		peerOf(t, a, "x:9000")
+		require.NoError(t, x.Close())
+		time.Sleep(3 * time.Hour)
+		require.Len(t, a.Status().Peers, 1, "only seed")
+	})
+}
+
+func TestPeerThatCannotBeDialedIsOkAsLongAsItDials(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Block("a", "b")
+		a, j := c.watched("a", &replicator.Options{Peers: []string{"b:9000"}})
+		b := c.start("b", "a:9000")
+		time.Sleep(time.Minute)
+		j.forget()
+		for i := range 100 {
+			put(t, b, fmt.Sprint(i), "v")
+			time.Sleep(100 * time.Millisecond)
+		}
+		requireAgreement(t, a, b)
+		p := peerOf(t, a, "b:9000")
+		require.Equal(t, "ok", p.State)
+		require.Contains(t, p.Error, "dial", "but Status says that it could not be dialed")
+		require.NotContains(t, j.log(), "peer is", "no change of state")
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		require.Less(t, len(j.dials), 6, "its sessions do not reset the pauses between our attempts")
+	})
+}
+
+func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		ahead := time.Hour
+		a, ja := c.watched("a", &replicator.Options{})
+		b := c.start("b", "a:9000")
+		bad, _ := c.watched("bad", &replicator.Options{Peers: []string{"a:9000", "b:9000"}, Now: func() time.Time { return time.Now().Add(ahead) }})
+		put(t, bad, "from the future", "v")
+		for i := range 10 {
+			put(t, a, fmt.Sprint(i), "v")
+			time.Sleep(time.Second)
+		}
+		requireAgreement(t, a, b)
+		time.Sleep(30 * time.Second) // until bad dials once more
+		require.Equal(t, "-", value(t, a, "from the future"))
+		require.Contains(t, peerOf(t, a, "bad:9000").Error, "stamped too far in the future")
+		require.Contains(t, peerOf(t, bad, "a:9000").Error, "stamped too far in the future", "the other side knows why, too")
+		require.Contains(t, ja.log(), "too far in the future")
+		require.Len(t, contents(t, bad), 11, "it gets what others wrote")
+
+		time.Sleep(ahead)
+		requireAgreement(t, a, b, bad)
+		require.Equal(t, "v", value(t, a, "from the future"), "nothing was dropped")
+	})
+}

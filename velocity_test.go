@@ -1,0 +1,67 @@
+package replicator
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestVelocityOfASteadyRateIsThatRate(t *testing.T) {
+	for _, every := range []time.Duration{10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
+		var v velocity
+		now := time.Unix(0, 0)
+		for range int(time.Minute / every) {
+			now = now.Add(every)
+			v.add(now, 1)
+		}
+		perSecond := float64(time.Second) / float64(every)
+		// Just after a change it is up to half of one change's worth above.
+		require.InEpsilon(t, perSecond, v.now(now), 0.08, "one change every %v", every)
+		require.InEpsilon(t, v.now(now)/2, v.now(now.Add(velocityHalfLife)), 1e-9)
+	}
+}
+
+func TestManyChangesAtOnceCountAsMany(t *testing.T) {
+	var one, many velocity
+	now := time.Unix(0, 0)
+	for range 10 {
+		one.add(now, 1)
+	}
+	many.add(now, 10)
+	require.InEpsilon(t, one.now(now), many.now(now), 1e-9)
+}
+
+func TestPauseFollowsItsFormula(t *testing.T) {
+	const least, most = 20 * time.Millisecond, 10 * time.Second
+	var v velocity
+	now := time.Unix(0, 0)
+	require.Equal(t, most, v.pause(now, least, most), "at a velocity of 0")
+	v.add(now, 1)
+	require.InDelta(t, 0.1386, v.now(now), 0.0001)
+	one := v.pause(now, least, most)
+	require.InEpsilon(t, 7.2*float64(least), float64(one), 0.01, "after one change")
+	for range 6 {
+		now = now.Add(velocityHalfLife)
+		next := v.pause(now, least, most)
+		require.InEpsilon(t, 2*float64(one), float64(next), 0.001, "it doubles with every 5 s of silence")
+		one = next
+	}
+	require.Equal(t, most, v.pause(now.Add(velocityHalfLife), least, most))
+	require.Equal(t, most, v.pause(now.Add(1000*time.Hour), least, most))
+	v.add(now, 100)
+	require.Equal(t, least, v.pause(now, least, most), "at a high velocity")
+	require.Equal(t, least, v.pause(now.Add(-time.Hour), least, most), "a clock that goes back does no harm")
+}
+
+func TestJitterIsAFifthEitherWay(t *testing.T) {
+	low, high := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := jitter(time.Second)
+		low, high = min(low, d), max(high, d)
+	}
+	require.GreaterOrEqual(t, low, 800*time.Millisecond)
+	require.Less(t, low, 850*time.Millisecond)
+	require.LessOrEqual(t, high, 1200*time.Millisecond)
+	require.Greater(t, high, 1150*time.Millisecond)
+}
