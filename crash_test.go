@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/level-replicator/replicator/internal/crashfs"
 )
 
@@ -25,26 +23,32 @@ var crashModes = append([]crashfs.Mode{crashfs.Everything}, crashfs.Modes...)
 // step does one thing in a run.
 func (w *crashWorld) step() error {
 	a, b := w.a, w.b
+	if w.rng.IntN(4) == 0 {
+		if err := a.tend(); err != nil {
+			return err
+		}
+	}
 	switch n := w.rng.IntN(20); {
 	case n < 6:
-		a.write(w.rng.IntN(2) == 0, w.some(1)...)
+		for range 1 + w.rng.IntN(4) {
+			if err := a.write(w.rng.IntN(4) == 0, w.some(1)...); err != nil {
+				return err
+			}
+		}
 	case n < 8:
-		a.write(w.rng.IntN(2) == 0, w.some(2+w.rng.IntN(4))...)
+		return a.write(w.rng.IntN(3) == 0, w.some(2+w.rng.IntN(4))...)
 	case n < 9:
-		a.write(w.rng.IntN(3) == 0, write{key: w.key(), deleted: true})
+		return a.write(w.rng.IntN(3) == 0, write{key: w.key(), deleted: true})
 	case n < 11:
-		b.write(true, w.some(1+w.rng.IntN(3))...)
+		return b.write(true, w.some(1+w.rng.IntN(3))...)
 	case n < 12: // a conflict
 		key := w.key()
-		a.write(w.rng.IntN(2) == 0, write{key: key, value: w.value()})
-		b.write(true, write{key: key, value: w.value(), deleted: w.rng.IntN(4) == 0})
-		return w.talk(a, b)
+		return errors.Join(a.write(w.rng.IntN(2) == 0, write{key: key, value: w.value()}),
+			b.write(true, write{key: key, value: w.value(), deleted: w.rng.IntN(4) == 0}), w.talk(a, b))
 	case n < 15:
 		return w.talk(a, b)
 	case n < 16:
 		return w.talk(b, a)
-	case n < 17:
-		return a.tend()
 	case n < 18: // what is deleted, both know to be on disk, and so it is forgotten
 		for range 2 {
 			if err := errors.Join(w.talk(a, b), a.tend(), b.tend(), w.talk(b, a)); err != nil {
@@ -109,31 +113,36 @@ type crashRun struct {
 
 // record runs a workload. What b commits is on disk and checkpointed at once, so
 // that b opened on its storage is as good as b that never ended.
-func record(t testing.TB, seed uint64, steps, buffer, page int) *crashRun {
-	w := newCrashWorld(t, seed, buffer, page)
+func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
+	w := newCrashWorld(seed, buffer, page)
 	sa, sb := crashfs.New(nil), crashfs.New(nil)
 	for _, s := range []*crashfs.Storage{sa, sb} {
 		// A crash while goleveldb makes its directory is not ours to survive.
 		n, err := w.open(s, true)
-		require.NoError(t, err)
+		if err != nil {
+			return nil, err
+		}
 		n.close()
 	}
 	run := &crashRun{crashWorld: w, rec: sa.Record(), peer: sb.Record()}
 	var err error
-	w.a, err = w.open(sa, false)
-	require.NoError(t, err)
-	w.b, err = w.open(sb, true)
-	require.NoError(t, err)
+	if w.a, err = w.open(sa, false); err != nil {
+		return nil, err
+	}
+	defer func() { w.a.close() }()
+	if w.b, err = w.open(sb, true); err != nil {
+		return nil, err
+	}
+	defer w.b.close()
 	w.mark()
 	for i := range steps {
-		require.NoError(t, w.step(), "seed %d, step %d", seed, i)
-		require.NoError(t, w.b.tend())
+		if err := errors.Join(w.step(), w.b.tend(), w.a.flushed()); err != nil {
+			return nil, fmt.Errorf("seed %d, step %d: %w", seed, i, err)
+		}
 	}
 	quiesce(w.a.db)
 	quiesce(w.b.db)
-	w.a.close()
-	w.b.close()
-	return run
+	return run, nil
 }
 
 // image crashes the run after an operation and judges what is left. again, if not
@@ -152,13 +161,13 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 	defer func() { b.close() }()
 	stor := r.rec.ImageAt(op, mode, rng)
 	second := stor.Record()
-	if err := r.rejoin(stor, b, op, mode == crashfs.Everything); err != nil || again < 0 {
+	if err := r.rejoin(stor, b, op, mode == crashfs.Everything, true); err != nil || again < 0 {
 		return err
 	}
 	op2 := second.First() + (second.Last()-second.First())*again/1000
 	// What the first crash took is gone by right, so there is no more to ask for
 	// than before it, and the peer has seen all of it.
-	err = r.rejoin(second.ImageAt(op2, mode, rng), b, op, false)
+	err = r.rejoin(second.ImageAt(op2, mode, rng), b, op, false, false)
 	if err != nil {
 		return fmt.Errorf("second crash, at its %s: %w", second.Describe(op2), err)
 	}
@@ -167,13 +176,13 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 
 // rejoin opens a crashed server, judges it, and has it talk with its peer and
 // with a new server until all agree.
-func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all bool) error {
+func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all, whole bool) error {
 	a, err := r.open(stor, false)
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	if err := a.checkCrash(op, all); err != nil {
+	if err := a.checkCrash(op, all, whole); err != nil {
 		return err
 	}
 	live, err := r.expectation(a, b)
@@ -202,36 +211,57 @@ func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all bool)
 }
 
 // everywhere crashes a run at every operation in every mode.
-func (r *crashRun) everywhere(t testing.TB, seed uint64) (images int) {
+func (r *crashRun) everywhere(seed uint64, images *atomic.Int64) error {
 	for op := r.rec.First(); op <= r.rec.Last(); op++ {
 		for _, mode := range crashModes {
-			images += r.crash(t, seed, op, mode)
+			if err := r.crash(seed, op, mode, images); err != nil {
+				return err
+			}
 		}
 	}
-	return images
+	return nil
 }
 
-func (r *crashRun) crash(t testing.TB, seed uint64, op int, mode crashfs.Mode) int {
+func (r *crashRun) crash(seed uint64, op int, mode crashfs.Mode, images *atomic.Int64) error {
 	rng := rand.New(rand.NewPCG(seed<<20+uint64(op), uint64(mode)))
 	again := -1
 	if rng.IntN(4) == 0 {
 		again = rng.IntN(1000)
+		images.Add(1)
 	}
-	require.NoError(t, r.image(op, mode, rng, again), "seed %d, %s, %v, again at %d", seed, r.rec.Describe(op), mode, again)
-	if again >= 0 {
-		return 2
+	images.Add(1)
+	if err := r.image(op, mode, rng, again); err != nil {
+		return fmt.Errorf("seed %d, %s, %v, again at %d: %w", seed, r.rec.Describe(op), mode, again, err)
 	}
-	return 1
+	return nil
 }
 
 // randomly crashes a run n times at random operations.
-func (r *crashRun) randomly(t testing.TB, seed uint64, n int) (images int) {
+func (r *crashRun) randomly(seed uint64, n int, images *atomic.Int64) error {
 	rng := rand.New(rand.NewPCG(seed, 11))
 	for range n {
 		op := r.rec.First() + rng.IntN(r.rec.Last()-r.rec.First()+1)
-		images += r.crash(t, seed, op, crashModes[rng.IntN(len(crashModes))])
+		if err := r.crash(seed, op, crashModes[rng.IntN(len(crashModes))], images); err != nil {
+			return err
+		}
 	}
-	return images
+	return nil
+}
+
+// crashSeed tries the images of one run.
+func crashSeed(seed uint64, images *atomic.Int64) error {
+	if seed%3 == 0 {
+		run, err := record(seed, 120, 8<<10, 1<<10)
+		if err == nil {
+			err = run.randomly(seed, 60, images)
+		}
+		return err
+	}
+	run, err := record(seed, 6, 4<<10, 512)
+	if err == nil {
+		err = run.everywhere(seed, images)
+	}
+	return err
 }
 
 // TestPowerFailure crashes small runs at every operation of the storage, in every
@@ -247,21 +277,22 @@ func TestPowerFailure(t *testing.T) {
 	}
 	var images, seeds atomic.Int64
 	started := time.Now()
-	const workers = 2
-	t.Run("images", func(t *testing.T) {
-		for range workers {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				for images.Load() < int64(want) {
-					seed := uint64(seeds.Add(1))
-					if seed%3 == 0 {
-						images.Add(int64(record(t, seed, 120, 8<<10, 1<<10).randomly(t, seed, 60)))
-					} else {
-						images.Add(int64(record(t, seed, 5, 4<<10, 512).everywhere(t, seed)))
-					}
-				}
-			})
+	const workers = 6 // they wait for goleveldb more than they compute
+	failed := make(chan error, workers)
+	for range workers {
+		go func() {
+			var err error
+			for err == nil && images.Load() < int64(want) {
+				err = crashSeed(uint64(seeds.Add(1)), &images)
+			}
+			failed <- err
+		}()
+	}
+	for range workers {
+		if err := <-failed; err != nil {
+			images.Add(int64(want)) // so that the others end, too
+			t.Error(err)
 		}
-	})
+	}
 	t.Logf("%d images of %d runs, %.0f a second", images.Load(), seeds.Load(), float64(images.Load())/time.Since(started).Seconds())
 }

@@ -6,10 +6,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 
@@ -30,7 +28,6 @@ type crashWrite struct {
 
 // crashWorld is a run of two servers, one of which will crash at every moment of it.
 type crashWorld struct {
-	t      testing.TB
 	rng    *rand.Rand
 	buffer int // WriteBuffer
 	page   int
@@ -57,8 +54,8 @@ type crashNode struct {
 	seen  []change // of the last commit
 }
 
-func newCrashWorld(t testing.TB, seed uint64, buffer, page int) *crashWorld {
-	return &crashWorld{t: t, rng: rand.New(rand.NewPCG(seed, 7)), buffer: buffer, page: page,
+func newCrashWorld(seed uint64, buffer, page int) *crashWorld {
+	return &crashWorld{rng: rand.New(rand.NewPCG(seed, 7)), buffer: buffer, page: page,
 		clock: time.UnixMilli(1700000000000), byID: map[string]*crashWrite{}, purged: map[string]bool{}}
 }
 
@@ -151,12 +148,14 @@ func (n *crashNode) held(key string) (ws []*crashWrite, err error) {
 }
 
 // write has a server commit one batch, and notes it.
-func (n *crashNode) write(sync bool, ops ...write) {
+func (n *crashNode) write(sync bool, ops ...write) error {
 	w := n.w
 	saw := map[string]map[*crashWrite]bool{}
 	for _, o := range ops {
 		old, err := n.held(string(o.key))
-		require.NoError(w.t, err)
+		if err != nil {
+			return err
+		}
 		s := map[*crashWrite]bool{}
 		for _, g := range old {
 			s[g] = true
@@ -172,7 +171,9 @@ func (n *crashNode) write(sync bool, ops ...write) {
 		}
 	}
 	n.seen = nil
-	require.NoError(w.t, n.queue.do(req))
+	if err := n.queue.do(req); err != nil {
+		return err
+	}
 	var batch []*crashWrite
 	for _, c := range n.seen {
 		v := &c.versions[0]
@@ -191,6 +192,7 @@ func (n *crashNode) write(sync bool, ops ...write) {
 		g.batch = batch
 	}
 	w.writes = append(w.writes, batch...)
+	return nil
 }
 
 // talk holds a session, driven frame by frame.
@@ -224,13 +226,20 @@ func (w *crashWorld) talk(a, b *crashNode) error {
 	return nil
 }
 
-// tend does what the shell does in the background: move the checkpoint, write it.
-func (n *crashNode) tend() error {
+// flushed does what the shell does every second: move the checkpoint.
+func (n *crashNode) flushed() error {
 	count, err := memComp(n.db)
-	if err != nil {
+	if err == nil {
+		n.at(func(r *replica) { r.flushed(count) })
+	}
+	return err
+}
+
+// tend does what the shell does every few seconds: move the checkpoint, write it.
+func (n *crashNode) tend() error {
+	if err := n.flushed(); err != nil {
 		return err
 	}
-	n.at(func(r *replica) { r.flushed(count) })
 	return n.commit(func(t *txn) error {
 		t.stageCheckpoints()
 		t.stageMembers()

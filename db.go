@@ -246,7 +246,7 @@ func (v *view) eachConflict(yield func([]byte, []Version) bool) error {
 			continue // left behind by a crash
 		}
 		if !yield(key, copyVersions(canonical(vs))) {
-			return nil
+			return it.Error()
 		}
 	}
 	return it.Error()
@@ -316,7 +316,7 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 		key := values.Key()
 		cost := len(values.Value()) + 4*len(key) + writeOverhead
 		if len(keys) >= adoptStep || n >= 64*adoptStep || len(keys) > 0 && size+cost > batchLimit {
-			return keys, slices.Clone(key), nil
+			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
 		}
 		for more && string(index.Key()[3:]) < string(key) {
 			more = index.Next()
@@ -390,8 +390,12 @@ func (db *DB) adoptDeletes(ctx context.Context) error {
 			err := db.commit(func(t *txn) error {
 				var ws []write
 				for _, k := range keys {
-					if _, err := t.r.store.Get(k, nil); err == leveldb.ErrNotFound {
+					switch _, err := t.r.store.Get(k, nil); err {
+					case nil: // written meanwhile
+					case leveldb.ErrNotFound:
 						ws = append(ws, write{key: k, deleted: true})
+					default:
+						return err
 					}
 				}
 				return t.put(ws)
@@ -422,7 +426,7 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 	for n := 0; index.Next(); n++ {
 		key := index.Key()[3:]
 		if len(keys) >= adoptStep || n >= 64*adoptStep || size > batchLimit {
-			return keys, slices.Clone(key), nil
+			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
 		}
 		for more && string(values.Key()) < string(key) {
 			more = values.Next()
