@@ -32,6 +32,7 @@ func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
 		pageSize: pageSize, batchSize: groupSize, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		wants: db.wants, asked: db.latestCall(),
 	}
 }
 
@@ -112,6 +113,9 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
+	if kind == frameVectors {
+		t.db.reported()
+	}
 	t.release(t.session.retained())
 	return err
 }

@@ -69,15 +69,9 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if err != nil {
 		return err
 	}
-	rose := false
 	db.at(func(r *replica) {
-		rev := r.known.rev
 		r.flushed(count)
-		rose = r.known.rev != rev
 	})
-	if rose {
-		db.signal()
-	}
 	now := time.Now()
 	if now.Sub(*saved) >= checkpointInterval {
 		*saved = now

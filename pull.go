@@ -353,6 +353,7 @@ func (s *session) conclude() error {
 	}
 	fresh := 0
 	err := s.host.commit(func(t *txn) (err error) {
+		t.sync = t.sync || s.theirs.wants
 		if fresh, err = p.mergePages(t); err != nil {
 			return err
 		}
@@ -383,6 +384,7 @@ func (s *session) provedHere(r *replica) bool {
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
 	s.leavePull()
+	s.reportDurable()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs
@@ -391,4 +393,13 @@ func (s *session) pulled() error {
 	s.send(frameBye, nil)
 	s.finish()
 	return nil
+}
+
+// reportDurable brings to disk what is claimed here, if the peer waits for that,
+// and tells it. If that fails it tells what is on disk.
+func (s *session) reportDurable() {
+	if h, ok := s.host.(hardener); ok && s.theirs.wants {
+		h.harden()
+		s.sendVectors(false)
+	}
 }

@@ -22,6 +22,9 @@ func (db *DB) rounds(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-db.urgent:
+			db.hasten(ctx)
+			continue
 		case <-timer.C:
 		case <-db.peers.found:
 		case <-db.kick:
@@ -98,6 +101,9 @@ const (
 )
 
 func (db *DB) enterPull(from Origin) bool {
+	if db.queue.broken() != nil {
+		return false
+	}
 	ps := &db.pulls
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -130,10 +136,11 @@ func (db *DB) leavePull(from Origin) {
 // ended notes how a session with a peer went.
 func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	now := time.Now()
+	broken := db.queue.broken()
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
 	db.peers.mu.Lock()
-	was := p.state
+	was, before := p.state, p.origin
 	if s.dialed {
 		p.freeLocked()
 	}
@@ -153,11 +160,17 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		if p.claims, p.digest = s.theirsNow(); s.skipped {
 			p.claims = sum{} // ask again
 		}
+		if p.asked = max(p.asked, s.params.asked); s.skipped && broken != nil {
+			p.err = &PeerError{p.addr, "pull", broken}
+		}
 	} else if s.dialed {
 		db.failedLocked(p, now, err)
 	}
-	state, behind := p.state, p.claims != claims
+	state, behind, answers := p.state, p.claims != claims && broken == nil, p.origin
 	db.peers.mu.Unlock()
+	if before != answers {
+		db.at(func(r *replica) { r.replaced(before) })
+	}
 	if state != was && state != "self" {
 		db.logState(p, state, err)
 	}
@@ -165,6 +178,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		db.news(0)
 	}
 	db.checkReady()
+	db.hastenNow()
 }
 
 func (db *DB) failedLocked(p *peer, now time.Time, err error) {

@@ -23,6 +23,10 @@ type host interface {
 	leavePull(from Origin)
 }
 
+// hardener is a host that can bring to disk what it claims, and waits until it
+// is there.
+type hardener interface{ harden() error }
+
 // session is one conversation with a peer. It is pure: frames go in with receive,
 // frames come out of out, and pages, which may be many, one by one out of produce.
 // It knows no socket, clock or goroutine, and is used by one goroutine at a time.
@@ -41,7 +45,7 @@ type session struct {
 
 	serving    *serving
 	pulling    *pulling
-	skipped    bool     // our pull was left out: another was under way
+	skipped    bool     // our pull was left out: another was under way, or nothing is written here
 	spool      [][]byte // values that came in chunks, for the page to come
 	spooled    int
 	spoolEnded bool
@@ -61,6 +65,11 @@ type sessionParams struct {
 	pageSize            int    // bytes after which a page ends
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
+
+	// wants tells whether a peer should bring to disk what it claims and report
+	// it. It is called within at. Nil: never.
+	wants func(r *replica, peer Origin) bool
+	asked uint64 // the latest of those who wait for a report, when the session began
 }
 
 type sessionStats struct {
@@ -100,6 +109,7 @@ type hello struct {
 	base      Origin // of whom it remembers the knowledge,
 	baseRev   uint64 // up to this revision
 	following bool   // vectors follow
+	wants     bool   // the peer should bring to disk what it claims, and report it
 }
 
 const helloMagic = "lrep"
@@ -118,7 +128,7 @@ func (h *hello) append(b []byte) []byte {
 	b = appendSum(b, h.digest)
 	b = append(b, h.base[:]...)
 	b = binary.AppendUvarint(b, h.baseRev)
-	return append(b, byte(btoi(h.following)))
+	return append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1)
 }
 
 // decodeHello reads a hello. A later protocol may add fields behind those known
@@ -135,7 +145,8 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.rev = d.uint()
 	h.claims, h.digest = d.sum(), d.sum()
 	h.base, h.baseRev = d.origin(), d.uint()
-	h.following = d.byte()&1 != 0
+	flags := d.byte()
+	h.following, h.wants = flags&1 != 0, flags&2 != 0
 	return h, d.err
 }
 
@@ -186,6 +197,7 @@ func (s *session) sendHello(peer Origin) {
 			s.mine.base, s.mine.baseRev = peer, m.rev
 			s.peer = m.known
 		}
+		s.mine.wants = s.params.wants != nil && s.params.wants(r, peer)
 	})
 	if !s.dialed {
 		s.mine.following = s.theirs.base != s.mine.origin || s.theirs.baseRev != s.mine.rev
@@ -313,7 +325,7 @@ func (s *session) greeted() error {
 	if !s.dialed {
 		dialer, acceptor = acceptor, dialer
 	}
-	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest
+	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest && !dialer.wants && !acceptor.wants
 	if equal && !acceptor.following && acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev {
 		s.idle = true
 		s.finish()
