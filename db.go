@@ -102,12 +102,12 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	if err := db.admit(ws); err != nil {
 		return err
 	}
-	req := requests.Get().(*request)
+	req := db.queue.requests.Get().(*request)
 	req.writes, req.sync = ws, wo.GetSync()
 	err := db.queue.do(req)
 	db.tell(req.changes)
 	req.writes, req.changes = nil, nil
-	requests.Put(req)
+	db.queue.requests.Put(req)
 	return err
 }
 

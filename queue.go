@@ -17,6 +17,8 @@ type queue struct {
 	commits func(t *txn)  // called with the slot held, after each commit
 	failed  func(error)   // called with the slot held, once the store failed to write
 
+	requests sync.Pool
+
 	mu      sync.Mutex
 	waiting []*request
 	err     error // once set, nothing is committed any more
@@ -34,8 +36,6 @@ type request struct {
 // groupSize bounds the bytes that are committed as one batch, unless one caller's
 // batch is larger. Above its write buffer goleveldb takes another path.
 const groupSize = 1 << 20
-
-var requests = sync.Pool{New: func() any { return &request{done: make(chan error, 1)} }}
 
 // at calls f with the slot held.
 func (q *queue) at(f func(r *replica)) {

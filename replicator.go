@@ -38,10 +38,10 @@ type DB struct {
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 
-	urgent       chan struct{} // capacity 1: hold sessions for those who wait
-	flushing     chan struct{} // capacity 1: who brings the store to disk
-	staging      chan struct{} // capacity 1: who has a transaction open
-	hardened     atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+	urgent   chan struct{} // capacity 1: hold sessions for those who wait
+	flushing chan struct{} // capacity 1: who brings the store to disk
+	staging  chan struct{} // capacity 1: who has a transaction open
+	hardened atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -53,9 +53,9 @@ type DB struct {
 	cause    error // of the write that failed
 	work     map[string]Progress
 	watchers map[*watcher]struct{}
-	waiters     map[*waiter]struct{}
-	calls       uint64       // of WaitFor and WaitReplicated that had to wait
-	trans       *Transaction // the one that is open
+	waiters  map[*waiter]struct{}
+	calls    uint64       // of WaitFor and WaitReplicated that had to wait
+	trans    *Transaction // the one that is open
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -208,7 +208,9 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
 	}
-	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), commits: d.committed, failed: d.storeFailed}
+	d.queue = &queue{
+		requests: sync.Pool{New: func() any { return &request{done: make(chan error, 1)} }},
+		raw:      raw, replica: r, slot: make(chan struct{}, 1), commits: d.committed, failed: d.storeFailed}
 	for _, p := range o.Peers {
 		d.peers.add(p, fromList, time.Now())
 	}

@@ -237,12 +237,16 @@ func (db *DB) incoming(h *hello, remote net.Addr) {
 		return
 	}
 	db.peers.add(addr, fromIncoming, time.Now())
+	before := h.origin
 	db.peers.each(func(p *peer) {
 		if p.addr == addr {
-			p.origin = h.origin
+			before, p.origin = p.origin, h.origin
 			p.answering++
 		}
 	})
+	if before != h.origin {
+		db.at(func(r *replica) { r.replaced(before) })
+	}
 }
 
 // dialer is the peer that an incoming session came from.
