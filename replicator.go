@@ -464,11 +464,13 @@ func (db *DB) Close() error {
 // leave marks the database as cleanly closed. The mark counts only if all that it
 // vouches for is on disk before it.
 func (db *DB) leave() error {
-	db.queue.slot <- struct{}{} // for good: nothing is committed any more
+	db.queue.slot <- struct{}{}
+	defer func() { <-db.queue.slot }()
 	r := db.queue.replica
 	if db.queue.broken() != nil {
 		return nil
 	}
+	db.queue.close(leveldb.ErrClosed) // nothing is committed any more
 	if r.unsynced {
 		if err := flush(db.raw); err != nil {
 			return ignoreReadOnly(err)
