@@ -14,6 +14,7 @@ const (
 	handshakeTimeout = 5 * time.Second // TLS, and then the peer's hello
 	pageSize         = 256 << 10       // bytes after which a page ends
 	inFlightTimeout  = 10 * time.Second
+	lingerTimeout    = time.Second // for a last word to be read before the connection goes
 )
 
 // conversation is a session over a connection.
@@ -25,13 +26,14 @@ type conversation struct {
 	ticket  *ticket // of an accepted connection
 	w       *bufio.Writer
 	r       *bufio.Reader
-	held    int // bytes of MaxInFlight
+	held    int  // bytes of MaxInFlight
+	large   bool // it has the one place of those that hold more than their share
 }
 
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, batchSize: groupSize, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 		wants: db.wants, asked: db.latestCall(),
 	}
 }
@@ -43,8 +45,11 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
 	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
-	defer func() { t.release(0) }()
+	defer t.keep(0)
 	err := t.run(ctx)
+	if s.refusing {
+		t.linger()
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -63,14 +68,14 @@ func (t *conversation) run(ctx context.Context) error {
 	greeted := false
 	for {
 		if err := t.flush(); err != nil {
-			return err
+			return t.lastWord(ctx, err)
 		}
 		for t.session.more() {
 			if err := t.session.produce(); err != nil {
 				return errors.Join(err, t.flush())
 			}
 			if err := t.flush(); err != nil {
-				return err
+				return t.lastWord(ctx, err)
 			}
 		}
 		if t.session.done {
@@ -86,6 +91,32 @@ func (t *conversation) run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// linger lets the peer read why it was refused. Closing at once would reset the
+// connection while it is still sending, and the reason might never be seen.
+func (t *conversation) linger() {
+	if t.pace.SetDeadline(time.Now().Add(lingerTimeout)) == nil {
+		io.CopyN(io.Discard, t.r, frameCap)
+	}
+}
+
+// lastWord looks for a refusal once sending has failed: the peer may have said why
+// it hung up while we were not listening.
+func (t *conversation) lastWord(ctx context.Context, err error) error {
+	if t.pace.SetDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return err
+	}
+	for range 8 {
+		kind, payload, e := t.read(ctx, frameCap)
+		if e != nil {
+			break
+		}
+		if kind == frameRefuse {
+			return t.session.receive(kind, payload)
+		}
+	}
+	return err
 }
 
 // welcome lifts the bounds on a peer that has said who it is.
@@ -116,7 +147,7 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	if kind == frameVectors {
 		t.db.reported()
 	}
-	t.release(t.session.retained())
+	t.keep(t.session.retained())
 	return err
 }
 
@@ -130,23 +161,47 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 	}
 	n := int(uint32(head[0])<<24|uint32(head[1])<<16|uint32(head[2])<<8|uint32(head[3])) + 4
 	if n <= limit+frameHead {
-		wait, cancel := context.WithTimeout(ctx, inFlightTimeout)
-		err := t.db.inflight.acquire(wait, n)
-		cancel()
-		if err != nil {
-			return 0, nil, fmt.Errorf("no room for a frame of %d bytes within MaxInFlight: %w", n, err)
+		if err := t.reserve(ctx, n); err != nil {
+			return 0, nil, err
 		}
-		t.held += n
 	}
 	kind, payload, _, err := readFrame(t.r, nil, limit)
 	return kind, payload, err
 }
 
-// release gives back what is held beyond some bytes.
-func (t *conversation) release(keep int) {
-	if t.held > keep {
-		t.db.inflight.release(t.held - keep)
-		t.held = keep
+// reserve takes n bytes of MaxInFlight. One session at a time may pass half of it,
+// and is then counted no further: a value may be larger than the bound, and two
+// that each held a half and waited for more would wait for each other.
+func (t *conversation) reserve(ctx context.Context, n int) error {
+	wait, cancel := context.WithTimeout(ctx, inFlightTimeout)
+	defer cancel()
+	if !t.large && t.held > 0 && t.held+n > t.db.opts.MaxInFlight/2 {
+		select {
+		case t.db.large <- struct{}{}:
+			t.large = true
+		case <-wait.Done():
+			return fmt.Errorf("another session has held a large value for %v, try again later", inFlightTimeout)
+		}
+	}
+	if t.large {
+		return nil
+	}
+	if err := t.db.inflight.acquire(wait, n); err != nil {
+		return fmt.Errorf("no room for %d bytes more among MaxInFlight in %v: %w", n, inFlightTimeout, err)
+	}
+	t.held += n
+	return nil
+}
+
+// keep gives back all but n bytes.
+func (t *conversation) keep(n int) {
+	if t.large && n <= t.held {
+		<-t.db.large
+		t.large = false
+	}
+	if t.held > n {
+		t.db.inflight.release(t.held - n)
+		t.held = n
 	}
 }
 
@@ -156,10 +211,7 @@ func (t *conversation) flush() error {
 		return nil
 	}
 	for _, f := range t.session.out {
-		var head [frameHead]byte
-		n := 1 + len(f.payload)
-		head[0], head[1], head[2], head[3], head[4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n), byte(f.kind)
-		if _, err := t.w.Write(head[:]); err != nil {
+		if _, err := t.w.Write(appendHead(t.w.AvailableBuffer(), f.kind, len(f.payload))); err != nil {
 			return err
 		}
 		if _, err := t.w.Write(f.payload); err != nil {
@@ -170,13 +222,31 @@ func (t *conversation) flush() error {
 	return t.w.Flush()
 }
 
+// caller is this server as the host of one session.
+type caller struct {
+	*DB
+	remote string // where the peer is
+}
+
+// learn takes in the addresses that a peer tells. Those of its own machine mean
+// something only if we are on it too.
+func (c caller) learn(addrs []string) {
+	now := time.Now()
+	self := c.advertised()
+	for _, a := range addrs {
+		if a != self && (!isLoopbackAddr(a) || isLoopbackAddr(c.remote)) {
+			c.peers.add(a, fromPeer, now)
+		}
+	}
+}
+
 // call dials a peer and holds a session with it.
 func (db *DB) call(ctx context.Context, p *peer) error {
 	started := time.Now()
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
-	s := newSession(db, true, db.params(remembered))
+	s := newSession(caller{db, p.addr}, true, db.params(remembered))
 	var pace *progressConn
 	err := func() error {
 		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -195,6 +265,10 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 		}
 		return nil
 	}()
+	if err != nil && ctx.Err() != nil {
+		db.peers.free(p) // we gave up, which says nothing of the peer
+		return err
+	}
 	db.ended(p, s, pace, err)
 	db.report(p.addr, s, pace, time.Since(started), err)
 	return err
@@ -204,7 +278,7 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 func (s *session) op() string {
 	switch {
 	case s.theirs.origin == Origin{}:
-		return "hello"
+		return "hello" // not yet come, or not accepted
 	case s.pulling != nil:
 		return "pull"
 	case s.serving != nil || s.expect == wantTheirs || s.expect == wantTurn:
@@ -215,7 +289,8 @@ func (s *session) op() string {
 
 // accept takes connections until the listener is closed.
 func (db *DB) accept(ctx context.Context) {
-	pause := 5 * time.Millisecond
+	const least = 5 * time.Millisecond
+	pause := least
 	for {
 		conn, err := db.listener.Accept()
 		if err != nil {
@@ -223,7 +298,9 @@ func (db *DB) accept(ctx context.Context) {
 				return
 			}
 			// Out of file handles, say: it may pass.
-			db.opts.Logger.Warn("replicator: cannot accept connections", "error", err)
+			if pause == least {
+				db.opts.Logger.Warn("replicator: cannot accept connections", "error", err)
+			}
 			select {
 			case <-ctx.Done():
 				return
@@ -232,11 +309,11 @@ func (db *DB) accept(ctx context.Context) {
 			pause = min(2*pause, time.Second)
 			continue
 		}
-		pause = 5 * time.Millisecond
-		tk, err := db.admission.admit(conn.RemoteAddr())
+		pause = least
+		tk, err := db.admission.admit(conn.RemoteAddr(), func() { conn.Close() })
 		if err != nil {
 			conn.Close()
-			db.refusals.note(db.opts.Logger, "busy", err)
+			db.refusals.note(db.opts.Logger, conn.RemoteAddr(), err)
 			continue
 		}
 		db.spawn(func() {
@@ -257,22 +334,31 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	cancel()
 	if err != nil {
 		raw.Close()
-		db.refusals.note(db.opts.Logger, raw.RemoteAddr().String(), err)
+		if ctx.Err() == nil {
+			db.refusals.note(db.opts.Logger, raw.RemoteAddr(), tk.explain(err))
+		}
 		return
 	}
-	s := newSession(db, false, db.params(Origin{}))
-	s.greetedAs = func(h *hello) { db.incoming(h, raw.RemoteAddr()) }
+	var from *peer
+	s := newSession(caller{db, raw.RemoteAddr().String()}, false, db.params(Origin{}))
+	s.greetedAs = func(h *hello) { from = db.incoming(h, raw.RemoteAddr()) }
 	err = db.converse(ctx, conn, pace, s, tk)
 	addr := raw.RemoteAddr().String()
-	if p := db.dialer(s, raw.RemoteAddr()); p != nil {
-		addr = p.addr
-		db.ended(p, s, pace, err)
+	if from != nil {
+		addr = from.addr
 	}
 	if err != nil {
-		err = &PeerError{addr, s.op(), err}
-		if (s.theirs.origin == Origin{}) {
-			db.refusals.note(db.opts.Logger, raw.RemoteAddr().String(), err)
-		}
+		err = &PeerError{addr, s.op(), tk.explain(err)}
+	}
+	switch stranger := s.theirs.origin == (Origin{}); {
+	case err != nil && ctx.Err() != nil:
+		db.peers.gone(from)
+		return
+	case stranger && err != nil:
+		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
+	case from != nil:
+		db.peers.gone(from)
+		db.ended(from, s, pace, err)
 	}
 	db.report(addr, s, pace, time.Since(started), err)
 }

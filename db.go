@@ -75,9 +75,9 @@ func (db *DB) Delete(key []byte, wo *opt.WriteOptions) error {
 }
 
 // Write applies a batch: all of it or, on an error, nothing. Of several writes of
-// one key the last counts. Other servers see it at once, too, if it is
-// not larger than 512 KiB and reaches them in a pull of less than 1 MiB, as pulls
-// of recent changes are.
+// one key the last counts. Other servers see it at once, too, if it is not larger
+// than 512 KiB, where each write counts as its value, four times its key and 160
+// bytes, and if none of its keys was written again before it was pulled.
 func (db *DB) Write(batch *leveldb.Batch, wo *opt.WriteOptions) error {
 	if db.isClosing() {
 		return leveldb.ErrClosed
@@ -102,11 +102,14 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	if err := db.admit(ws); err != nil {
 		return err
 	}
-	req := db.queue.requests.Get().(*request)
+	req := db.queue.request()
 	req.writes, req.sync = ws, wo.GetSync()
 	err := db.queue.do(req)
+	if !req.answered {
+		return err
+	}
 	db.tell(req.changes)
-	req.writes, req.changes = nil, nil
+	req.writes, req.changes, req.answered = nil, nil, false
 	db.queue.requests.Put(req)
 	return err
 }
@@ -325,9 +328,11 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 	index := st.NewIterator(&util.Range{Start: kindKey(kindIndex, from), Limit: []byte{0xff, 0xff, kindIndex + 1}}, nil)
 	defer index.Release()
 	more := index.Next()
+	size := 0 // of what will be committed
 	for n := 0; values.Next(); n++ {
 		key := values.Key()
-		if len(keys) >= adoptStep || n >= 64*adoptStep {
+		cost := len(values.Value()) + 4*len(key) + writeOverhead
+		if len(keys) >= adoptStep || n >= 64*adoptStep || len(keys) > 0 && size+cost > batchLimit {
 			return keys, slices.Clone(key), nil
 		}
 		for more && string(index.Key()[3:]) < string(key) {
@@ -340,7 +345,7 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 			}
 		}
 		if !known && (db.queue.replica.local == nil || !db.queue.replica.local(key)) {
-			keys = append(keys, slices.Clone(key))
+			keys, size = append(keys, slices.Clone(key)), size+cost
 		}
 		p.Keys++
 		p.Bytes += int64(len(key) + len(values.Value()))
@@ -430,9 +435,10 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 	index := st.NewIterator(&util.Range{Start: kindKey(kindIndex, from), Limit: []byte{0xff, 0xff, kindIndex + 1}}, nil)
 	defer index.Release()
 	more := values.Next()
+	size := 0
 	for n := 0; index.Next(); n++ {
 		key := index.Key()[3:]
-		if len(keys) >= adoptStep || n >= 64*adoptStep {
+		if len(keys) >= adoptStep || n >= 64*adoptStep || size > batchLimit {
 			return keys, slices.Clone(key), nil
 		}
 		for more && string(values.Key()) < string(key) {
@@ -446,7 +452,7 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 			return nil, nil, err
 		}
 		if len(s) == 1 && !s[0].deleted {
-			keys = append(keys, slices.Clone(key))
+			keys, size = append(keys, slices.Clone(key)), size+4*len(key)+writeOverhead
 		}
 	}
 	return keys, nil, errors.Join(values.Error(), index.Error())
@@ -498,6 +504,7 @@ func (db *DB) Status() Status {
 		}
 		return 1
 	})
+	s.Refusals = db.refusals.status()
 	s.Peers = []PeerStatus{}
 	db.peers.each(func(p *peer) { s.Peers = append(s.Peers, p.status(members, s.Digest, now)) })
 	return s
@@ -549,6 +556,9 @@ func (p *peer) status(members map[Origin]memberStatus, digest Digest, now time.T
 	if m, ok := members[p.origin]; ok {
 		s.Lag, s.Digest = m.lag, m.digest
 		s.Agrees = m.lag == 0 && m.digest == digest
+		if m.lag > 0 && !p.last.IsZero() {
+			s.Behind = now.Sub(p.last)
+		}
 	}
 	return s
 }

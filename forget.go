@@ -153,7 +153,7 @@ func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit {
+		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := t.purgeKey(&s, key); err != nil {
@@ -260,7 +260,7 @@ func (t *txn) reissue(limit int) error {
 			t.batch.Delete(appendLogKey(nil, t.r.alias[d.origin], d.seq))
 		}
 		for _, key := range keys {
-			if drawn, err = t.reissueKey(key, drawn); err != nil {
+			if drawn, err = t.reissueKey(key, drawn); err != nil || t.large() {
 				return err
 			}
 		}

@@ -30,10 +30,6 @@ func (s sum) digest() (d Digest) {
 	return d
 }
 
-func (d Digest) sum() sum {
-	return sum{binary.BigEndian.Uint64(d[8:]), binary.BigEndian.Uint64(d[:8])}
-}
-
 // hash spreads a dot over 128 bits: xxHash64 of its 24 bytes, and of the same
 // with a byte behind them. Members are trusted, so no more is asked of it than
 // that chance does not make two sums equal.

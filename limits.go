@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
@@ -22,6 +24,7 @@ type admission struct {
 
 	mu      sync.Mutex
 	pending int
+	waiting []*ticket // the pending ones, the oldest first
 	conns   int
 	perIP   map[netip.Addr]int // Invariant: the pending ones of each address, no zero entry
 }
@@ -34,16 +37,31 @@ func newAdmission(o *Options) *admission {
 type ticket struct {
 	a        *admission
 	ip       netip.Addr // zero if no bound by address applies
-	promoted bool       // guarded by a.mu, as is released
+	since    time.Time  // when it was admitted
+	cut      func()     // closes the connection; may be nil
+	promoted bool       // guarded by a.mu, as are released and ousted
 	released bool
+	ousted   bool
 }
+
+// pendingPatience is how long a pending connection keeps its place while others
+// want it: many times what an honest handshake takes, so that connections that are
+// opened and left keep nobody out.
+const pendingPatience = time.Second
+
+var errOusted = errors.New("the peer did not say who it is, and its place was wanted")
 
 // admit gives a new connection a place among the pending, or says which bound
 // it would pass. It never waits: whoever is refused had better be closed at once.
-func (a *admission) admit(remote net.Addr) (*ticket, error) {
+// If there is no place, that of the oldest is taken if it has had its time: cut
+// is called then, and should close the connection.
+func (a *admission) admit(remote net.Addr, cut func()) (*ticket, error) {
 	ip := boundedIP(remote)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.pending >= a.maxPending {
+		a.oustLocked(time.Now())
+	}
 	if a.pending >= a.maxPending {
 		return nil, fmt.Errorf("%d connections have yet to prove who they are, the bound is MaxPending", a.pending)
 	}
@@ -54,7 +72,29 @@ func (a *admission) admit(remote net.Addr) (*ticket, error) {
 		a.perIP[ip]++
 	}
 	a.pending++
-	return &ticket{a: a, ip: ip}, nil
+	t := &ticket{a: a, ip: ip, since: time.Now(), cut: cut}
+	a.waiting = append(a.waiting, t)
+	return t, nil
+}
+
+func (a *admission) oustLocked(now time.Time) {
+	if len(a.waiting) == 0 || a.waiting[0].cut == nil || now.Sub(a.waiting[0].since) < pendingPatience {
+		return
+	}
+	t := a.waiting[0]
+	t.leavePendingLocked()
+	t.released, t.ousted = true, true
+	t.cut() // closing a connection does not wait
+}
+
+// explain says of a connection that had to go why it ended.
+func (t *ticket) explain(err error) error {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if t.ousted {
+		return errOusted
+	}
+	return err
 }
 
 // promote moves the connection from the pending to the others, when its peer
@@ -93,6 +133,7 @@ func (t *ticket) release() {
 
 func (t *ticket) leavePendingLocked() {
 	t.a.pending--
+	t.a.waiting = slices.DeleteFunc(t.a.waiting, func(w *ticket) bool { return w == t })
 	if !t.ip.IsValid() {
 		return
 	}

@@ -17,24 +17,24 @@ func TestPendingConnectionsAreBoundedInAllAndByAddress(t *testing.T) {
 	a := newAdmission(&Options{MaxPending: 6, MaxConns: 10})
 	var tickets []*ticket
 	for port := range 4 {
-		tk, err := a.admit(remote("192.0.2.1", 1000+port))
+		tk, err := a.admit(remote("192.0.2.1", 1000+port), nil)
 		require.NoError(t, err)
 		tickets = append(tickets, tk)
 	}
-	_, err := a.admit(named("[::ffff:192.0.2.1]:2000"))
+	_, err := a.admit(named("[::ffff:192.0.2.1]:2000"), nil)
 	require.ErrorContains(t, err, "4 connections of 192.0.2.1")
 	for i := range 2 {
-		_, err = a.admit(remote(fmt.Sprintf("192.0.2.%d", 2+i), 1))
+		_, err = a.admit(remote(fmt.Sprintf("192.0.2.%d", 2+i), 1), nil)
 		require.NoError(t, err)
 	}
-	_, err = a.admit(remote("192.0.2.9", 1))
+	_, err = a.admit(remote("192.0.2.9", 1), nil)
 	require.ErrorContains(t, err, "MaxPending")
 
 	tickets[0].release()
 	tickets[0].release() // does nothing
-	_, err = a.admit(remote("192.0.2.1", 3000))
+	_, err = a.admit(remote("192.0.2.1", 3000), nil)
 	require.NoError(t, err)
-	_, err = a.admit(remote("192.0.2.9", 1))
+	_, err = a.admit(remote("192.0.2.9", 1), nil)
 	require.Error(t, err, "the second release freed nothing")
 }
 
@@ -42,25 +42,25 @@ func TestLoopbackAndLocalConnectionsHaveNoBoundByAddress(t *testing.T) {
 	a := newAdmission(&Options{MaxPending: 15, MaxConns: 1})
 	for _, addr := range []net.Addr{remote("127.0.0.1", 1), remote("::1", 1), &net.UnixAddr{Net: "unix"}} {
 		for range 5 {
-			_, err := a.admit(addr)
+			_, err := a.admit(addr, nil)
 			require.NoError(t, err)
 		}
 	}
-	_, err := a.admit(remote("127.0.0.1", 1))
+	_, err := a.admit(remote("127.0.0.1", 1), nil)
 	require.ErrorContains(t, err, "MaxPending", "the bound in all holds")
 }
 
 func TestPromotionFreesThePendingPlaceAndCountsAgainstMaxConns(t *testing.T) {
 	a := newAdmission(&Options{MaxPending: 1, MaxConns: 1})
-	first, err := a.admit(remote("192.0.2.1", 1))
+	first, err := a.admit(remote("192.0.2.1", 1), nil)
 	require.NoError(t, err)
 	require.NoError(t, first.promote())
 	require.NoError(t, first.promote(), "again changes nothing")
 
-	second, err := a.admit(remote("192.0.2.1", 2))
+	second, err := a.admit(remote("192.0.2.1", 2), nil)
 	require.NoError(t, err)
 	require.ErrorContains(t, second.promote(), "MaxConns")
-	_, err = a.admit(remote("192.0.2.1", 3))
+	_, err = a.admit(remote("192.0.2.1", 3), nil)
 	require.Error(t, err, "it is still pending")
 
 	first.release()

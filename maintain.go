@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 const (
@@ -16,6 +17,7 @@ const (
 	checkpointInterval = 5 * time.Second  // between two writings of the checkpoint
 	purgeInterval      = 10 * time.Second // between two runs of purge
 	idleInterval       = time.Minute      // between two looks when nothing is pending
+	expiryInterval     = 24 * time.Hour   // between two looks at the certificates
 	purgeStep          = 1000             // keys in one transaction
 	reissueStep        = 1000
 )
@@ -30,9 +32,9 @@ func (db *DB) tendNow() {
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and
 // gives orphans a new name.
 func (db *DB) maintain(ctx context.Context) {
-	timer := time.NewTimer(idleInterval)
+	timer := time.NewTimer(0) // at once: a certificate may be about to end
 	defer timer.Stop()
-	var saved, purged time.Time
+	var saved, purged, asked time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -51,6 +53,10 @@ func (db *DB) maintain(ctx context.Context) {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
 			db.opts.Logger.Error("replicator: looking after the store failed", "error", err)
 		}
+		if now := db.opts.Now(); now.Sub(asked) >= expiryInterval {
+			asked = now
+			db.warnOfExpiry(now)
+		}
 		pause := idleInterval
 		db.at(func(r *replica) {
 			if r.unsynced || r.known.rev != r.savedRev || r.tombstones > 0 || len(r.loose) > 0 {
@@ -65,13 +71,19 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if db.queue.broken() != nil {
 		return nil
 	}
-	count, err := memComp(db.raw)
+	var err error
+	db.at(func(r *replica) {
+		// Read with nothing being committed: what is acknowledged after an earlier
+		// count must not be taken for flushed along with what came before it.
+		var count uint64
+		if count, err = memComp(db.raw); err != nil {
+			return
+		}
+		r.flushed(count)
+	})
 	if err != nil {
 		return err
 	}
-	db.at(func(r *replica) {
-		r.flushed(count)
-	})
 	now := time.Now()
 	if now.Sub(*saved) >= checkpointInterval {
 		*saved = now
@@ -91,6 +103,16 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		return db.purge(ctx)
 	}
 	return nil
+}
+
+// warnOfExpiry says in time that the caller's certificates run out.
+func (db *DB) warnOfExpiry(now time.Time) {
+	switch left, warn := db.security.expiry(now); {
+	case warn && left <= 0:
+		db.opts.Logger.Error("replicator: the TLS certificate of this server has expired; peers refuse it", "since", -left.Round(time.Minute))
+	case warn:
+		db.opts.Logger.Warn("replicator: the TLS certificate of this server expires soon", "left", left.Round(time.Minute))
+	}
 }
 
 // purge goes through all tombstones once.
@@ -162,7 +184,9 @@ func flush(db *leveldb.DB) error {
 	}
 	filler := make([]byte, 16<<10)
 	for n := 0; ; n++ {
-		if err := db.Put(metaFlush, filler, nil); err != nil {
+		// Of a write larger than a small write buffer goleveldb makes a table, and
+		// there is no memtable to flush: every other one is short.
+		if err := db.Put(metaFlush, filler[:len(filler)>>(n%2*8)], nil); err != nil {
 			return err
 		}
 		now, err := memComp(db)
@@ -177,3 +201,28 @@ func flush(db *leveldb.DB) error {
 		}
 	}
 }
+
+// quiesce waits until goleveldb flushes nothing. Its Close closes a channel that
+// the end of a flush may just be sending on, and panics then.
+func quiesce(db *leveldb.DB) {
+	// No key of ours or of a user lies here, so nothing is compacted; but the
+	// command is taken only between compactions, and a flush bars those.
+	beyond := []byte{0xff, 0xff, 0xff, 0xff}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		db.CompactRange(util.Range{Start: beyond, Limit: beyond})
+	}()
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	select {
+	case <-done:
+	case <-timeout.C:
+		return
+	}
+	// The flush may have a few instructions left to do.
+	timeout.Reset(quiesceTime)
+	<-timeout.C
+}
+
+const quiesceTime = 2 * time.Millisecond

@@ -53,8 +53,11 @@ type Options struct {
 	// never a password: who can connect can try to guess it offline.
 	Secret []byte
 
-	// OldSecrets are accepted beside Secret but never offered, so that a
-	// secret can be changed one server at a time.
+	// OldSecrets are accepted beside Secret but never presented, so that a
+	// secret can be changed one server at a time, in three passes over all of
+	// them, each of which leaves every pair able to talk: add the new one here;
+	// make it Secret and put the old one here; leave the old one out. Two passes
+	// would not do: who presents the new one is refused by who knows only the old.
 	OldSecrets [][]byte
 
 	// TLS is used instead of Secret, for dialing and accepting alike: it needs
@@ -100,15 +103,20 @@ type Options struct {
 	MaxValue, MaxKey int
 
 	// MaxConns bounds the connections accepted at once, MaxPending those
-	// among them that have not yet proved who they are. Defaults: 128 and 16.
+	// among them that have not yet said who they are (5 s for the TLS
+	// handshake, 5 s for the hello), of which at most 4 come from one address
+	// other than loopback. When those places are wanted, who has had one for a
+	// second loses it. Defaults: 128 and 16.
 	MaxConns, MaxPending int
 
 	// MaxInFlight bounds the bytes of received frames that are held in memory
-	// at once, over all sessions. Default: 64 MiB.
+	// at once, over all sessions; one at a time may pass it with a value that
+	// is larger. At least 8 MiB. Default: 64 MiB.
 	MaxInFlight int
 
 	// ReadRate and WriteRate bound the bytes per second that sessions take in
-	// and send, over all peers. Default: no bound.
+	// and send, over all peers. At least 65536, as a peer gives up on who
+	// moves less than 64 KiB in 10 s. Default: no bound.
 	ReadRate, WriteRate int
 
 	// CacheSize bounds the memory for log-index entries of keys in use, in
@@ -314,6 +322,17 @@ func (c *Options) check() error {
 			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
 		}
 	}
+	if c.MaxInFlight >= 0 && c.MaxInFlight < 2*frameCap {
+		errs = append(errs, bad("MaxInFlight", "%d, want at least %d", c.MaxInFlight, 2*frameCap))
+	}
+	for _, f := range []struct {
+		name string
+		rate int
+	}{{"ReadRate", c.ReadRate}, {"WriteRate", c.WriteRate}} {
+		if f.rate != 0 && f.rate < leastRate {
+			errs = append(errs, bad(f.name, "%d, want 0 for no bound or at least %d bytes per second", f.rate, leastRate))
+		}
+	}
 	if c.TLS != nil && c.Secret != nil {
 		errs = append(errs, bad("Secret", "set beside TLS, want one of the two"))
 	}
@@ -341,6 +360,9 @@ func (c *Options) check() error {
 	}
 	return errors.Join(errs...)
 }
+
+// leastRate is ten times what a peer takes for a sign of life.
+const leastRate = 64 << 10
 
 // checkAddr tells whether addr is a "host:port" that can be dialed.
 func checkAddr(addr string) error {

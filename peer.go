@@ -22,14 +22,12 @@ type peer struct {
 	tried     bool          // a session has ended, well or not
 	answering int           // sessions that it dialed are under way
 	last      time.Time     // end of the last good session
+	came      time.Time     // end of the last good session that it dialed
 	next      time.Time     // not dialed before
 	seen      time.Time     // when its address was last heard of
-	behind    time.Time     // since when it has lagged
 	failed    int           // sessions in a row
 	claims    sum           // what it claimed at the end of the last good session
 	digest    sum
-	lag       int64
-	agrees    bool
 	pulled    int64
 	served    int64
 	in, out   int64
@@ -58,7 +56,6 @@ type peers struct {
 	found chan struct{}
 	least time.Duration // first pause after a failure
 	most  time.Duration
-	rev   uint64 // grows when an address is added
 }
 
 // forgetAfter is how long an address that was not configured is kept without
@@ -101,7 +98,6 @@ func (ps *peers) add(addr string, s source, now time.Time) bool {
 	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = ps.least, ps.most, 2, 0.3
 	b.Reset()
 	ps.list = slices.Insert(ps.list, i, &peer{addr: addr, source: s, state: "new", seen: now, backoff: b})
-	ps.rev++
 	select {
 	case ps.found <- struct{}{}:
 	default:
@@ -118,13 +114,17 @@ func (ps *peers) remove(addr string) {
 	}
 }
 
-// addresses are those worth telling others: configured, or answering.
+// tellFor is how long an address is told to others after the last good session.
+const tellFor = time.Hour
+
+// addresses are those worth telling others: configured, or known to answer.
 func (ps *peers) addresses() []string {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	now := time.Now()
 	var addrs []string
 	for _, p := range ps.list {
-		if (p.source == fromList || p.state == "ok") && len(addrs) < maxAddresses {
+		if p.source == fromList || !p.last.IsZero() && now.Sub(p.last) < tellFor {
 			addrs = append(addrs, p.addr)
 		}
 	}
@@ -183,6 +183,35 @@ func (p *peer) freeLocked() {
 	}
 }
 
+// free marks a peer as no longer busy.
+func (ps *peers) free(p *peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.freeLocked()
+}
+
+// came notes that a peer has dialed us, and gone that the session is over.
+func (ps *peers) came(addr string, now time.Time) *peer {
+	ps.add(addr, fromIncoming, now)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	i, ok := ps.search(addr)
+	if !ok {
+		return nil // there are too many already
+	}
+	ps.list[i].answering++
+	return ps.list[i]
+}
+
+func (ps *peers) gone(p *peer) {
+	if p == nil {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.answering--
+}
+
 // all gives every address.
 func (ps *peers) all() []string {
 	ps.mu.Lock()
@@ -201,7 +230,7 @@ func (ps *peers) tried() (all bool, n int) {
 	return !slices.ContainsFunc(ps.list, func(p *peer) bool { return !p.tried }), len(ps.list)
 }
 
-// wake is when the next peer may be dialed that is resting now, if any.
+// each calls f with every peer, with the lock held.
 func (ps *peers) each(f func(*peer)) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

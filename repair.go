@@ -162,12 +162,19 @@ func (s *session) gotProbe(payload []byte) error {
 		return err
 	}
 	counted := d.byte()&1 != 0
-	asked := make([]dotRange, 0, min(d.count(20), probeRanges))
-	for range cap(asked) {
+	n := d.count(20)
+	if n > probeRanges {
+		return protocolErrorf("probe of %d ranges", n)
+	}
+	asked := make([]dotRange, 0, n)
+	for range n {
 		asked = append(asked, dotRange{first: d.dot(&s.reading), last: d.dot(&s.reading), sum: d.sum()})
 	}
 	if err := d.end(); err != nil {
 		return protocolErrorf("probe: %v", err)
+	}
+	if overlap(asked) {
+		return protocolErrorf("probe: ranges overlap")
 	}
 	state, err := s.view(func(*replica) {})
 	if err != nil {
@@ -179,23 +186,35 @@ func (s *session) gotProbe(payload []byte) error {
 	if err := state.measure(ours, counted); err != nil {
 		return err
 	}
-	n := &s.sending
+	os := &s.sending
 	var body []byte
 	for i, g := range ours {
 		switch {
 		case g.sum == asked[i].sum:
 			body = append(body, probedSame)
 		case g.count <= listBelow:
-			body, err = state.appendDots(append(body, probedDots), g, counted, n)
+			body, err = state.appendDots(append(body, probedDots), g, counted, os)
 		default:
-			body, err = state.appendSplit(append(body, probedSplit), g, counted, n)
+			body, err = state.appendSplit(append(body, probedSplit), g, counted, os)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	s.send(frameProbed, n.frame(func(b []byte) []byte { return append(b, body...) }))
+	s.send(frameProbed, os.frame(func(b []byte) []byte { return append(b, body...) }))
 	return nil
+}
+
+// overlap tells whether ranges have a dot in common: those of an honest probe have
+// not, so that answering it is one pass over the log at most.
+func overlap(gs []dotRange) bool {
+	sorted := slices.SortedFunc(slices.Values(gs), func(a, b dotRange) int { return a.first.compare(b.first) })
+	for i := range sorted {
+		if sorted[i].first.compare(sorted[i].last) > 0 || i > 0 && sorted[i].first.compare(sorted[i-1].last) <= 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *view) appendDots(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
@@ -245,8 +264,12 @@ func (s *session) gotProbed(payload []byte) error {
 		switch d.byte() {
 		case probedSame:
 		case probedDots:
+			n := d.count(2)
+			if n > listBelow {
+				return protocolErrorf("probed: a list of %d dots", n)
+			}
 			theirs := map[dot]bool{}
-			for range d.count(2) {
+			for range n {
 				theirs[d.dot(&s.reading)] = true
 			}
 			if d.err == nil {
@@ -368,27 +391,18 @@ func (s *session) fetched() error { return s.fetchNext() }
 // repairKeys takes in keys as they are at the peer.
 func (s *session) repairKeys(keys []heldKey) error {
 	p := s.pulling.repair
-	back := 0
-	err := s.host.commit(func(t *txn) error {
-		back = 0
-		t.learnProof(&s.peer)
-		for _, k := range keys {
-			var n int
-			var err error
+	return s.inPieces(pieces{
+		n:     len(keys),
+		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
+		step: func(t *txn, i int) (back int, err error) {
+			k := keys[i]
 			if p.settle {
-				n, err = t.settle(k.key, k.versions, &s.peer)
-			} else {
-				err = t.repair(k.key, k.versions, &s.peer)
+				return t.settle(k.key, k.versions, &s.peer)
 			}
-			if err != nil {
-				return err
-			}
-			back += n
-		}
-		return nil
+			return 0, t.repair(k.key, k.versions, &s.peer)
+		},
+		count: &s.stats.repaired,
 	})
-	s.stats.repaired += back
-	return err
 }
 
 // repair takes in what the peer holds of a key, and then drops what the peer has

@@ -96,6 +96,7 @@ type member struct {
 	saved    time.Time // seen as last written to the store
 	known    knowledge // what it last told us of its knowledge
 	rev      uint64    // its revision then
+	book     uint32    // sum of the addresses it last told us
 	digest   sum       // of what it held when last asked
 	agreed   time.Time // when it last held what we did
 	replaced bool      // somebody else answered where it did: it counts no more until it is heard again
@@ -144,7 +145,7 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	r.self, r.seq = r.draw(), 0
 	r.assign(r.self)
 	r.own[r.self] = true
-	r.stageOrigin(b, r.self, row{origin: r.self})
+	r.stageOrigins(b, clean)
 	r.known.rev = max(r.known.rev, 1) // 0 means: never told
 	r.savedRev, r.opened, r.recorded = r.known.rev, true, len(r.aliases)
 	return b, nil
@@ -189,6 +190,23 @@ func (r *replica) stageOrigin(b *leveldb.Batch, o Origin, w row) {
 		rec = binary.AppendUvarint(rec, w.at[c])
 	}
 	b.Put(kindKey(kindOrigin, binary.BigEndian.AppendUint32(nil, r.alias[o])), rec)
+}
+
+// stageOrigins writes the new origin and, unless all was known to be on disk, those
+// that were read. A record may stem from a batch whose Sync failed: what was read
+// can still be lost, and what this opening writes builds on its aliases and proofs.
+func (r *replica) stageOrigins(b *leveldb.Batch, clean bool) {
+	os := r.aliases
+	if clean {
+		os = os[len(os)-1:]
+	}
+	for _, o := range os {
+		w := row{origin: o}
+		if i, ok := r.known.find(o); ok {
+			w = r.known.rows[i]
+		}
+		r.stageOrigin(b, o, w)
+	}
 }
 
 func (r *replica) readOrigins() error {

@@ -32,6 +32,7 @@ type DB struct {
 	admission *admission
 	rates     rates
 	inflight  *inflight
+	large     chan struct{} // capacity 1: of the session that holds a large value
 	refusals  refusals
 	peers     *peers
 	pulls     pulls
@@ -57,12 +58,12 @@ type DB struct {
 	calls    uint64       // of WaitFor and WaitReplicated that had to wait
 	trans    *Transaction // the one that is open
 
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	stop   sync.Once
-	closed chan struct{} // closed when Close is through
-	ending chan struct{} // closed when Close begins
-	err    error         // of Close
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	closing  atomic.Bool   // Close was called
+	closed   chan struct{} // closed when Close is through
+	ending   chan struct{} // closed when Close begins
+	patience time.Duration // of Close
 }
 
 type totals struct {
@@ -109,7 +110,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
 	d := newDB(db, opts, r, l, sec)
-	if err := d.tidy(); err != nil {
+	if err := r.tidy(d.commit); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
@@ -120,10 +121,10 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 // tidy does what must be done before the first session: it clears away what a
 // crash left in the log, and has the resolver, which may be another one than
 // last time, decide again what keys in conflict show.
-func (db *DB) tidy() error {
+func (r *replica) tidy(commit func(stage func(t *txn) error) error) error {
 	const step = 1 << 14
-	for from, more := []byte(nil), db.queue.replica.littered; more; {
-		err := db.commit(func(t *txn) (err error) {
+	for from, more := []byte(nil), r.littered; more; {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.sweep(from, step)
 			return err
 		})
@@ -133,7 +134,7 @@ func (db *DB) tidy() error {
 		more = from != nil
 	}
 	for from, more := []byte(nil), true; more; {
-		err := db.commit(func(t *txn) (err error) {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.resolveAgain(from, 256)
 			return err
 		})
@@ -197,20 +198,18 @@ func drawOrigin() (o Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight),
+		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
 		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
-		closed: make(chan struct{}), ending: make(chan struct{}),
+		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
 		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
 	}
-	d.queue = &queue{
-		requests: sync.Pool{New: func() any { return &request{done: make(chan error, 1)} }},
-		raw:      raw, replica: r, slot: make(chan struct{}, 1), commits: d.committed, failed: d.storeFailed}
+	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), over: make(chan struct{}), commits: d.committed, failed: d.storeFailed}
 	for _, p := range o.Peers {
 		d.peers.add(p, fromList, time.Now())
 	}
@@ -358,27 +357,19 @@ func (db *DB) Digest() Digest {
 	return s.digest()
 }
 
-// at, commit, addresses and learn make the server the host of its sessions.
+// at, commit and addresses are of a session's host, see caller.
 func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
 	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
 	err := db.queue.do(req)
-	db.tell(req.changes)
+	if req.answered {
+		db.tell(req.changes)
+	}
 	return err
 }
 
 func (db *DB) addresses() []string { return db.peers.addresses() }
-
-func (db *DB) learn(addrs []string) {
-	now := time.Now()
-	self := db.advertised()
-	for _, a := range addrs {
-		if a != self {
-			db.peers.add(a, fromPeer, now)
-		}
-	}
-}
 
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *txn) {
@@ -437,28 +428,47 @@ func (db *DB) isClosing() bool {
 	}
 }
 
+// closeTimeout is how long Close waits for the store.
+const closeTimeout = 30 * time.Second
+
 // Close ends replication and closes the handle. It waits for sessions under way
 // to be cut and for writes under way to be committed, and brings to disk what is
 // not yet there, so that the next opening need not ask peers for it. A second
 // Close waits for the first and returns leveldb.ErrClosed, as goleveldb does.
+//
+// On a failing disk goleveldb can hang for ever. After 30 s Close says so and
+// returns; end the process then, the lock on the directory is not released.
 func (db *DB) Close() error {
-	first := false
-	db.stop.Do(func() {
-		first = true
-		close(db.ending)
-		db.discardOpen()
-		db.cancel()
-		db.listener.Close()
-		db.tasks.Wait()
-		db.err = errors.Join(db.leave(), db.raw.Close())
-		db.closeWatchers()
-		close(db.closed)
-	})
-	if !first {
+	if !db.closing.CompareAndSwap(false, true) {
 		<-db.closed
 		return leveldb.ErrClosed
 	}
-	return db.err
+	close(db.ending)
+	db.cancel()
+	db.listener.Close()
+	done := make(chan error, 1)
+	go func() {
+		db.discardOpen()
+		db.tasks.Wait()
+		left := db.leave()
+		quiesce(db.raw)
+		done <- errors.Join(left, db.raw.Close())
+	}()
+	timeout := time.NewTimer(db.patience)
+	defer timeout.Stop()
+	var err error
+	select {
+	case err = <-done:
+	case <-timeout.C:
+		err = fmt.Errorf("replicator: Close gave up after %v: the store does not answer; end the process before the database is opened again", db.patience)
+		if cause := db.queue.broken(); cause != nil {
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
+	}
+	close(db.queue.over)
+	db.closeWatchers()
+	close(db.closed)
+	return err
 }
 
 // leave marks the database as cleanly closed. The mark counts only if all that it
@@ -466,19 +476,25 @@ func (db *DB) Close() error {
 func (db *DB) leave() error {
 	db.queue.slot <- struct{}{}
 	defer func() { <-db.queue.slot }()
-	r := db.queue.replica
 	if db.queue.broken() != nil {
 		return nil
 	}
 	db.queue.close(leveldb.ErrClosed) // nothing is committed any more
+	return ignoreReadOnly(leave(db.raw, db.queue.replica))
+}
+
+func leave(raw *leveldb.DB, r *replica) error {
 	if r.unsynced {
-		if err := flush(db.raw); err != nil {
-			return ignoreReadOnly(err)
+		if err := flush(raw); err != nil {
+			return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
 		}
 	}
 	b := new(leveldb.Batch)
 	r.stageClean(b)
-	return ignoreReadOnly(db.raw.Write(b, &opt.WriteOptions{Sync: true}))
+	if err := raw.Write(b, &opt.WriteOptions{Sync: true}); err != nil {
+		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
+	}
+	return nil
 }
 
 func ignoreReadOnly(err error) error {

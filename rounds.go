@@ -3,9 +3,7 @@ package replicator
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"time"
 )
@@ -17,8 +15,8 @@ func (db *DB) rounds(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last := time.Time{}
-	for first := true; ; first = false {
-		kicked := false
+	kicked := false // since the last round
+	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -37,6 +35,7 @@ func (db *DB) rounds(ctx context.Context) {
 		}
 		last = now
 		db.round(ctx, now, kicked, first)
+		kicked, first = false, false
 		timer.Reset(db.untilNext(now))
 	}
 }
@@ -155,23 +154,22 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		p.origin, p.name = s.theirs.origin, s.theirs.name
 	}
 	if err == nil {
-		p.state, p.err, p.failed, p.last, p.seen, p.next = "ok", nil, 0, now, now, time.Time{}
-		p.backoff.Reset()
+		p.endedWellLocked(s.dialed, now)
 		if p.claims, p.digest = s.theirsNow(); s.skipped {
 			p.claims = sum{} // ask again
 		}
 		if p.asked = max(p.asked, s.params.asked); s.skipped && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
-	} else if s.dialed {
-		db.failedLocked(p, now, err)
+	} else {
+		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
 	state, behind, answers := p.state, p.claims != claims && broken == nil, p.origin
 	db.peers.mu.Unlock()
 	if before != answers {
 		db.at(func(r *replica) { r.replaced(before) })
 	}
-	if state != was && state != "self" {
+	if state != was && state != "self" && was != "self" {
 		db.logState(p, state, err)
 	}
 	if err == nil && behind {
@@ -181,20 +179,49 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	db.hastenNow()
 }
 
-func (db *DB) failedLocked(p *peer, now time.Time, err error) {
-	p.err = err
-	p.failed++
-	p.next = now.Add(p.backoff.NextBackOff())
-	p.state = "failing"
-	var refused *RefusedError
-	switch {
-	case errors.Is(err, errSelf):
-		p.state, p.next, p.err = "self", now.Add(time.Hour), nil
-	case errors.As(err, &refused) && refused.Code == int(refuseSelf):
-		p.state, p.next, p.err = "self", now.Add(time.Hour), nil
-	case errors.As(err, &refused):
-		p.state = "refused"
+// endedWellLocked: only a session that we dialed proves that we can dial. Of two
+// servers of which one cannot reach the other, the one goes on resting between its
+// attempts while the other's sessions keep both up to date.
+func (p *peer) endedWellLocked(dialed bool, now time.Time) {
+	p.last, p.seen = now, now
+	if dialed {
+		p.failed, p.next, p.err = 0, time.Time{}, nil
+		p.backoff.Reset()
+	} else {
+		p.came = now
+		if p.failed == 0 {
+			p.err = nil
+		}
 	}
+	if p.state != "self" || dialed {
+		p.state = "ok"
+	}
+}
+
+func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.Duration) {
+	p.err = err
+	state := "failing"
+	var refused *RefusedError
+	var rejected *rejectedError
+	var step *PeerError
+	self := errors.Is(err, errSelf)
+	switch {
+	case errors.As(err, &refused):
+		state, self = "refused", refused.Code == int(refuseSelf)
+	case errors.As(err, &rejected):
+		state = "refused"
+	case errors.As(err, &step) && step.Op == "dial" && !p.came.IsZero() && now.Sub(p.came) < lately:
+		state = "ok" // it dials us, and that is enough
+	}
+	if dialed {
+		p.failed++
+		p.next = now.Add(p.backoff.NextBackOff())
+	}
+	if self {
+		// Not for ever: the address may pass to another server.
+		state, p.next, p.err, p.failed = "self", now.Add(time.Hour), nil, 0
+	}
+	p.state = state
 }
 
 func (db *DB) logState(p *peer, state string, err error) {
@@ -230,35 +257,14 @@ func (db *DB) report(addr string, s *session, pace *progressConn, took time.Dura
 	}
 }
 
-// incoming notes where a peer that dialed us can be dialed.
-func (db *DB) incoming(h *hello, remote net.Addr) {
+// incoming notes where a peer that dialed us can be dialed. It is nil if that
+// cannot be said.
+func (db *DB) incoming(h *hello, remote net.Addr) *peer {
 	addr := reachable(h.addr, remote)
-	if addr == "" || h.origin == db.self {
-		return
+	if addr == "" || addr == db.advertised() {
+		return nil
 	}
-	db.peers.add(addr, fromIncoming, time.Now())
-	before := h.origin
-	db.peers.each(func(p *peer) {
-		if p.addr == addr {
-			before, p.origin = p.origin, h.origin
-			p.answering++
-		}
-	})
-	if before != h.origin {
-		db.at(func(r *replica) { r.replaced(before) })
-	}
-}
-
-// dialer is the peer that an incoming session came from.
-func (db *DB) dialer(s *session, remote net.Addr) (from *peer) {
-	addr := reachable(s.theirs.addr, remote)
-	db.peers.each(func(p *peer) {
-		if p.addr == addr && p.origin == s.theirs.origin {
-			p.answering = max(p.answering-1, 0)
-			from = p
-		}
-	})
-	return from
+	return db.peers.came(addr, time.Now())
 }
 
 // reachable is where to dial a peer that says it listens at addr: an unspecified
@@ -272,39 +278,21 @@ func reachable(addr string, remote net.Addr) string {
 		if host, _, err = net.SplitHostPort(remote.String()); err != nil {
 			return ""
 		}
+		return net.JoinHostPort(host, port)
 	}
-	return net.JoinHostPort(host, port)
-}
-
-// refusals logs strangers that were turned away, once per reason and minute.
-type refusals struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-func (r *refusals) note(log *slog.Logger, from string, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	why := err.Error()
-	if i := strings.LastIndex(why, ": "); i >= 0 {
-		why = why[i:]
+	if !dialable(addr) || isLoopbackAddr(addr) && !isLoopbackAddr(remote.String()) {
+		return ""
 	}
-	now := time.Now()
-	if now.Sub(r.last[why]) < time.Minute {
-		return
-	}
-	if r.last == nil || len(r.last) > 100 {
-		r.last = map[string]time.Time{}
-	}
-	r.last[why] = now
-	log.Warn("replicator: connection turned away", "from", from, "error", err)
+	return addr
 }
 
 // discover runs one source of peers, again with growing pauses if it fails.
 func (db *DB) discover(ctx context.Context, d Discoverer) {
+	const lasting = time.Minute // who worked that long starts afresh
 	wait := time.Second
 	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.selfAddr(), TLS: db.security.enabled()}
 	for failures := 0; ; failures++ {
+		began := time.Now()
 		err := d.Discover(ctx, self, func(addr string) {
 			if checkAddr(addr) == nil && addr != self.Addr {
 				db.peers.add(addr, fromDiscovery, time.Now())
@@ -312,6 +300,9 @@ func (db *DB) discover(ctx context.Context, d Discoverer) {
 		})
 		if err == nil || ctx.Err() != nil {
 			return
+		}
+		if time.Since(began) >= lasting {
+			failures, wait = 0, time.Second
 		}
 		if failures == 0 {
 			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", err)

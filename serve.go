@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -101,9 +102,10 @@ func (s *session) gotPull(payload []byte) error {
 		if !ok {
 			return protocolErrorf("pull names an unknown origin")
 		}
-		for range d.count(2) {
-			skip[o] = skip[o].add(span{d.seq(), d.seq()})
+		if _, twice := skip[o]; twice {
+			return protocolErrorf("pull names an origin twice")
 		}
+		skip[o] = d.spans()
 	}
 	if err := d.end(); err != nil {
 		return protocolErrorf("pull: %v", err)
@@ -302,10 +304,22 @@ type page struct {
 	body     []byte
 	keys     int
 	versions int
+	named    int // versions, also those of which only the dot is sent
 }
 
-func (p *page) full() bool     { return len(p.body) >= p.session.params.pageSize }
-func (p *page) overfull() bool { return len(p.body) >= 3*p.session.params.pageSize }
+// maxMarks and maxVersions bound what a page may hold, in memory far more than on
+// the wire. A page is full long before.
+const (
+	maxMarks    = 1 << 13
+	maxVersions = 1 << 16
+)
+
+func (p *page) full() bool {
+	return len(p.body) >= p.session.params.pageSize || len(p.marks) >= maxMarks/2 || p.named >= maxVersions/4
+}
+func (p *page) overfull() bool {
+	return len(p.body) >= 3*p.session.params.pageSize || p.named >= maxVersions/2
+}
 
 // mark notes that all of a region was sent that this state has.
 func (p *page) mark(o Origin, from, to uint64) {
@@ -322,6 +336,7 @@ func (p *page) add(st *view, key []byte, s state, claims vector) error {
 	n := &p.session.sending
 	p.body = appendBytes(p.body, key)
 	p.body = binary.AppendUvarint(p.body, uint64(len(vs)))
+	p.named += len(vs)
 	for i := range vs {
 		v := &vs[i]
 		flags := byte(0)
@@ -382,7 +397,7 @@ type spans []span
 
 // add puts a range among others.
 func (ss spans) add(s span) spans {
-	if s.from > s.to {
+	if s.from > s.to || len(ss) >= maxSpans && !ss.touch(s) {
 		return ss
 	}
 	i := 0
@@ -395,6 +410,34 @@ func (ss spans) add(s span) spans {
 		j++
 	}
 	return slices.Replace(ss, i, j, s)
+}
+
+// touch tells whether a span would join others rather than stand alone.
+func (ss spans) touch(s span) bool {
+	return slices.ContainsFunc(ss, func(t span) bool { return t.from <= s.to+1 && s.from <= t.to+1 })
+}
+
+// maxSpans bounds the spans of one origin, on the wire and in memory. What is not
+// remembered is only sent again.
+const maxSpans = 1 << 12
+
+// spans reads spans, which must be in order and apart.
+func (d *decoder) spans() (ss spans) {
+	n := d.count(2)
+	if n > maxSpans {
+		d.fail(fmt.Errorf("replicator: %d spans, at most %d are allowed", n, maxSpans))
+	}
+	for range n {
+		s := span{d.seq(), d.seq()}
+		if k := len(ss); d.err == nil && (s.from == 0 || s.from > s.to || k > 0 && s.from <= ss[k-1].to+1) {
+			d.fail(errors.New("replicator: spans are out of order"))
+		}
+		if d.err != nil {
+			return nil
+		}
+		ss = append(ss, s)
+	}
+	return ss
 }
 
 // cut appends to regions what of g is not within the spans, the highest first.
@@ -431,17 +474,22 @@ func (s *session) gotFetch(payload []byte) error {
 		return err
 	}
 	f := &fetching{}
-	for range d.count(1) {
+	keys := d.count(1)
+	for range min(keys, maxFetch) {
 		f.keys = append(f.keys, d.bytes(s.params.maxKey))
 	}
-	for range d.count(2) {
+	dots := 0
+	if keys <= maxFetch {
+		dots = d.count(2)
+	}
+	if keys+dots > maxFetch {
+		return protocolErrorf("fetch asks for more than %d keys", maxFetch)
+	}
+	for range dots {
 		f.dots = append(f.dots, d.dot(&s.reading))
 	}
 	if err := d.end(); err != nil {
 		return protocolErrorf("fetch: %v", err)
-	}
-	if len(f.keys)+len(f.dots) > maxFetch {
-		return protocolErrorf("fetch asks for more than %d keys", maxFetch)
 	}
 	s.serving = &serving{fetch: f}
 	return nil

@@ -4,8 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // host is what a session needs of the server it runs at.
@@ -50,13 +55,16 @@ type session struct {
 	spooled    int
 	spoolEnded bool
 
+	book      []string       // addresses to tell
+	version   uint64         // of the protocol, agreed on
 	greetedAs func(h *hello) // called once the peer has said who it is
 	told      sum            // our claims in the state that the peer was last told of
 
-	out   []frame
-	done  bool
-	idle  bool
-	stats sessionStats
+	out      []frame
+	done     bool
+	refusing bool // the last word is a refusal
+	idle     bool
+	stats    sessionStats
 }
 
 type sessionParams struct {
@@ -108,8 +116,10 @@ type hello struct {
 	digest    sum
 	base      Origin // of whom it remembers the knowledge,
 	baseRev   uint64 // up to this revision
-	following bool   // vectors follow
+	following bool   // vectors and addresses follow
 	wants     bool   // the peer should bring to disk what it claims, and report it
+	book      uint32 // sum of the addresses it would tell; 0 for none
+	baseBook  uint32 // sum of the addresses that base last told it
 }
 
 const helloMagic = "lrep"
@@ -128,7 +138,9 @@ func (h *hello) append(b []byte) []byte {
 	b = appendSum(b, h.digest)
 	b = append(b, h.base[:]...)
 	b = binary.AppendUvarint(b, h.baseRev)
-	return append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1)
+	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1)
+	b = binary.BigEndian.AppendUint32(b, h.book)
+	return binary.BigEndian.AppendUint32(b, h.baseBook)
 }
 
 // decodeHello reads a hello. A later protocol may add fields behind those known
@@ -147,6 +159,7 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.base, h.baseRev = d.origin(), d.uint()
 	flags := d.byte()
 	h.following, h.wants = flags&1 != 0, flags&2 != 0
+	h.book, h.baseBook = d.uint32(), d.uint32()
 	return h, d.err
 }
 
@@ -165,10 +178,29 @@ const (
 // RefusedError is the reason that a peer gave for ending a conversation.
 type RefusedError struct {
 	Code int    // as in docs/format.md
-	Text string // for people
+	Text string // for people; printable
 }
 
 func (e *RefusedError) Error() string { return "refused by the peer: " + e.Text }
+
+// printable makes what a peer wrote safe for logs and terminals.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// rejectedError is why a hello was not accepted here.
+type rejectedError struct {
+	code refuseCode
+	why  string // for our log
+	told string // for the peer, who is told nothing of ours
+}
+
+func (e *rejectedError) Error() string { return e.why }
 
 func newSession(h host, dialed bool, p sessionParams) *session {
 	return &session{host: h, dialed: dialed, params: p}
@@ -194,21 +226,28 @@ func (s *session) sendHello(peer Origin) {
 		}
 		s.told = r.known.claims
 		if m := r.members[peer]; m != nil && m.rev > 0 {
-			s.mine.base, s.mine.baseRev = peer, m.rev
+			s.mine.base, s.mine.baseRev, s.mine.baseBook = peer, m.rev, m.book
 			s.peer = m.known
 		}
 		s.mine.wants = s.params.wants != nil && s.params.wants(r, peer)
 	})
+	s.book = s.host.addresses()
+	s.book = s.book[:min(len(s.book), maxAddresses)]
+	s.mine.book = bookSum(s.book)
 	if !s.dialed {
-		s.mine.following = s.theirs.base != s.mine.origin || s.theirs.baseRev != s.mine.rev
+		s.mine.following = s.theirs.base != s.mine.origin || s.theirs.baseRev != s.mine.rev || s.theirs.baseBook != s.mine.book
 	}
 	s.send(frameHello, s.mine.append(nil))
 }
 
 // refuse ends the conversation and tells the peer why.
 func (s *session) refuse(code refuseCode, err error) error {
-	text := err.Error()
+	return s.refuseSaying(code, err, err.Error())
+}
+
+func (s *session) refuseSaying(code refuseCode, err error, text string) error {
 	s.send(frameRefuse, appendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
+	s.refusing = true
 	s.finish()
 	return err
 }
@@ -239,7 +278,7 @@ func (s *session) leavePull() {
 func (s *session) receive(kind frameType, payload []byte) error {
 	if kind == frameRefuse {
 		d := decoder{b: payload}
-		e := &RefusedError{Code: int(d.uint()), Text: d.string(512)}
+		e := &RefusedError{Code: int(d.upTo(math.MaxInt32)), Text: printable(d.string(512))}
 		s.finish()
 		return e
 	}
@@ -285,24 +324,23 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 	return protocolErrorf("frame %d does not belong here", kind)
 }
 
+// gotHello judges the peer's introduction. An acceptor tells nothing of its own
+// before it has: a stranger, or a server of another cluster, gets a refusal
+// and no name, digest or address. Nothing of a refused hello is remembered.
 func (s *session) gotHello(payload []byte) error {
 	h, err := decodeHello(payload)
 	if err != nil {
 		return err
 	}
+	if err := s.judge(&h); err != nil {
+		return s.refuseSaying(err.code, err, err.told)
+	}
 	s.theirs = h
+	s.version = min(h.max, protocolMax)
 	if !s.dialed {
 		s.sendHello(h.origin)
 	} else if s.mine.base != h.origin {
 		s.peer = knowledge{} // another server, or the same opened anew: it may know less than it did
-	}
-	switch {
-	case h.cluster != s.params.cluster:
-		return s.refuse(refuseCluster, fmt.Errorf("cluster %q, not %q", h.cluster, s.params.cluster))
-	case h.origin == s.mine.origin:
-		return s.refuse(refuseSelf, errSelf)
-	case h.min > protocolMax || h.max < protocolMin:
-		return s.refuse(refuseVersion, fmt.Errorf("protocol versions %d to %d, want one of %d to %d", h.min, h.max, protocolMin, protocolMax))
 	}
 	s.host.at(func(r *replica) {
 		m := r.heard(h.origin, h.name)
@@ -317,6 +355,30 @@ func (s *session) gotHello(payload []byte) error {
 	return s.greeted()
 }
 
+// judge tells why a peer is not one to talk to, if so.
+func (s *session) judge(h *hello) *rejectedError {
+	var self Origin
+	s.host.at(func(r *replica) { self = r.self })
+	switch {
+	case h.min > protocolMax || h.max < protocolMin || h.max < h.min:
+		return &rejectedError{refuseVersion,
+			fmt.Sprintf("the peer speaks protocol versions %d to %d, this server %d to %d", h.min, h.max, protocolMin, protocolMax),
+			fmt.Sprintf("protocol versions %d to %d, want one of %d to %d", h.min, h.max, protocolMin, protocolMax)}
+	case h.cluster != s.params.cluster:
+		return &rejectedError{refuseCluster,
+			fmt.Sprintf("the peer is of cluster %q, this server of %q", h.cluster, s.params.cluster),
+			fmt.Sprintf("this server is of another cluster than %q", h.cluster)}
+	case h.origin == self:
+		return &rejectedError{refuseSelf, errSelf.Error(), errSelf.Error()}
+	case h.origin == Origin{}:
+		return &rejectedError{refuseError, "the peer has no origin", "a hello without an origin"}
+	}
+	return nil
+}
+
+// Is makes errors.Is(err, errSelf) true of a connection to oneself.
+func (e *rejectedError) Is(target error) bool { return target == errSelf && e.code == refuseSelf }
+
 var errSelf = errors.New("this is the server itself")
 
 // greeted decides, on both sides alike, whether there is anything to talk about.
@@ -325,8 +387,9 @@ func (s *session) greeted() error {
 	if !s.dialed {
 		dialer, acceptor = acceptor, dialer
 	}
-	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest && !dialer.wants && !acceptor.wants
-	if equal && !acceptor.following && acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev {
+	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest
+	told := acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev && acceptor.baseBook == dialer.book
+	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants {
 		s.idle = true
 		s.finish()
 		return nil
@@ -357,31 +420,49 @@ func (s *session) opened() error {
 }
 
 func (s *session) sendAddresses() {
-	var b []byte
-	addrs := s.host.addresses()
-	b = binary.AppendUvarint(b, uint64(len(addrs)))
-	for _, a := range addrs {
+	b := binary.AppendUvarint(nil, uint64(len(s.book)))
+	for _, a := range s.book {
 		b = appendBytes(b, []byte(a))
 	}
 	s.send(frameAddresses, b)
 }
 
 // maxAddresses bounds what a peer may tell of others.
-const maxAddresses = 256
+const maxAddresses = 1024
+
+// bookSum stands for addresses in the hello, so that they are told once and again
+// when they have changed: 32 bits, as a missed change only costs a detour.
+func bookSum(addrs []string) uint32 {
+	if len(addrs) == 0 {
+		return 0
+	}
+	return uint32(xxhash.Sum64String(strings.Join(addrs, "\n"))) | 1
+}
 
 func (s *session) gotAddresses(payload []byte) error {
+	addrs, err := decodeAddresses(payload)
+	if err != nil {
+		return protocolErrorf("addresses: %v", err)
+	}
+	s.host.learn(addrs)
+	s.host.at(func(r *replica) { r.heard(s.theirs.origin, s.theirs.name).book = s.theirs.book })
+	return nil
+}
+
+// decodeAddresses reads addresses and leaves out those that nobody could dial.
+func decodeAddresses(payload []byte) ([]string, error) {
 	d := decoder{b: payload}
 	var addrs []string
-	for range min(d.count(1), maxAddresses) {
-		if a := d.string(255); checkAddr(a) == nil {
+	n := d.count(1)
+	if n > maxAddresses {
+		return nil, fmt.Errorf("%d of them, at most %d are allowed", n, maxAddresses)
+	}
+	for range n {
+		if a := d.string(255); d.err == nil && dialable(a) {
 			addrs = append(addrs, a)
 		}
 	}
-	if d.err != nil {
-		return protocolErrorf("addresses: %v", d.err)
-	}
-	s.host.learn(addrs)
-	return nil
+	return addrs, d.end()
 }
 
 // sendVectors tells the peer what changed of our knowledge since it was told, of
@@ -421,8 +502,9 @@ func (s *session) sendRows(rows []row, rev uint64, loose vector, lineage []Origi
 	s.sentRev = rev
 }
 
-// maxOrigins bounds the origins that one conversation may name.
-const maxOrigins = 1 << 20
+// maxOrigins bounds the origins that one conversation may name: one for each
+// opening of each database that ever wrote.
+const maxOrigins = 100_000
 
 func (s *session) gotVectors(payload []byte) error {
 	d, err := s.reading.open(payload)
@@ -435,12 +517,20 @@ func (s *session) gotVectors(payload []byte) error {
 	for range d.count(16) {
 		lineage = append(lineage, d.origin())
 	}
-	rows := make([]row, 0, d.count(5))
-	for range cap(rows) {
+	n := d.count(5)
+	if n > maxOrigins {
+		return protocolErrorf("vectors of %d origins", n)
+	}
+	rows := make([]row, 0, n)
+	for range n {
 		w := row{}
 		var ok bool
 		if w.origin, ok = s.reading.origin(d.uint()); !ok {
 			return protocolErrorf("vectors name an unknown origin")
+		}
+		// In order, so that taking them in costs no more than reading them.
+		if k := len(rows); k > 0 && rows[k-1].origin.compare(w.origin) >= 0 {
+			return protocolErrorf("vectors are out of order")
 		}
 		for c := range columns {
 			if w.at[c] = d.seq(); w.at[c] > w.at[claimed] {
@@ -453,6 +543,11 @@ func (s *session) gotVectors(payload []byte) error {
 			}
 		}
 		rows = append(rows, w)
+	}
+	if n := loose.seq(s.mine.origin); n > 0 && d.err == nil {
+		if err := s.checkOwn(n); err != nil {
+			return err
+		}
 	}
 	if err := d.end(); err != nil {
 		return protocolErrorf("vectors: %v", err)

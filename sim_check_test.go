@@ -197,17 +197,17 @@ func (n *simNode) checkKnowledge() error {
 	return nil
 }
 
-// outcome is the independent model: which versions of a key must be live once all
+// simOutcome is the independent model: which versions of a key must be live once all
 // have heard of everything. Of the writes that count, those that no other had
 // seen; a purge may have taken what it may take.
-type outcome struct {
+type simOutcome struct {
 	must, may []*ghostWrite
 }
 
-func (w *simWorld) outcomes() map[string]outcome {
-	os := map[string]outcome{}
+func (w *simWorld) outcomes() map[string]simOutcome {
+	os := map[string]simOutcome{}
 	for name, k := range w.ghost.keys {
-		var o outcome
+		var o simOutcome
 		for _, v := range k.maximal(w.counts) {
 			if k.forgotten.has(v.nth) {
 				o.may = append(o.may, v)
@@ -260,7 +260,7 @@ func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
 			}
 			for _, v := range live {
 				if !byAge && !slices.Contains(o.must, v) && !slices.Contains(o.may, v) {
-					return fmt.Errorf("n%d holds %v of key %s, which was superseded: %v", n.id, v.dot, name, n.holds[name])
+					return fmt.Errorf("n%d holds %v of key %s, which %v superseded: %v", n.id, v.dot, name, w.superseding(v), n.holds[name])
 				}
 			}
 			if err := w.sameAs(first, n, name); err != nil {
@@ -269,6 +269,15 @@ func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
 		}
 	}
 	return nil
+}
+
+func (w *simWorld) superseding(v *ghostWrite) (by []dot) {
+	for _, e := range v.key.writes {
+		if e.past.has(v.nth) && w.counts(e) {
+			by = append(by, e.dot)
+		}
+	}
+	return by
 }
 
 func (w *simWorld) seenSomewhere(v *ghostWrite) bool {

@@ -40,6 +40,7 @@ func (n *simNode) now() time.Time { return n.w.now.Add(n.skew) }
 // open starts the node on what its disk holds.
 func (n *simNode) open() error {
 	c := &n.w.conf
+	n.disk = newSimDisk(n.disk.now) // goleveldb writes all that it recovers to tables first
 	resolves := n.resolver()
 	r := &replica{
 		store: &simStore{&n.disk, n.w.readFault()}, draw: n.w.draw, now: n.now, resolve: resolves.f,

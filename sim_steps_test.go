@@ -14,31 +14,24 @@ func (w *simWorld) step() {
 	w.now = w.now.Add(time.Duration(w.rand.IntN(2000)) * time.Millisecond)
 	n := w.nodes[w.rand.IntN(len(w.nodes))]
 	running := n.r != nil && !n.paused
-	switch x := w.rand.IntN(100); {
-	case x < 40:
-		if running {
-			w.clientWrite(n)
-		}
-	case x < 72:
+	switch x, y := w.rand.IntN(100), w.rand.IntN(100); {
+	case x < w.conf.mishaps || n.r == nil && y < 10:
+		w.mishap(n)
+	case !running:
+	case x < w.conf.mishaps+w.conf.writes:
+		w.clientWrite(n)
+	case y < 60:
 		w.traffic()
-	case x < 80:
-		if running {
-			w.visit(n, true)
-		}
-	case x < 88:
-		if running && len(w.conns) < 10 {
+	case y < 73:
+		w.visit(n, true)
+	case y < 88:
+		if len(w.conns) < 10 {
 			w.visit(n, false)
 		}
-	case x < 91:
-		if running {
-			n.flushMemtable()
-		}
-	case x < 94:
-		if running {
-			w.housekeeping(n)
-		}
+	case y < 94:
+		n.flushMemtable()
 	default:
-		w.mishap(n)
+		w.housekeeping(n)
 	}
 	if every := *simEvery; every > 0 && w.stats.steps%every == 0 && n.r != nil && w.err == nil {
 		w.fail(n.check())

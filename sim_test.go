@@ -26,6 +26,10 @@ var (
 // session as it is, on simulated disks, connections and clocks. docs/simulation.md
 // says what may happen there and what must hold.
 func TestSimulation(t *testing.T) {
+	seeds := *simSeeds
+	if testing.Short() {
+		seeds = min(seeds, 40)
+	}
 	var total simStats
 	var mu sync.Mutex
 	var next atomic.Int64
@@ -36,7 +40,7 @@ func TestSimulation(t *testing.T) {
 		wg.Go(func() {
 			for !failed.Load() {
 				i := next.Add(1) - 1
-				if i >= int64(*simSeeds) {
+				if i >= int64(seeds) {
 					return
 				}
 				w := runSimulation(*simFirst+uint64(i), *simOps)
@@ -55,6 +59,19 @@ func TestSimulation(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d operations in %v, %.0f per second", total.ops, took.Round(time.Millisecond), float64(total.ops)/took.Seconds())
 	t.Logf("%+v", total)
+}
+
+// TestKeptSeeds replays the schedules that once failed. A seed means something only
+// as long as the simulator draws as it did; they are cheap all the same.
+func TestKeptSeeds(t *testing.T) {
+	for _, seed := range []uint64{
+		10300, // an alias was read from a batch whose Sync had failed, and lost by the next power failure
+		10528, // the claim of a state was taken of which a changed key had not been sent
+	} {
+		if w := runSimulation(seed, *simOps); w.err != nil {
+			t.Errorf("seed %d: %v", seed, w.err)
+		}
+	}
 }
 
 type simStats struct {
@@ -84,6 +101,7 @@ type simConf struct {
 	crashes, cuts, purges, copies    bool
 	partitions, bigValues, emptyKey  bool
 	resolver                         int // -1: each opening draws its own
+	writes, mishaps                  int // per cent of steps
 }
 
 // simWorld is one schedule.
@@ -175,7 +193,7 @@ func (w *simWorld) configure() {
 		deletes: pick(r, 0, 0.2, 0.5), reissue: pick(r, 0, 0.1, 0.5, 1), syncs: pick(r, 0, 0.05, 0.5),
 		skews: r.IntN(4) == 0, joinWrites: coin(), readFaults: r.IntN(4) == 0, writeFaults: r.IntN(4) == 0,
 		crashes: r.IntN(4) > 0, cuts: r.IntN(4) > 0, purges: coin(), copies: r.IntN(3) == 0, partitions: coin(), bigValues: r.IntN(4) == 0, emptyKey: r.IntN(4) == 0,
-		resolver: r.IntN(len(w.resolve)+1) - 1,
+		resolver: r.IntN(len(w.resolve)+1) - 1, writes: pick(r, 20, 40, 70), mishaps: pick(r, 1, 3, 6),
 	}
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour

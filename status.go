@@ -43,6 +43,7 @@ type Status struct {
 	BytesOut   int64          `json:"bytesOut"`
 	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
 	Peers      []PeerStatus   `json:"peers"`
+	Refusals   []Refusal      `json:"refusals"` // connections turned away lately, at most 33
 	Blockers   []PurgeBlocker `json:"blockers"` // members that hold back the forgetting of deletions
 	Work       []Progress     `json:"work"`     // long work under way
 }
@@ -69,7 +70,7 @@ type PeerStatus struct {
 	Next     time.Time     `json:"next"`            // not dialed before
 	Agrees   bool          `json:"agrees"`          // it held exactly what we did when last asked
 	Lag      int64         `json:"lag"`             // writes known here that it had not claimed when last asked
-	Behind   time.Duration `json:"behind"`          // for how long it has lagged
+	Behind   time.Duration `json:"behind"`          // if it lags: since the last good session
 	Digest   Digest        `json:"digest"`          // of what it held when last asked
 	Pulled   int64         `json:"pulled"`
 	Served   int64         `json:"served"`

@@ -74,7 +74,7 @@ func (r *replica) begin() *txn {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -214,7 +214,7 @@ func (t *txn) putOne(w *write, offset, count uint64) error {
 	v := version{dot: dot{t.r.self, t.seq}, deleted: w.deleted, value: w.value, offset: offset, count: count}
 	for i := range old {
 		v.vv = v.vv.join(old[i].vv).raise(old[i].dot)
-		v.clock = max(v.clock, old[i].clock+1)
+		v.clock = min(max(v.clock, old[i].clock+1), maxClock) // a hostile peer may have used it up
 	}
 	if len(v.vv) > pruneAbove {
 		t.prune(&v)
@@ -450,7 +450,7 @@ func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit {
+		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := t.resolveKey(key); err != nil {
@@ -524,10 +524,11 @@ func (r *replica) apply(t *txn, synced bool) {
 	r.keys += t.keys
 	r.tombstones += t.tombstones
 	r.disputed += t.disputed
-	for key, k := range t.staged {
-		r.cache.put([]byte(key), k.index)
+	for i := range t.changes { // in order, so that the same writes leave the same cache
+		key := t.changes[i].key
+		r.cache.put(key, t.staged[string(key)].index)
 		for c := range r.collectors {
-			c.add([]byte(key))
+			c.add(key)
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)

@@ -66,11 +66,10 @@ func protocolErrorf(format string, args ...any) error {
 	return protocolError(fmt.Sprintf(format, args...))
 }
 
-// appendFrame puts a frame around a payload.
-func appendFrame(b []byte, t frameType, payload []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(1+len(payload)))
-	b = append(b, byte(t))
-	return append(b, payload...)
+// appendHead writes what stands in front of a payload of some size.
+func appendHead(b []byte, t frameType, size int) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(1+size))
+	return append(b, byte(t))
 }
 
 // readFrame reads one frame into buf, which grows with what arrives, never with
@@ -146,6 +145,13 @@ func (d *decoder) byte() byte {
 	return v
 }
 
+func (d *decoder) uint32() uint32 {
+	if b := d.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
 func (d *decoder) uint64() uint64 {
 	if len(d.b) < 8 {
 		d.fail(errShort)
@@ -169,6 +175,16 @@ func (d *decoder) take(n int) []byte {
 
 // bytes reads a byte string of at most limit bytes, which aliases the record.
 func (d *decoder) bytes(limit int) []byte { return d.take(int(d.upTo(uint64(min(limit, len(d.b)))))) }
+
+// sized reads a byte string whose length an option bounds, and says so if it is
+// longer: the option may just be another on the other side.
+func (d *decoder) sized(what, option string, limit int) ([]byte, error) {
+	n := d.uint()
+	if d.err == nil && n > uint64(limit) {
+		return nil, fmt.Errorf("%w: %s of %d bytes, %s is %d", ErrTooLarge, what, n, option, limit)
+	}
+	return d.take(int(n)), nil
+}
 
 func (d *decoder) string(limit int) string { return string(d.bytes(limit)) }
 
@@ -253,24 +269,25 @@ func appendVector(b []byte, v vector, os origins) []byte {
 	return b
 }
 
-// vector reads a vector. The origins' order on the wire is that of the writer,
-// which need not be ours.
+// vector reads a vector, whose origins must be in order: else reading it would
+// take time that grows with the square of its length.
 func (d *decoder) vector(os origins) vector {
 	n := d.count(2)
 	if n == 0 {
 		return nil
 	}
-	v := make(vector, 0, n)
+	// Not all at once: an entry takes 24 bytes of memory and may take 2 here.
+	v := make(vector, 0, min(n, 64))
 	for range n {
 		e := d.dot(os)
 		if d.err != nil {
 			return nil
 		}
-		if _, twice := v.find(e.origin); twice || e.seq == 0 {
-			d.fail(errors.New("replicator: a vector names an origin twice or a seq of 0"))
+		if k := len(v); e.seq == 0 || k > 0 && v[k-1].origin.compare(e.origin) >= 0 {
+			d.fail(errors.New("replicator: a vector names a seq of 0, or origins out of order"))
 			return nil
 		}
-		v = v.raise(e)
+		v = append(v, e)
 	}
 	return v
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -149,14 +148,11 @@ func alike(inspections []*inspection) error {
 // sourceFiles lists the files of the Go source, as paths with slashes below
 // root; only so many, spread evenly, unless limit is 0.
 func sourceFiles(limit int) (root string, files []string, err error) {
-	// A binary built with -trimpath does not know, and another machine's path
-	// would not help.
 	goroot, err := exec.Command("go", "env", "GOROOT").Output()
-	root = strings.TrimSpace(string(goroot))
-	if err != nil || root == "" {
-		root = runtime.GOROOT()
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot find the Go source: go env GOROOT: %w", err)
 	}
-	root = filepath.Join(root, "src")
+	root = filepath.Join(strings.TrimSpace(string(goroot)), "src")
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
