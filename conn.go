@@ -34,6 +34,7 @@ func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
 		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		wants: db.wants, asked: db.latestCall(),
 	}
 }
 
@@ -147,6 +148,9 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
+	if kind == frameVectors {
+		t.db.reported()
+	}
 	t.keep(t.session.retained())
 	return err
 }

@@ -264,6 +264,23 @@ func (db *DB) Adopt(ctx context.Context) error {
 	return db.adopt(ctx)
 }
 
+// adoptFirst logs what the handle held when it was first opened. A mark in the
+// store says that this is still to be done, and goes only when all of it is on disk:
+// a power failure could otherwise take what was logged and leave the mark's end.
+func (db *DB) adoptFirst(ctx context.Context) error {
+	if err := db.adopt(ctx); err != nil {
+		return err
+	}
+	if err := db.flushAll(); err != nil {
+		return err
+	}
+	return db.commit(func(t *txn) error {
+		t.batch.Delete(metaAdopt)
+		t.sync = true
+		return nil
+	})
+}
+
 const adoptStep = 1000 // keys in one transaction
 
 func (db *DB) adopt(ctx context.Context) error {

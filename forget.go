@@ -28,8 +28,16 @@ func (r *replica) heard(o Origin, name string) *member {
 		r.members[o] = m
 		r.stableVec = nil
 	}
-	m.name, m.seen = name, r.now()
+	m.name, m.seen, m.replaced = name, r.now(), false
 	return m
+}
+
+// replaced notes that somebody else answers where a member did. It may have lost
+// its disk, and would count twice.
+func (r *replica) replaced(o Origin) {
+	if m := r.members[o]; m != nil {
+		m.replaced = true
+	}
 }
 
 // succeeds drops the members that a peer says were itself, opened earlier.
@@ -208,7 +216,7 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 		t.prove(purged, d)
 	}
 	t.sync = true
-	return t.replace(key, old, k, kept, false)
+	return t.replaceQuietly(key, old, k, kept)
 }
 
 // sweep deletes log entries that a crash left and that no log-index names, as far
@@ -333,5 +341,16 @@ func (t *txn) reissueKey(key []byte, drawn []dot) ([]dot, error) {
 		v.dot, v.offset, v.count = *d, 0, 1
 		t.claim(v.dot)
 	}
-	return drawn, t.replace(key, old, k, now, false)
+	return drawn, t.replaceQuietly(key, old, k, now)
+}
+
+// replaceQuietly stages a state that differs from the old one in nothing that
+// those who watch would call a change.
+func (t *txn) replaceQuietly(key []byte, old state, k *stagedKey, now state) error {
+	n := len(t.changes)
+	err := t.replace(key, old, k, now, false)
+	for i := range t.changes[n:] {
+		t.changes[n+i].quiet = true
+	}
+	return err
 }

@@ -71,7 +71,6 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if db.queue.broken() != nil {
 		return nil
 	}
-	rose := false
 	var err error
 	db.at(func(r *replica) {
 		// Read with nothing being committed: what is acknowledged after an earlier
@@ -80,15 +79,10 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		if count, err = memComp(db.raw); err != nil {
 			return
 		}
-		rev := r.known.rev
 		r.flushed(count)
-		rose = r.known.rev != rev
 	})
 	if err != nil {
 		return err
-	}
-	if rose {
-		db.signal()
 	}
 	now := time.Now()
 	if now.Sub(*saved) >= checkpointInterval {

@@ -467,6 +467,7 @@ func (s *session) conclude() error {
 	}
 	m := s.merging()
 	m.last = func(t *txn) error {
+		t.sync = t.sync || s.theirs.wants
 		for _, d := range p.claim {
 			t.claim(d)
 		}
@@ -521,6 +522,7 @@ func (s *session) provedHere(r *replica) bool {
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
 	s.leavePull()
+	s.reportDurable()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs
@@ -529,4 +531,13 @@ func (s *session) pulled() error {
 	s.send(frameBye, nil)
 	s.part()
 	return nil
+}
+
+// reportDurable brings to disk what is claimed here, if the peer waits for that,
+// and tells it. If that fails it tells what is on disk.
+func (s *session) reportDurable() {
+	if h, ok := s.host.(hardener); ok && s.theirs.wants {
+		h.harden()
+		s.sendVectors(false)
+	}
 }

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -38,6 +39,11 @@ type DB struct {
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 
+	urgent   chan struct{} // capacity 1: hold sessions for those who wait
+	flushing chan struct{} // capacity 1: who brings the store to disk
+	staging  chan struct{} // capacity 1: who has a transaction open
+	hardened atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+
 	ready     chan struct{}
 	readyOnce sync.Once
 	adopted   chan struct{} // closed when the data found at the opening is logged
@@ -48,7 +54,9 @@ type DB struct {
 	cause    error // of the write that failed
 	work     map[string]Progress
 	watchers map[*watcher]struct{}
-	arrived  chan struct{} // replaced and closed when a peer's report or our claim changed
+	waiters  map[*waiter]struct{}
+	calls    uint64       // of WaitFor and WaitReplicated that had to wait
+	trans    *Transaction // the one that is open
 
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
@@ -92,6 +100,9 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	r := newReplica(db, &opts)
 	batch, err := r.open(opts.Cluster)
 	if err == nil {
+		if fresh {
+			batch.Put(metaAdopt, []byte{formatVersion})
+		}
 		err = db.Write(batch, &opt.WriteOptions{Sync: true})
 	}
 	if err != nil {
@@ -190,9 +201,10 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
 		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
+		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
 		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
-		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, arrived: make(chan struct{}),
+		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
@@ -216,7 +228,7 @@ func (db *DB) run(fresh bool) {
 	}
 	db.spawn(func() {
 		if fresh {
-			if err := db.adopt(ctx); err != nil && ctx.Err() == nil {
+			if err := db.adoptFirst(ctx); err != nil && ctx.Err() == nil {
 				db.opts.Logger.Error("replicator: the data found at the opening could not be logged", "error", err)
 			}
 		}
@@ -349,7 +361,7 @@ func (db *DB) Digest() Digest {
 func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
-	req := &request{stage: stage, sync: db.opts.Sync, done: make(chan error, 1)}
+	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
 	err := db.queue.do(req)
 	if req.answered {
 		db.tell(req.changes)
@@ -366,15 +378,7 @@ func (db *DB) committed(t *txn) {
 		db.news(len(t.changes))
 		db.tendNow()
 	}
-	db.signal()
-}
-
-// signal wakes those who wait for knowledge to change.
-func (db *DB) signal() {
-	db.mu.Lock()
-	close(db.arrived)
-	db.arrived = make(chan struct{})
-	db.mu.Unlock()
+	db.wake(t.r, false)
 }
 
 // tell calls the events for what a commit did.
@@ -444,6 +448,7 @@ func (db *DB) Close() error {
 	db.listener.Close()
 	done := make(chan error, 1)
 	go func() {
+		db.discardOpen()
 		db.tasks.Wait()
 		left := db.leave()
 		quiesce(db.raw)
@@ -499,14 +504,14 @@ func ignoreReadOnly(err error) error {
 	return err
 }
 
-// checkHandle refuses a handle that could not be replicated, and tells whether it
-// never was.
+// checkHandle refuses a handle that could not be replicated, and tells whether
+// what it holds is still to be logged.
 func checkHandle(db *leveldb.DB) (fresh bool, err error) {
 	if db == nil {
 		return false, errors.New("replicator: Replicate needs an open database, got nil")
 	}
 	if _, err := db.Get(metaFormat, nil); err == nil {
-		return false, nil
+		return db.Has(metaAdopt, nil)
 	} else if err != leveldb.ErrNotFound {
 		return false, err
 	}
@@ -515,7 +520,10 @@ func checkHandle(db *leveldb.DB) (fresh bool, err error) {
 	}
 	it := db.NewIterator(&util.Range{Start: reservedStart}, nil)
 	defer it.Release()
-	if it.Next() {
+	for it.Next() {
+		if bytes.HasPrefix(it.Key(), metaOrder) {
+			continue // of a check that a crash cut short
+		}
 		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", ErrReservedKey, it.Key())
 	}
 	return true, it.Error()
@@ -527,16 +535,16 @@ func checkOrder(db *leveldb.DB) error {
 	suffixes := []string{"", "\x00", "\x00\x00", "\x01", "\x01\x00", "10", "9", "A", "B", "a", "a\x00", "aa", "b", "\x7f", "\x80", "\xff", "\xff\xff"}
 	put, del := new(leveldb.Batch), new(leveldb.Batch)
 	for _, s := range suffixes {
-		put.Put(kindKey(kindMeta, []byte("order"+s)), nil)
-		del.Delete(kindKey(kindMeta, []byte("order"+s)))
+		put.Put(append(slices.Clone(metaOrder), s...), nil)
+		del.Delete(append(slices.Clone(metaOrder), s...))
 	}
 	if err := db.Write(put, nil); err != nil {
 		return err
 	}
 	var got []string
-	it := db.NewIterator(&util.Range{Start: kindKey(kindMeta, []byte("order"))}, nil)
+	it := db.NewIterator(&util.Range{Start: metaOrder}, nil)
 	for it.Next() {
-		if s, ok := strings.CutPrefix(string(it.Key()), string(kindKey(kindMeta, []byte("order")))); ok {
+		if s, ok := strings.CutPrefix(string(it.Key()), string(metaOrder)); ok {
 			got = append(got, s)
 		}
 	}
