@@ -1,0 +1,269 @@
+// Package memberlist finds peers by gossip: SWIM as github.com/hashicorp/memberlist
+// implements it. It is for fleets that outgrow lists of addresses and multicast:
+// a server needs the gossip address of one other, and learns of thousands, in
+// other networks too, at a cost that does not grow with their number.
+//
+// It is a module of its own, so that who does not use it does not depend on it.
+package memberlist
+
+import (
+	"cmp"
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/level-replicator/replicator"
+)
+
+// Options configures [New].
+type Options struct {
+	// Bind is the address to gossip on, by UDP and TCP alike. Port 0 picks a free
+	// one, see [Members.Addr]. Default: "127.0.0.1:7946".
+	Bind string
+
+	// Advertise is the gossip address that others should use, an IP address and a
+	// port. Default: as bound.
+	Advertise string
+
+	// Seeds are gossip addresses of other servers, "host:port". One that answers is
+	// enough. They are asked again each Interval, so that what a long partition
+	// split in two finds together.
+	Seeds []string
+
+	// Secret, at least 16 bytes and shared by all servers, encrypts the gossip. It
+	// may be the one of replicator.Options. Default: in the clear. What is found is a
+	// hint in either case: the handshake of the replicators decides.
+	Secret []byte
+
+	// Interval is the pause between two reports of all members that are alive.
+	// Default: 1 min.
+	Interval time.Duration
+
+	// Config is what to start from; it is copied. Default: memberlist's for a LAN.
+	// Name, addresses, label, key, delegates and logger are overwritten.
+	Config *memberlist.Config
+
+	// Logger gets the library's log at debug level, and a warning once while no seed
+	// answers. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Members is a [replicator.Discoverer]. It may be given to one server only. Its
+// methods are safe for concurrent use.
+type Members struct {
+	o Options
+
+	mu   sync.Mutex
+	list *memberlist.Memberlist // nil while Discover does not run
+	self string                 // name in the list
+}
+
+// New makes a source of peers. Nothing happens until a replicator runs it.
+func New(o Options) *Members {
+	o.Bind = cmp.Or(o.Bind, "127.0.0.1:7946")
+	o.Interval = cmp.Or(o.Interval, time.Minute)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Members{o: o}
+}
+
+// leaveTimeout is how long the others have to hear that a server leaves.
+const leaveTimeout = time.Second
+
+// Discover joins the others and reports who is alive, until ctx ends; then it tells
+// them that it leaves. That no seed answers is no error: somebody must be first.
+func (m *Members) Discover(ctx context.Context, self replicator.Self, found func(addr string)) error {
+	joined := make(chan struct{}, 1)
+	config, err := m.config(self, joined)
+	if err != nil {
+		return err
+	}
+	list, err := memberlist.Create(config)
+	if err != nil {
+		return fmt.Errorf("memberlist: cannot gossip on %s: %w", m.o.Bind, err)
+	}
+	m.started(list, config.Name)
+	defer m.started(nil, "")
+	defer list.Shutdown()
+
+	ticker := time.NewTicker(m.o.Interval)
+	defer ticker.Stop()
+	lonely := false
+	for {
+		lonely = m.join(list, lonely)
+		for again := true; again; {
+			for _, addr := range m.Live() {
+				found(addr)
+			}
+			select {
+			case <-ctx.Done():
+				return list.Leave(leaveTimeout)
+			case <-joined:
+			case <-ticker.C:
+				again = false
+			}
+		}
+	}
+}
+
+// join asks one seed at random who there is, or all of them while nobody is known.
+func (m *Members) join(list *memberlist.Memberlist, lonely bool) bool {
+	seeds := slices.Clone(m.o.Seeds)
+	rand.Shuffle(len(seeds), func(i, j int) { seeds[i], seeds[j] = seeds[j], seeds[i] })
+	if list.NumMembers() > 1 {
+		seeds = seeds[:min(1, len(seeds))]
+	}
+	if len(seeds) == 0 {
+		return false
+	}
+	_, err := list.Join(seeds)
+	if err != nil && list.NumMembers() == 1 && !lonely {
+		m.o.Logger.Warn("memberlist: no seed answers; they are asked again", "error", err)
+	}
+	return err != nil && list.NumMembers() == 1
+}
+
+func (m *Members) started(list *memberlist.Memberlist, self string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list, m.self = list, self
+}
+
+// Addr is the gossip address, which others take as a seed. It is empty before
+// Discover has begun.
+func (m *Members) Addr() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.list == nil {
+		return ""
+	}
+	n := m.list.LocalNode()
+	return net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
+}
+
+// Live gives the addresses to replicate with of all others that are alive, sorted.
+func (m *Members) Live() []string {
+	m.mu.Lock()
+	list, self := m.list, m.self
+	m.mu.Unlock()
+	if list == nil {
+		return nil
+	}
+	var addrs []string
+	for _, n := range list.Members() {
+		if addr := peerAddr(n); n.Name != self && addr != "" {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.Sort(addrs)
+	return addrs
+}
+
+// peerAddr is where to dial a member: as it says, at the address that it gossips
+// from if it names no host. It is empty if the member says nothing of use.
+func peerAddr(n *memberlist.Node) string {
+	host, port, err := net.SplitHostPort(string(n.Meta))
+	if p, e := strconv.ParseUint(port, 10, 16); err != nil || e != nil || p == 0 {
+		return ""
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = n.Addr.String()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func (m *Members) config(self replicator.Self, joined chan struct{}) (*memberlist.Config, error) {
+	c := memberlist.DefaultLANConfig()
+	if m.o.Config != nil {
+		*c = *m.o.Config
+	}
+	c.Name = self.Origin.String()
+	c.Label = "replicator/" + self.Cluster // gossip of other clusters is not taken in
+	c.Delegate, c.Events = meta(self.Addr), joins(joined)
+	c.LogOutput, c.Logger = nil, log.New(debugLog{m.o.Logger}, "", 0)
+	var err error
+	if c.BindAddr, c.BindPort, err = split("Bind", m.o.Bind); err != nil {
+		return nil, err
+	}
+	c.AdvertisePort = c.BindPort
+	if m.o.Advertise != "" {
+		if c.AdvertiseAddr, c.AdvertisePort, err = split("Advertise", m.o.Advertise); err != nil {
+			return nil, err
+		}
+	}
+	c.SecretKey, c.Keyring = nil, nil
+	if m.o.Secret != nil {
+		if len(m.o.Secret) < 16 {
+			return nil, fmt.Errorf("memberlist: Options.Secret: %d bytes, want at least 16", len(m.o.Secret))
+		}
+		// Never the secret itself: it also makes the key of the replicators.
+		if c.SecretKey, err = hkdf.Key(sha256.New, m.o.Secret, nil, "replicator memberlist "+self.Cluster, 32); err != nil {
+			return nil, err
+		}
+	}
+	if len(self.Addr) > memberlist.MetaMaxSize {
+		return nil, errors.New("memberlist: the address of this server is too long to gossip")
+	}
+	return c, nil
+}
+
+func split(field, addr string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err == nil {
+		var n uint64
+		n, err = strconv.ParseUint(text, 10, 16)
+		port = int(n)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("memberlist: Options.%s: %q, want \"host:port\"", field, addr)
+	}
+	return cmp.Or(host, "0.0.0.0"), port, nil
+}
+
+// meta is what others learn of this server: its address. It sends no messages.
+type meta string
+
+func (d meta) NodeMeta(int) []byte           { return []byte(d) }
+func (meta) NotifyMsg([]byte)                {}
+func (meta) GetBroadcasts(int, int) [][]byte { return nil }
+func (meta) LocalState(bool) []byte          { return nil }
+func (meta) MergeRemoteState([]byte, bool)   {}
+
+// joins tells that somebody came. The list may be locked, so it only leaves a note.
+type joins chan struct{}
+
+func (c joins) note(*memberlist.Node) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+func (c joins) NotifyJoin(n *memberlist.Node)   { c.note(n) }
+func (c joins) NotifyUpdate(n *memberlist.Node) { c.note(n) }
+func (c joins) NotifyLeave(*memberlist.Node)    {}
+
+// debugLog hands the library's log on.
+type debugLog struct{ *slog.Logger }
+
+var _ io.Writer = debugLog{}
+
+func (l debugLog) Write(p []byte) (int, error) {
+	l.Debug("memberlist: " + strings.TrimSpace(string(p)))
+	return len(p), nil
+}

@@ -1,0 +1,173 @@
+package memberlist
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+
+	"github.com/level-replicator/replicator"
+)
+
+// quick notices in seconds what a LAN's settings would in many.
+func quick() *memberlist.Config {
+	c := memberlist.DefaultLocalConfig()
+	c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult = 300*time.Millisecond, 200*time.Millisecond, 2
+	c.GossipInterval = 50 * time.Millisecond
+	return c
+}
+
+// running is a source of peers at work, without a server behind it.
+type running struct {
+	*Members
+	link   *memberlist.NetTransport
+	addr   string // that others should find
+	cancel context.CancelFunc
+	ended  chan error
+
+	mu    sync.Mutex
+	found map[string]bool
+}
+
+func start(t *testing.T, cluster string, n int, o Options) *running {
+	t.Helper()
+	o.Config, o.Logger = quick(), slog.New(slog.DiscardHandler)
+	link, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{"127.0.0.1"}, Logger: log.New(io.Discard, "", 0)})
+	require.NoError(t, err)
+	o.Config.Transport, o.Bind = link, fmt.Sprint("127.0.0.1:", link.GetAutoBindPort())
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Members: New(o), link: link, addr: fmt.Sprintf("127.0.0.1:%d", 20000+n), cancel: cancel, ended: make(chan error, 1), found: map[string]bool{}}
+	self := replicator.Self{Cluster: cluster, Origin: replicator.Origin{byte(n), 1}, Addr: r.addr}
+	go func() {
+		r.ended <- r.Discover(ctx, self, func(addr string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.found[addr] = true
+		})
+	}()
+	t.Cleanup(cancel)
+	require.Eventually(t, func() bool { return r.Addr() != "" }, 10*time.Second, time.Millisecond)
+	return r
+}
+
+func (r *running) hasFound(addrs []string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !slices.ContainsFunc(addrs, func(a string) bool { return a != r.addr && !r.found[a] })
+}
+
+func addresses(rs []*running) (addrs []string) {
+	for _, r := range rs {
+		addrs = append(addrs, r.addr)
+	}
+	slices.Sort(addrs)
+	return addrs
+}
+
+// requireLive waits until each of them knows exactly the others.
+func requireLive(t *testing.T, rs []*running) {
+	t.Helper()
+	want := addresses(rs)
+	for _, r := range rs {
+		others := slices.DeleteFunc(slices.Clone(want), func(a string) bool { return a == r.addr })
+		require.Eventually(t, func() bool { return slices.Equal(others, r.Live()) }, 60*time.Second, 5*time.Millisecond, "at %s", r.addr)
+	}
+}
+
+func TestTwentyMembersJoinFailAndLeave(t *testing.T) {
+	rs := []*running{start(t, "c", 0, Options{})}
+	for i := range 19 {
+		// Each knows one other, not always the same.
+		rs = append(rs, start(t, "c", i+1, Options{Seeds: []string{rs[i/2].Addr()}}))
+	}
+	requireLive(t, rs)
+	for _, r := range rs {
+		require.Eventually(t, func() bool { return r.hasFound(addresses(rs)) }, 10*time.Second, 5*time.Millisecond)
+	}
+
+	for _, r := range rs[15:] { // leave
+		r.cancel()
+	}
+	for _, r := range rs[15:] {
+		require.NoError(t, <-r.ended)
+		require.Empty(t, r.Addr())
+	}
+	requireLive(t, rs[:15])
+	for _, r := range rs[12:15] { // fail: no word of farewell
+		require.NoError(t, r.link.Shutdown())
+	}
+	requireLive(t, rs[:12])
+
+	late := start(t, "c", 77, Options{Seeds: []string{"127.0.0.1:1", rs[11].Addr()}})
+	requireLive(t, append(rs[:12:12], late))
+}
+
+func TestOthersOfAnotherClusterOrSecretAreNotFound(t *testing.T) {
+	secret := []byte("0123456789abcdef")
+	a := start(t, "c", 1, Options{Secret: secret})
+	seeds := []string{a.Addr()}
+	fast := Options{Seeds: seeds, Interval: 50 * time.Millisecond}
+	cluster, clear, wrong, right := fast, fast, fast, fast
+	cluster.Secret, wrong.Secret, right.Secret = secret, []byte("another-0123456789"), secret
+	strangers := []*running{start(t, "d", 2, cluster), start(t, "c", 3, clear), start(t, "c", 4, wrong)}
+	b := start(t, "c", 5, right)
+	requireLive(t, []*running{a, b})
+	for _, s := range strangers {
+		require.Empty(t, s.Live())
+	}
+}
+
+func TestServersThatKnowOneGossipAddressReplicate(t *testing.T) {
+	var dbs []*replicator.DB
+	var seeds []string
+	for range 3 {
+		m := New(Options{Bind: "127.0.0.1:0", Seeds: seeds, Config: quick(), Logger: slog.New(slog.DiscardHandler)})
+		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+		require.NoError(t, err)
+		db, err := replicator.Replicate(raw, &replicator.Options{
+			Listen: "127.0.0.1:0", Discover: []replicator.Discoverer{m}, Logger: slog.New(slog.DiscardHandler),
+			ReadyTimeout: 10 * time.Millisecond, MaxInterval: 100 * time.Millisecond,
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		dbs = append(dbs, db)
+		require.Eventually(t, func() bool { return m.Addr() != "" }, 10*time.Second, time.Millisecond)
+		seeds = []string{m.Addr()}
+	}
+	require.NoError(t, dbs[0].Put([]byte("k"), []byte("v"), nil))
+	for _, db := range dbs {
+		require.Eventually(t, func() bool { v, _ := db.Get([]byte("k"), nil); return string(v) == "v" }, 20*time.Second, time.Millisecond)
+	}
+}
+
+func TestMemberThatNamesNoHostIsDialedWhereItGossips(t *testing.T) {
+	for said, want := range map[string]string{
+		"[::]:9000": "192.0.2.7:9000", ":9000": "192.0.2.7:9000", "0.0.0.0:9000": "192.0.2.7:9000",
+		"db.example:9000": "db.example:9000", "[2001:db8::1]:9000": "[2001:db8::1]:9000",
+		"": "", "nonsense": "", "h:0": "", "h:70000": "", "h:http": "",
+	} {
+		require.Equal(t, want, peerAddr(&memberlist.Node{Addr: []byte{192, 0, 2, 7}, Meta: []byte(said)}), said)
+	}
+}
+
+func TestWrongOptionsAreNamed(t *testing.T) {
+	for want, o := range map[string]Options{
+		`Options.Bind: "nonsense"`:   {Bind: "nonsense"},
+		`Options.Advertise: "h:x"`:   {Bind: "127.0.0.1:0", Advertise: "h:x"},
+		"Options.Secret: 3 bytes":    {Bind: "127.0.0.1:0", Secret: []byte("abc")},
+		"cannot gossip on 192.0.2.1": {Bind: "192.0.2.1:0"},
+	} {
+		o.Logger = slog.New(slog.DiscardHandler)
+		require.ErrorContains(t, New(o).Discover(t.Context(), replicator.Self{Addr: ":9000"}, nil), want)
+	}
+}
