@@ -28,7 +28,11 @@ func (w *crashWorld) step() error {
 			return err
 		}
 	}
-	switch n := w.rng.IntN(20); {
+	n := w.rng.IntN(21)
+	if w.forgets { // more of what is rare: deletions that are forgotten, new origins
+		n = []int{3, 8, 8, 12, 17, 17, 18, 20, 20}[w.rng.IntN(9)]
+	}
+	switch {
 	case n < 6:
 		for range 1 + w.rng.IntN(4) {
 			if err := a.write(w.rng.IntN(4) == 0, w.some(1)...); err != nil {
@@ -56,8 +60,17 @@ func (w *crashWorld) step() error {
 			}
 		}
 		return errors.Join(a.purge(), b.purge())
-	default:
+	case n < 20:
 		return w.restart(n == 18)
+	default:
+		w.b.close()
+		b, err := w.open(w.b.stor, true)
+		if err != nil {
+			return err
+		}
+		w.b = b
+		w.mark()
+		return w.talk(a, b)
 	}
 	return nil
 }
@@ -115,6 +128,7 @@ type crashRun struct {
 // that b opened on its storage is as good as b that never ended.
 func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
 	w := newCrashWorld(seed, buffer, page)
+	w.forgets = seed%2 == 0
 	sa, sb := crashfs.New(nil), crashfs.New(nil)
 	for _, s := range []*crashfs.Storage{sa, sb} {
 		// A crash while goleveldb makes its directory is not ours to survive.
@@ -133,7 +147,7 @@ func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
 	if w.b, err = w.open(sb, true); err != nil {
 		return nil, err
 	}
-	defer w.b.close()
+	defer func() { w.b.close() }()
 	w.mark()
 	for i := range steps {
 		if err := errors.Join(w.step(), w.b.tend(), w.a.flushed()); err != nil {

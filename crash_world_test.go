@@ -28,16 +28,17 @@ type crashWrite struct {
 
 // crashWorld is a run of two servers, one of which will crash at every moment of it.
 type crashWorld struct {
-	rng    *rand.Rand
-	buffer int // WriteBuffer
-	page   int
-	clock  time.Time
-	nth    int
-	byID   map[string]*crashWrite
-	writes []*crashWrite
-	purged map[string]bool // keys of which something was forgotten
-	a, b   *crashNode
-	marks  []crashMark
+	rng     *rand.Rand
+	buffer  int // WriteBuffer
+	page    int
+	clock   time.Time
+	nth     int
+	byID    map[string]*crashWrite
+	writes  []*crashWrite
+	forgets bool            // the run deletes and restarts more than others
+	purged  map[string]bool // keys of which something was forgotten
+	a, b    *crashNode
+	marks   []crashMark
 }
 
 // crashMark says how far the storage of b was when that of a was at an operation.

@@ -156,8 +156,8 @@ func (s *settlement) settled(r *replica, v *version) bool {
 	return stable || old
 }
 
-// purge forgets deletions: of a key that shows one everything, of another its
-// tombstones. It goes through the tombstones from a key on, stages the purge of
+// purge forgets deletions: keys of which all versions are tombstones, and tombstones
+// beside a value that is shown. It goes through the tombstones from a key on, stages the purge of
 // at most limit keys, and tells where to go on, or nil at the end. The proof is
 // part of the batch, which must be committed with Sync.
 func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
@@ -199,6 +199,12 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 	shown := vs[0].public()
 	if len(vs) > 1 {
 		shown, _ = resolveAll(t.r.resolve, key, vs)
+	}
+	if shown.Deleted && old.counted() {
+		// A value stands beside the deletion and nobody has chosen yet. To forget the
+		// whole key would lose it silently, and look like damage to the others: a
+		// key that holds a value is part of the digest.
+		return nil
 	}
 	var kept state
 	for _, v := range vs {

@@ -320,7 +320,8 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 		return s.gotHello(payload)
 	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
 		return s.gotVectors(payload)
-	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage):
+	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage ||
+		s.expect == wantTheirs && s.skipped): // of an acceptor, on their way while we left out our pull
 		return s.gotAddresses(payload)
 	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
 		return s.gotPull(payload)
