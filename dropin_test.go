@@ -74,6 +74,7 @@ type twins struct {
 	iters    [][2]iterator.Iterator
 	trans    [2]kvTransaction // nil if none is open
 	over     [2]kvTransaction // the last that was
+	before   int              // how many iterators there were when it was opened
 	readOnly bool
 	closed   bool
 }
@@ -230,6 +231,9 @@ func (w *twins) iterate() {
 		b.Release()
 		w.same("Next after Release", a.Next(), b.Next(), a.Error(), b.Error())
 		w.iters = slices.Delete(w.iters, i, i+1)
+		if i < w.before {
+			w.before--
+		}
 	}
 }
 
@@ -261,7 +265,7 @@ func (w *twins) transaction() {
 		y, errB := w.db.OpenTransaction()
 		w.same("OpenTransaction", x == nil, y == nil, errA, errB)
 		if errA == nil {
-			w.trans = [2]kvTransaction{x, y}
+			w.trans, w.before = [2]kvTransaction{x, y}, len(w.iters)
 		}
 		return
 	}
@@ -272,6 +276,13 @@ func (w *twins) transaction() {
 	case 1:
 		a.Discard()
 		b.Discard()
+		// In goleveldb an iterator of a discarded transaction shows what is written
+		// later, as the sequence numbers are given out again. Ours does not.
+		for _, it := range w.iters[w.before:] {
+			it[0].Release()
+			it[1].Release()
+		}
+		w.iters = w.iters[:w.before]
 		w.over, w.trans = w.trans, [2]kvTransaction{}
 	case 2, 3:
 		w.read(a, b)
