@@ -251,6 +251,7 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 	remembered := p.origin
 	db.peers.mu.Unlock()
 	s := newSession(caller{db, p.addr}, true, db.params(remembered))
+	s.greetedAs = func(h *hello) { db.answers(p, h.origin) }
 	var pace *progressConn
 	err := func() error {
 		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -345,7 +346,10 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	}
 	var from *peer
 	s := newSession(caller{db, raw.RemoteAddr().String()}, false, db.params(Origin{}))
-	s.greetedAs = func(h *hello) { from = db.incoming(h, raw.RemoteAddr()) }
+	s.greetedAs = func(h *hello) {
+		from = db.incoming(h, raw.RemoteAddr())
+		db.answers(from, h.origin)
+	}
 	err = db.converse(ctx, conn, pace, s, tk)
 	addr := raw.RemoteAddr().String()
 	if from != nil {

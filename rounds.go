@@ -139,7 +139,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
 	db.peers.mu.Lock()
-	was, before := p.state, p.origin
+	was := p.state
 	if s.dialed {
 		p.freeLocked()
 	}
@@ -164,11 +164,8 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	} else {
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
-	state, behind, answers := p.state, p.claims != claims && broken == nil, p.origin
+	state, behind := p.state, p.claims != claims && broken == nil
 	db.peers.mu.Unlock()
-	if before != answers {
-		db.at(func(r *replica) { r.replaced(before) })
-	}
 	if state != was && state != "self" && was != "self" {
 		db.logState(p, state, err)
 	}
@@ -265,6 +262,20 @@ func (db *DB) incoming(h *hello, remote net.Addr) *peer {
 		return nil
 	}
 	return db.peers.came(addr, time.Now())
+}
+
+// answers notes who answers at a peer's address. If it was somebody else until now,
+// that one counts no more, before the first report of the new one does.
+func (db *DB) answers(p *peer, o Origin) {
+	if p == nil {
+		return
+	}
+	db.peers.mu.Lock()
+	before := p.origin
+	db.peers.mu.Unlock()
+	if before != o {
+		db.at(func(r *replica) { r.replaced(before) })
+	}
 }
 
 // reachable is where to dial a peer that says it listens at addr: an unspecified

@@ -64,7 +64,7 @@ func TestHostileEntriesStoreNothing(t *testing.T) {
 		"not in its batch":  {"k", func(v *version) { v.offset = 1 }, "batch"},
 		"write of ours":     {"k", func(v *version) { v.dot = dot{b.r.self, 7} }, "this server"},
 		"from the future":   {"k", func(v *version) { v.stamp = stampOf(s.now.Add(time.Hour)) }, "future"},
-		"key too long":      {strings.Repeat("k", 65), func(*version) {}, "page"},
+		"key too long":      {strings.Repeat("k", 65), func(*version) {}, "MaxKey"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			c := s.dial(b, a)
