@@ -33,7 +33,8 @@ type conversation struct {
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, batchSize: groupSize, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		wants: db.wants, asked: db.latestCall(),
 	}
 }
 
@@ -147,6 +148,9 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
+	if kind == frameVectors {
+		t.db.reported()
+	}
 	t.keep(t.session.retained())
 	return err
 }
@@ -211,10 +215,7 @@ func (t *conversation) flush() error {
 		return nil
 	}
 	for _, f := range t.session.out {
-		var head [frameHead]byte
-		n := 1 + len(f.payload)
-		head[0], head[1], head[2], head[3], head[4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n), byte(f.kind)
-		if _, err := t.w.Write(head[:]); err != nil {
+		if _, err := t.w.Write(appendHead(t.w.AvailableBuffer(), f.kind, len(f.payload))); err != nil {
 			return err
 		}
 		if _, err := t.w.Write(f.payload); err != nil {
@@ -250,6 +251,7 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 	remembered := p.origin
 	db.peers.mu.Unlock()
 	s := newSession(caller{db, p.addr}, true, db.params(remembered))
+	s.greetedAs = func(h *hello) { db.answers(p, h.origin) }
 	var pace *progressConn
 	err := func() error {
 		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -344,7 +346,10 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	}
 	var from *peer
 	s := newSession(caller{db, raw.RemoteAddr().String()}, false, db.params(Origin{}))
-	s.greetedAs = func(h *hello) { from = db.incoming(h, raw.RemoteAddr()) }
+	s.greetedAs = func(h *hello) {
+		from = db.incoming(h, raw.RemoteAddr())
+		db.answers(from, h.origin)
+	}
 	err = db.converse(ctx, conn, pace, s, tk)
 	addr := raw.RemoteAddr().String()
 	if from != nil {

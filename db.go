@@ -75,9 +75,9 @@ func (db *DB) Delete(key []byte, wo *opt.WriteOptions) error {
 }
 
 // Write applies a batch: all of it or, on an error, nothing. Of several writes of
-// one key the last counts. Other servers see it at once, too, if it is
-// not larger than 512 KiB and reaches them in a pull of less than 1 MiB, as pulls
-// of recent changes are.
+// one key the last counts. Other servers see it at once, too, if it is not larger
+// than 512 KiB, where each write counts as its value, four times its key and 160
+// bytes, and if none of its keys was written again before it was pulled.
 func (db *DB) Write(batch *leveldb.Batch, wo *opt.WriteOptions) error {
 	if db.isClosing() {
 		return leveldb.ErrClosed
@@ -105,8 +105,11 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	req := db.queue.request()
 	req.writes, req.sync = ws, wo.GetSync()
 	err := db.queue.do(req)
+	if !req.answered {
+		return err
+	}
 	db.tell(req.changes)
-	req.writes, req.changes = nil, nil
+	req.writes, req.changes, req.answered = nil, nil, false
 	db.queue.requests.Put(req)
 	return err
 }
@@ -243,7 +246,7 @@ func (v *view) eachConflict(yield func([]byte, []Version) bool) error {
 			continue // left behind by a crash
 		}
 		if !yield(key, copyVersions(canonical(vs))) {
-			return nil
+			return it.Error()
 		}
 	}
 	return it.Error()
@@ -259,6 +262,23 @@ func (db *DB) Adopt(ctx context.Context) error {
 		return err
 	}
 	return db.adopt(ctx)
+}
+
+// adoptFirst logs what the handle held when it was first opened. A mark in the
+// store says that this is still to be done, and goes only when all of it is on disk:
+// a power failure could otherwise take what was logged and leave the mark's end.
+func (db *DB) adoptFirst(ctx context.Context) error {
+	if err := db.adopt(ctx); err != nil {
+		return err
+	}
+	if err := db.flushAll(); err != nil {
+		return err
+	}
+	return db.commit(func(t *txn) error {
+		t.batch.Delete(metaAdopt)
+		t.sync = true
+		return nil
+	})
 }
 
 const adoptStep = 1000 // keys in one transaction
@@ -308,10 +328,12 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 	index := st.NewIterator(&util.Range{Start: kindKey(kindIndex, from), Limit: []byte{0xff, 0xff, kindIndex + 1}}, nil)
 	defer index.Release()
 	more := index.Next()
+	size := 0 // of what will be committed
 	for n := 0; values.Next(); n++ {
 		key := values.Key()
-		if len(keys) >= adoptStep || n >= 64*adoptStep {
-			return keys, slices.Clone(key), nil
+		cost := len(values.Value()) + 4*len(key) + writeOverhead
+		if len(keys) >= adoptStep || n >= 64*adoptStep || len(keys) > 0 && size+cost > batchLimit {
+			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
 		}
 		for more && string(index.Key()[3:]) < string(key) {
 			more = index.Next()
@@ -323,7 +345,7 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 			}
 		}
 		if !known && (db.queue.replica.local == nil || !db.queue.replica.local(key)) {
-			keys = append(keys, slices.Clone(key))
+			keys, size = append(keys, slices.Clone(key)), size+cost
 		}
 		p.Keys++
 		p.Bytes += int64(len(key) + len(values.Value()))
@@ -385,8 +407,12 @@ func (db *DB) adoptDeletes(ctx context.Context) error {
 			err := db.commit(func(t *txn) error {
 				var ws []write
 				for _, k := range keys {
-					if _, err := t.r.store.Get(k, nil); err == leveldb.ErrNotFound {
+					switch _, err := t.r.store.Get(k, nil); err {
+					case nil: // written meanwhile
+					case leveldb.ErrNotFound:
 						ws = append(ws, write{key: k, deleted: true})
+					default:
+						return err
 					}
 				}
 				return t.put(ws)
@@ -413,10 +439,11 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 	index := st.NewIterator(&util.Range{Start: kindKey(kindIndex, from), Limit: []byte{0xff, 0xff, kindIndex + 1}}, nil)
 	defer index.Release()
 	more := values.Next()
+	size := 0
 	for n := 0; index.Next(); n++ {
 		key := index.Key()[3:]
-		if len(keys) >= adoptStep || n >= 64*adoptStep {
-			return keys, slices.Clone(key), nil
+		if len(keys) >= adoptStep || n >= 64*adoptStep || size > batchLimit {
+			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
 		}
 		for more && string(values.Key()) < string(key) {
 			more = values.Next()
@@ -429,7 +456,7 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 			return nil, nil, err
 		}
 		if len(s) == 1 && !s[0].deleted {
-			keys = append(keys, slices.Clone(key))
+			keys, size = append(keys, slices.Clone(key)), size+4*len(key)+writeOverhead
 		}
 	}
 	return keys, nil, errors.Join(values.Error(), index.Error())

@@ -28,8 +28,16 @@ func (r *replica) heard(o Origin, name string) *member {
 		r.members[o] = m
 		r.stableVec = nil
 	}
-	m.name, m.seen = name, r.now()
+	m.name, m.seen, m.replaced = name, r.now(), false
 	return m
+}
+
+// replaced notes that somebody else answers where a member did. It may have lost
+// its disk, and would count twice.
+func (r *replica) replaced(o Origin) {
+	if m := r.members[o]; m != nil {
+		m.replaced = true
+	}
 }
 
 // succeeds drops the members that a peer says were itself, opened earlier.
@@ -148,8 +156,8 @@ func (s *settlement) settled(r *replica, v *version) bool {
 	return stable || old
 }
 
-// purge forgets deletions: of a key that shows one everything, of another its
-// tombstones. It goes through the tombstones from a key on, stages the purge of
+// purge forgets deletions: keys of which all versions are tombstones, and tombstones
+// beside a value that is shown. It goes through the tombstones from a key on, stages the purge of
 // at most limit keys, and tells where to go on, or nil at the end. The proof is
 // part of the batch, which must be committed with Sync.
 func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
@@ -162,7 +170,7 @@ func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit {
+		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := t.purgeKey(&s, key); err != nil {
@@ -192,6 +200,12 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 	if len(vs) > 1 {
 		shown, _ = resolveAll(t.r.resolve, key, vs)
 	}
+	if shown.Deleted && old.counted() {
+		// A value stands beside the deletion and nobody has chosen yet. To forget the
+		// whole key would lose it silently, and look like damage to the others: a
+		// key that holds a value is part of the digest.
+		return nil
+	}
 	var kept state
 	for _, v := range vs {
 		if !shown.Deleted && !v.deleted {
@@ -208,7 +222,7 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 		t.prove(purged, d)
 	}
 	t.sync = true
-	return t.replace(key, old, k, kept, false)
+	return t.replaceQuietly(key, old, k, kept)
 }
 
 // sweep deletes log entries that a crash left and that no log-index names, as far
@@ -269,7 +283,7 @@ func (t *txn) reissue(limit int) error {
 			t.batch.Delete(appendLogKey(nil, t.r.alias[d.origin], d.seq))
 		}
 		for _, key := range keys {
-			if drawn, err = t.reissueKey(key, drawn); err != nil {
+			if drawn, err = t.reissueKey(key, drawn); err != nil || t.large() {
 				return err
 			}
 		}
@@ -333,5 +347,16 @@ func (t *txn) reissueKey(key []byte, drawn []dot) ([]dot, error) {
 		v.dot, v.offset, v.count = *d, 0, 1
 		t.claim(v.dot)
 	}
-	return drawn, t.replace(key, old, k, now, false)
+	return drawn, t.replaceQuietly(key, old, k, now)
+}
+
+// replaceQuietly stages a state that differs from the old one in nothing that
+// those who watch would call a change.
+func (t *txn) replaceQuietly(key []byte, old state, k *stagedKey, now state) error {
+	n := len(t.changes)
+	err := t.replace(key, old, k, now, false)
+	for i := range t.changes[n:] {
+		t.changes[n+i].quiet = true
+	}
+	return err
 }

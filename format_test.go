@@ -147,7 +147,7 @@ func transcript(all []said) string {
 		if s.dialer {
 			from = "dialer"
 		}
-		fmt.Fprintf(&b, "%s %s %x\n", from, frameName(s.kind), appendFrame(nil, s.kind, s.payload))
+		fmt.Fprintf(&b, "%s %s %x\n", from, frameName(s.kind), append(appendHead(nil, s.kind, len(s.payload)), s.payload...))
 	}
 	return b.String()
 }

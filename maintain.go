@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 const (
@@ -70,7 +71,6 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if db.queue.broken() != nil {
 		return nil
 	}
-	rose := false
 	var err error
 	db.at(func(r *replica) {
 		// Read with nothing being committed: what is acknowledged after an earlier
@@ -79,15 +79,10 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		if count, err = memComp(db.raw); err != nil {
 			return
 		}
-		rev := r.known.rev
 		r.flushed(count)
-		rose = r.known.rev != rev
 	})
 	if err != nil {
 		return err
-	}
-	if rose {
-		db.signal()
 	}
 	now := time.Now()
 	if now.Sub(*saved) >= checkpointInterval {
@@ -189,7 +184,9 @@ func flush(db *leveldb.DB) error {
 	}
 	filler := make([]byte, 16<<10)
 	for n := 0; ; n++ {
-		if err := db.Put(metaFlush, filler, nil); err != nil {
+		// Of a write larger than a small write buffer goleveldb makes a table, and
+		// there is no memtable to flush: every other one is short.
+		if err := db.Put(metaFlush, filler[:len(filler)>>(n%2*8)], nil); err != nil {
 			return err
 		}
 		now, err := memComp(db)
@@ -204,3 +201,28 @@ func flush(db *leveldb.DB) error {
 		}
 	}
 }
+
+// quiesce waits until goleveldb flushes nothing. Its Close closes a channel that
+// the end of a flush may just be sending on, and panics then.
+func quiesce(db *leveldb.DB) {
+	// No key of ours or of a user lies here, so nothing is compacted; but the
+	// command is taken only between compactions, and a flush bars those.
+	beyond := []byte{0xff, 0xff, 0xff, 0xff}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		db.CompactRange(util.Range{Start: beyond, Limit: beyond})
+	}()
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	select {
+	case <-done:
+	case <-timeout.C:
+		return
+	}
+	// The flush may have a few instructions left to do.
+	timeout.Reset(quiesceTime)
+	<-timeout.C
+}
+
+const quiesceTime = 2 * time.Millisecond

@@ -166,9 +166,6 @@ var (
 
 	// ErrClockSkew ends a pull that brought a write from too far in the future.
 	ErrClockSkew = errors.New("replicator: a write is stamped too far in the future; check the clocks")
-
-	// ErrMissed ends a Watch whose reader was too slow.
-	ErrMissed = errors.New("replicator: the reader was too slow and missed changes")
 )
 
 // PeerError says which peer failed in which step of a session. Unwrap gives

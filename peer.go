@@ -31,6 +31,7 @@ type peer struct {
 	pulled    int64
 	served    int64
 	in, out   int64
+	asked     uint64 // the latest call of those that wait that it was asked for
 	backoff   *backoff.ExponentialBackOff
 }
 

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -11,7 +12,8 @@ import (
 // them are, and in the same batch if they fit into one.
 type pulling struct {
 	keys  []heldKey
-	bytes int
+	bytes int      // of the frames they came in
+	size  int      // of the batch they will make, about
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
@@ -136,7 +138,10 @@ func (s *session) gotPage(payload []byte) error {
 	if err := d.end(); err != nil {
 		return protocolErrorf("page: %v", err)
 	}
-	size := len(payload) + s.spooled
+	bytes, size := len(payload)+s.spooled, 0
+	for i := range keys {
+		size += keys[i].size()
+	}
 	s.spool, s.spooled = nil, 0
 	if err := s.checkKeys(keys); err != nil {
 		return err
@@ -145,13 +150,14 @@ func (s *session) gotPage(payload []byte) error {
 	if p.repair != nil {
 		return s.repairKeys(keys)
 	}
-	if p.bytes > 0 && (p.bytes+size > s.params.batchSize || !s.sameProof()) {
+	if len(p.keys) > 0 && (p.size+size > s.params.batchSize || !s.sameProof()) {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
 	}
 	p.keys = append(p.keys, keys...)
-	p.bytes += size
+	p.bytes += bytes
+	p.size += size
 	p.proof = s.peer
 	for _, m := range marks {
 		p.reach = p.reach.raise(dot{m.origin, m.to})
@@ -273,23 +279,105 @@ func (t *txn) learnProof(peer *knowledge) {
 	}
 }
 
-// mergePages merges the pages that wait.
-func (p *pulling) mergePages(t *txn) (fresh int, err error) {
-	if len(p.keys) == 0 {
-		return 0, nil
-	}
-	t.learnProof(&p.proof)
-	for _, k := range p.keys {
-		n, err := t.merge(k.key, k.versions, &p.proof)
-		if err != nil {
-			return 0, err
-		}
-		fresh += n
-	}
-	return fresh, nil
+// pieces are steps that are committed as one batch, or as several if that would
+// be too large.
+type pieces struct {
+	n     int                // steps
+	first func(t *txn) error // comes before the steps in each batch; may be nil
+	step  func(t *txn, i int) (int, error)
+	ends  func(i int) bool   // a batch may well end with this step; nil: with any
+	last  func(t *txn) error // comes after the last step; may be nil
+	count *int               // rises by what the steps return, once committed; may be nil
 }
 
-func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.reach = nil, nil, 0, nil }
+// errPiece ends the staging of a batch that became too large.
+var errPiece = errors.New("replicator: batch is too large")
+
+// inPieces commits steps, in one batch if it is not larger than batchLimit. The
+// step that was one too many is found by staging it; then the batch is staged
+// again up to the last good place to end, once, so this costs little.
+func (s *session) inPieces(p pieces) error {
+	for from := 0; ; {
+		to, cut := p.n, false
+		for {
+			count := 0
+			err := s.host.commit(func(t *txn) (err error) {
+				if count = 0; p.first != nil {
+					if err := p.first(t); err != nil {
+						return err
+					}
+				}
+				end := from
+				for i := from; i < to; i++ {
+					n, err := p.step(t, i)
+					if err != nil {
+						return err
+					}
+					if count += n; !cut && t.large() && i > from {
+						if to = end; end == from {
+							to = i
+						}
+						return errPiece
+					}
+					if p.ends == nil || p.ends(i) {
+						end = i + 1
+					}
+				}
+				if p.last != nil && to == p.n {
+					return p.last(t)
+				}
+				return nil
+			})
+			if err == errPiece && !cut {
+				cut = true
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if p.count != nil {
+				*p.count += count
+			}
+			break
+		}
+		if to == p.n {
+			return nil
+		}
+		from = to
+	}
+}
+
+// merging are the pages that wait, to be merged.
+func (s *session) merging() pieces {
+	p := s.pulling
+	m := pieces{n: len(p.keys), count: &s.stats.pulled, ends: func(i int) bool { return p.keys[i].begins() }}
+	if m.n > 0 {
+		m.first = func(t *txn) error { t.learnProof(&p.proof); return nil }
+	}
+	m.step = func(t *txn, i int) (int, error) { return t.merge(p.keys[i].key, p.keys[i].versions, &p.proof) }
+	return m
+}
+
+// begins tells whether a key was written first in its writer's batch: the log is
+// read in reverse, so the batch ends with it.
+func (k *heldKey) begins() bool {
+	return !slices.ContainsFunc(k.versions, func(v version) bool { return !v.known && v.offset > 0 })
+}
+
+// size estimates what a key comes to in a batch, with log and index.
+func (k *heldKey) size() int {
+	n := 4 * len(k.key)
+	for i := range k.versions {
+		v := &k.versions[i]
+		n += writeOverhead + 8*len(v.vv) + len(v.value)
+		if len(k.versions) > 1 {
+			n += len(v.value)
+		}
+	}
+	return n
+}
+
+func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.reach = nil, nil, 0, 0, nil }
 
 // retained is how many bytes of received frames the session still needs.
 func (s *session) retained() int {
@@ -303,15 +391,9 @@ func (s *session) retained() int {
 // commitPages commits what has come so far of a pull that is not whole.
 func (s *session) commitPages() error {
 	p := s.pulling
-	fresh := 0
-	err := s.host.commit(func(t *txn) (err error) {
-		fresh, err = p.mergePages(t)
-		return err
-	})
-	if err != nil {
+	if err := s.inPieces(s.merging()); err != nil {
 		return err
 	}
-	s.stats.pulled += fresh
 	s.host.at(func(r *replica) {
 		r.remember(p, &s.peer)
 	})
@@ -380,23 +462,51 @@ func (s *session) conclude() error {
 		}
 		return s.startRepair(settle)
 	}
-	fresh := 0
-	err := s.host.commit(func(t *txn) (err error) {
-		if fresh, err = p.mergePages(t); err != nil {
-			return err
-		}
+	if err := s.recordOrigins(); err != nil {
+		return err
+	}
+	m := s.merging()
+	m.last = func(t *txn) error {
+		t.sync = t.sync || s.theirs.wants
 		for _, d := range p.claim {
 			t.claim(d)
 		}
 		t.learnProof(&s.peer)
 		return nil
-	})
-	if err != nil {
+	}
+	if err := s.inPieces(m); err != nil {
 		return err
 	}
-	s.stats.pulled += fresh
 	s.host.at(func(r *replica) { r.pending = nil })
 	return s.pulled()
+}
+
+// originStep is how many new origins the claim may bring in one batch.
+const originStep = 1024
+
+// recordOrigins gives aliases to the origins of a claim that brings very many.
+func (s *session) recordOrigins() error {
+	var fresh []Origin
+	s.host.at(func(r *replica) {
+		for _, d := range s.pulling.claim {
+			if _, ok := r.alias[d.origin]; !ok {
+				fresh = append(fresh, d.origin)
+			}
+		}
+	})
+	for len(fresh) > originStep {
+		err := s.host.commit(func(t *txn) error {
+			for _, o := range fresh[:originStep] {
+				t.r.number(o)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		fresh = fresh[originStep:]
+	}
+	return nil
 }
 
 // provedHere tells whether what the peer purged is claimed here or was repaired.
@@ -412,6 +522,7 @@ func (s *session) provedHere(r *replica) bool {
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *session) pulled() error {
 	s.leavePull()
+	s.reportDurable()
 	if s.dialed {
 		s.send(frameTurn, nil)
 		s.expect = wantTheirs
@@ -420,4 +531,13 @@ func (s *session) pulled() error {
 	s.send(frameBye, nil)
 	s.part()
 	return nil
+}
+
+// reportDurable brings to disk what is claimed here, if the peer waits for that,
+// and tells it. If that fails it tells what is on disk.
+func (s *session) reportDurable() {
+	if h, ok := s.host.(hardener); ok && s.theirs.wants {
+		h.harden()
+		s.sendVectors(false)
+	}
 }

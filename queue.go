@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -17,7 +18,8 @@ type queue struct {
 	commits func(t *txn)  // called with the slot held, after each commit
 	failed  func(error)   // called with the slot held, once the store failed to write
 
-	requests sync.Pool // of *request; one for each database, as a channel of one bubble is no good in another
+	requests sync.Pool     // of *request; one for each database, as a channel of one bubble is no good in another
+	over     chan struct{} // closed when Close is through or has given up: nobody waits any more
 
 	mu      sync.Mutex
 	waiting []*request
@@ -39,15 +41,56 @@ type request struct {
 	sync    bool
 	changes []change // what it did, for the caller to report
 	done    chan error
+	// answered tells whether an answer was taken from done. If not, the queue may
+	// still hold the request.
+	answered bool
 }
 
 // groupSize bounds the bytes that are committed as one batch, unless one caller's
-// batch is larger. Above its write buffer goleveldb takes another path.
+// batch, or the whole state of one key, is larger. Above its write buffer, 4 MiB
+// by default, goleveldb takes another path, which on a failing disk can hang.
 const groupSize = 1 << 20
 
-// at calls f with the slot held.
+// batchLimit is what the server's own transactions stop at. What is left to
+// groupSize is for small writes of callers that were staged before in the same
+// batch, and for the records of origins.
+const batchLimit = groupSize - 2*groupSlack
+
+// groupSlack is how large a batch may be to be joined by the server's own
+// transactions, whose size is not known beforehand, or to follow them.
+const groupSlack = 128 << 10
+
+// large tells whether a transaction of the server's own should end.
+func (t *txn) large() bool { return t.size() > batchLimit }
+
+// size is how many bytes are staged.
+func (t *txn) size() int { return len(t.batch.Dump()) }
+
+// size estimates, from above, what a caller's writes come to with log and index,
+// unless they meet versions of others.
+func (req *request) size() (n int) {
+	for i := range req.writes {
+		n += len(req.writes[i].value) + 4*len(req.writes[i].key) + writeOverhead
+	}
+	return n
+}
+
+// writeOverhead is what log entry and log-index take beside key and value, with a
+// vv of a few entries.
+const writeOverhead = 160
+
+// at calls f with the slot held. It does not if Close gave up waiting for the
+// store: then the slot is never free again.
 func (q *queue) at(f func(r *replica)) {
-	q.slot <- struct{}{}
+	select {
+	case q.slot <- struct{}{}:
+	default:
+		select {
+		case q.slot <- struct{}{}:
+		case <-q.over:
+			return
+		}
+	}
 	defer func() { <-q.slot }()
 	f(q.replica)
 }
@@ -60,10 +103,19 @@ func (q *queue) do(req *request) error {
 	for {
 		select {
 		case err := <-req.done:
+			req.answered = true
 			return err
 		case q.slot <- struct{}{}:
 			q.lead()
 			<-q.slot
+		case <-q.over:
+			select {
+			case err := <-req.done:
+				req.answered = true
+				return err
+			default:
+				return leveldb.ErrClosed
+			}
 		}
 	}
 }
@@ -114,7 +166,7 @@ func (q *queue) commit(group []*request) (int, error) {
 func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error) {
 	t = q.replica.begin()
 	for i, req := range group {
-		if i > 0 && len(t.batch.Dump()) > groupSize {
+		if i > 0 && !joins(t, group[i-1], req) {
 			break
 		}
 		before := len(t.changes)
@@ -133,6 +185,14 @@ func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error
 	return t, staged, 0, nil
 }
 
+// joins tells whether a request may go into the batch of those before it.
+func joins(t *txn, before, req *request) bool {
+	if before.stage != nil || req.stage != nil {
+		return t.size() <= groupSlack && req.size() <= groupSlack
+	}
+	return t.size()+req.size() <= groupSize
+}
+
 // write commits a transaction. After the first write that fails none is tried:
 // goleveldb keeps the failed record in its journal and may let it replace a later
 // one at the next opening.
@@ -144,7 +204,7 @@ func (q *queue) write(t *txn) error {
 	if batch.Len() > 0 {
 		if err := q.raw.Write(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
 			if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly {
-				q.fail(err)
+				err = q.fail(err)
 			}
 			return err
 		}
@@ -154,10 +214,12 @@ func (q *queue) write(t *txn) error {
 	return nil
 }
 
-// fail refuses everything from now on.
-func (q *queue) fail(cause error) {
-	q.close(ErrFailed)
+// fail refuses everything from now on, with an error that says why.
+func (q *queue) fail(cause error) error {
+	err := fmt.Errorf("%w: %w", ErrFailed, cause)
+	q.close(err)
 	q.failed(cause)
+	return err
 }
 
 // close answers all that is still to be committed with an error.

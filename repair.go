@@ -391,27 +391,18 @@ func (s *session) fetched() error { return s.fetchNext() }
 // repairKeys takes in keys as they are at the peer.
 func (s *session) repairKeys(keys []heldKey) error {
 	p := s.pulling.repair
-	back := 0
-	err := s.host.commit(func(t *txn) error {
-		back = 0
-		t.learnProof(&s.peer)
-		for _, k := range keys {
-			var n int
-			var err error
+	return s.inPieces(pieces{
+		n:     len(keys),
+		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
+		step: func(t *txn, i int) (back int, err error) {
+			k := keys[i]
 			if p.settle {
-				n, err = t.settle(k.key, k.versions, &s.peer)
-			} else {
-				err = t.repair(k.key, k.versions, &s.peer)
+				return t.settle(k.key, k.versions, &s.peer)
 			}
-			if err != nil {
-				return err
-			}
-			back += n
-		}
-		return nil
+			return 0, t.repair(k.key, k.versions, &s.peer)
+		},
+		count: &s.stats.repaired,
 	})
-	s.stats.repaired += back
-	return err
 }
 
 // repair takes in what the peer holds of a key, and then drops what the peer has

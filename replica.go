@@ -70,7 +70,10 @@ type replica struct {
 	collectors map[*changed]struct{} // of sessions that are serving
 
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
-	unsynced  bool   // something was committed without Sync since the checkpoint last was the claim
+	commits   uint64 // transactions since the opening
+	dirty     uint64 // the last of them that was committed without Sync
+	safe      uint64 // up to which they are known to be on disk
+	unsynced  bool   // dirty is above safe: the checkpoint may be below the claim
 	savedRev  uint64 // revision up to which checkpoints are stored
 	stableVec vector // see stable; nil if it must be worked out anew
 
@@ -79,29 +82,33 @@ type replica struct {
 
 // mark is a claim taken when goleveldb had flushed its memtable count times.
 type mark struct {
-	count uint64
-	claim vector
+	count   uint64
+	claim   vector
+	commits uint64
 }
 
 // member is a server whose reports count when something is to be forgotten: one
 // that was seen within PeerTTL.
 type member struct {
-	origin Origin
-	name   string
-	seen   time.Time
-	saved  time.Time // seen as last written to the store
-	met    bool      // a session with it has ended well, now or before it was written
-	known  knowledge // what it last told us of its knowledge
-	rev    uint64    // its revision then
-	book   uint32    // sum of the addresses it last told us
-	digest sum       // of what it held when last asked
-	agreed time.Time // when it last held what we did
+	origin   Origin
+	name     string
+	seen     time.Time
+	saved    time.Time // seen as last written to the store
+	met      bool      // a session with it has ended well, now or before it was written
+	known    knowledge // what it last told us of its knowledge
+	rev      uint64    // its revision then
+	book     uint32    // sum of the addresses it last told us
+	digest   sum       // of what it held when last asked
+	agreed   time.Time // when it last held what we did
+	replaced bool      // somebody else answered where it did: it counts no more until it is heard again
 }
 
 var (
 	metaFormat = kindKey(kindMeta, []byte("format"))
 	metaClean  = kindKey(kindMeta, []byte("clean"))
 	metaFlush  = kindKey(kindMeta, []byte("flush"))
+	metaAdopt  = kindKey(kindMeta, []byte("adopt")) // what was found at the first opening is not all logged yet
+	metaOrder  = kindKey(kindMeta, []byte("order")) // and what follows: see checkOrder
 )
 
 // openReplica reads a database and stages what must be committed, with Sync,

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -37,6 +39,11 @@ type DB struct {
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 
+	urgent   chan struct{} // capacity 1: hold sessions for those who wait
+	flushing chan struct{} // capacity 1: who brings the store to disk
+	staging  chan struct{} // capacity 1: who has a transaction open
+	hardened atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+
 	ready     chan struct{}
 	readyOnce sync.Once
 	adopted   chan struct{} // closed when the data found at the opening is logged
@@ -47,14 +54,16 @@ type DB struct {
 	cause    error // of the write that failed
 	work     map[string]Progress
 	watchers map[*watcher]struct{}
-	arrived  chan struct{} // replaced and closed when a peer's report or our claim changed
+	waiters  map[*waiter]struct{}
+	calls    uint64       // of WaitFor and WaitReplicated that had to wait
+	trans    *Transaction // the one that is open
 
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	stop   sync.Once
-	closed chan struct{} // closed when Close is through
-	ending chan struct{} // closed when Close begins
-	err    error         // of Close
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	closing  atomic.Bool   // Close was called
+	closed   chan struct{} // closed when Close is through
+	ending   chan struct{} // closed when Close begins
+	patience time.Duration // of Close
 }
 
 type totals struct {
@@ -91,6 +100,9 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	r := newReplica(db, &opts)
 	batch, err := r.open(opts.Cluster)
 	if err == nil {
+		if fresh {
+			batch.Put(metaAdopt, []byte{formatVersion})
+		}
 		err = db.Write(batch, &opt.WriteOptions{Sync: true})
 	}
 	if err != nil {
@@ -98,7 +110,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
 	d := newDB(db, opts, r, l, sec)
-	if err := d.tidy(); err != nil {
+	if err := r.tidy(d.commit); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
@@ -109,10 +121,10 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 // tidy does what must be done before the first session: it clears away what a
 // crash left in the log, and has the resolver, which may be another one than
 // last time, decide again what keys in conflict show.
-func (db *DB) tidy() error {
+func (r *replica) tidy(commit func(stage func(t *txn) error) error) error {
 	const step = 1 << 14
-	for from, more := []byte(nil), db.queue.replica.littered; more; {
-		err := db.commit(func(t *txn) (err error) {
+	for from, more := []byte(nil), r.littered; more; {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.sweep(from, step)
 			return err
 		})
@@ -122,7 +134,7 @@ func (db *DB) tidy() error {
 		more = from != nil
 	}
 	for from, more := []byte(nil), true; more; {
-		err := db.commit(func(t *txn) (err error) {
+		err := commit(func(t *txn) (err error) {
 			from, err = t.resolveAgain(from, 256)
 			return err
 		})
@@ -189,14 +201,15 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
 		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
+		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
-		closed: make(chan struct{}), ending: make(chan struct{}),
-		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, arrived: make(chan struct{}),
+		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
+		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
 	}
-	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), commits: d.committed, failed: d.storeFailed}
+	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), over: make(chan struct{}), commits: d.committed, failed: d.storeFailed}
 	for _, p := range o.Peers {
 		d.peers.add(p, fromList, time.Now())
 	}
@@ -215,7 +228,7 @@ func (db *DB) run(fresh bool) {
 	}
 	db.spawn(func() {
 		if fresh {
-			if err := db.adopt(ctx); err != nil && ctx.Err() == nil {
+			if err := db.adoptFirst(ctx); err != nil && ctx.Err() == nil {
 				db.opts.Logger.Error("replicator: the data found at the opening could not be logged", "error", err)
 			}
 		}
@@ -348,9 +361,11 @@ func (db *DB) Digest() Digest {
 func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
-	req := &request{stage: stage, sync: db.opts.Sync, done: make(chan error, 1)}
+	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
 	err := db.queue.do(req)
-	db.tell(req.changes)
+	if req.answered {
+		db.tell(req.changes)
+	}
 	return err
 }
 
@@ -363,15 +378,7 @@ func (db *DB) committed(t *txn) {
 		db.news(len(t.changes))
 		db.tendNow()
 	}
-	db.signal()
-}
-
-// signal wakes those who wait for knowledge to change.
-func (db *DB) signal() {
-	db.mu.Lock()
-	close(db.arrived)
-	db.arrived = make(chan struct{})
-	db.mu.Unlock()
+	db.wake(t.r, false)
 }
 
 // tell calls the events for what a commit did.
@@ -421,45 +428,73 @@ func (db *DB) isClosing() bool {
 	}
 }
 
+// closeTimeout is how long Close waits for the store.
+const closeTimeout = 30 * time.Second
+
 // Close ends replication and closes the handle. It waits for sessions under way
 // to be cut and for writes under way to be committed, and brings to disk what is
 // not yet there, so that the next opening need not ask peers for it. A second
 // Close waits for the first and returns leveldb.ErrClosed, as goleveldb does.
+//
+// On a failing disk goleveldb can hang for ever. After 30 s Close says so and
+// returns; end the process then, the lock on the directory is not released.
 func (db *DB) Close() error {
-	first := false
-	db.stop.Do(func() {
-		first = true
-		close(db.ending)
-		db.cancel()
-		db.listener.Close()
-		db.tasks.Wait()
-		db.err = errors.Join(db.leave(), db.raw.Close())
-		db.closeWatchers()
-		close(db.closed)
-	})
-	if !first {
+	if !db.closing.CompareAndSwap(false, true) {
 		<-db.closed
 		return leveldb.ErrClosed
 	}
-	return db.err
+	close(db.ending)
+	db.cancel()
+	db.listener.Close()
+	done := make(chan error, 1)
+	go func() {
+		db.discardOpen()
+		db.tasks.Wait()
+		left := db.leave()
+		quiesce(db.raw)
+		done <- errors.Join(left, db.raw.Close())
+	}()
+	timeout := time.NewTimer(db.patience)
+	defer timeout.Stop()
+	var err error
+	select {
+	case err = <-done:
+	case <-timeout.C:
+		err = fmt.Errorf("replicator: Close gave up after %v: the store does not answer; end the process before the database is opened again", db.patience)
+		if cause := db.queue.broken(); cause != nil {
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
+	}
+	close(db.queue.over)
+	db.closeWatchers()
+	close(db.closed)
+	return err
 }
 
 // leave marks the database as cleanly closed. The mark counts only if all that it
 // vouches for is on disk before it.
 func (db *DB) leave() error {
-	db.queue.slot <- struct{}{} // for good: nothing is committed any more
-	r := db.queue.replica
+	db.queue.slot <- struct{}{}
+	defer func() { <-db.queue.slot }()
 	if db.queue.broken() != nil {
 		return nil
 	}
+	db.queue.close(leveldb.ErrClosed) // nothing is committed any more
+	return ignoreReadOnly(leave(db.raw, db.queue.replica))
+}
+
+func leave(raw *leveldb.DB, r *replica) error {
 	if r.unsynced {
-		if err := flush(db.raw); err != nil {
-			return ignoreReadOnly(err)
+		if err := flush(raw); err != nil {
+			return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
 		}
 	}
 	b := new(leveldb.Batch)
 	r.stageClean(b)
-	return ignoreReadOnly(db.raw.Write(b, &opt.WriteOptions{Sync: true}))
+	if err := raw.Write(b, &opt.WriteOptions{Sync: true}); err != nil {
+		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
+	}
+	return nil
 }
 
 func ignoreReadOnly(err error) error {
@@ -469,14 +504,14 @@ func ignoreReadOnly(err error) error {
 	return err
 }
 
-// checkHandle refuses a handle that could not be replicated, and tells whether it
-// never was.
+// checkHandle refuses a handle that could not be replicated, and tells whether
+// what it holds is still to be logged.
 func checkHandle(db *leveldb.DB) (fresh bool, err error) {
 	if db == nil {
 		return false, errors.New("replicator: Replicate needs an open database, got nil")
 	}
 	if _, err := db.Get(metaFormat, nil); err == nil {
-		return false, nil
+		return db.Has(metaAdopt, nil)
 	} else if err != leveldb.ErrNotFound {
 		return false, err
 	}
@@ -485,7 +520,10 @@ func checkHandle(db *leveldb.DB) (fresh bool, err error) {
 	}
 	it := db.NewIterator(&util.Range{Start: reservedStart}, nil)
 	defer it.Release()
-	if it.Next() {
+	for it.Next() {
+		if bytes.HasPrefix(it.Key(), metaOrder) {
+			continue // of a check that a crash cut short
+		}
 		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", ErrReservedKey, it.Key())
 	}
 	return true, it.Error()
@@ -497,16 +535,16 @@ func checkOrder(db *leveldb.DB) error {
 	suffixes := []string{"", "\x00", "\x00\x00", "\x01", "\x01\x00", "10", "9", "A", "B", "a", "a\x00", "aa", "b", "\x7f", "\x80", "\xff", "\xff\xff"}
 	put, del := new(leveldb.Batch), new(leveldb.Batch)
 	for _, s := range suffixes {
-		put.Put(kindKey(kindMeta, []byte("order"+s)), nil)
-		del.Delete(kindKey(kindMeta, []byte("order"+s)))
+		put.Put(append(slices.Clone(metaOrder), s...), nil)
+		del.Delete(append(slices.Clone(metaOrder), s...))
 	}
 	if err := db.Write(put, nil); err != nil {
 		return err
 	}
 	var got []string
-	it := db.NewIterator(&util.Range{Start: kindKey(kindMeta, []byte("order"))}, nil)
+	it := db.NewIterator(&util.Range{Start: metaOrder}, nil)
 	for it.Next() {
-		if s, ok := strings.CutPrefix(string(it.Key()), string(kindKey(kindMeta, []byte("order")))); ok {
+		if s, ok := strings.CutPrefix(string(it.Key()), string(metaOrder)); ok {
 			got = append(got, s)
 		}
 	}

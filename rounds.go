@@ -20,6 +20,9 @@ func (db *DB) rounds(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-db.urgent:
+			db.hasten(ctx)
+			continue
 		case <-timer.C:
 		case <-db.peers.found:
 		case <-db.kick:
@@ -97,6 +100,9 @@ const (
 )
 
 func (db *DB) enterPull(from Origin) bool {
+	if db.queue.broken() != nil {
+		return false
+	}
 	ps := &db.pulls
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -129,6 +135,7 @@ func (db *DB) leavePull(from Origin) {
 // ended notes how a session with a peer went.
 func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	now := time.Now()
+	broken := db.queue.broken()
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
 	db.peers.mu.Lock()
@@ -151,10 +158,13 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		if p.claims, p.digest = s.theirsNow(); s.skipped {
 			p.claims = sum{} // ask again
 		}
+		if p.asked = max(p.asked, s.params.asked); s.skipped && broken != nil {
+			p.err = &PeerError{p.addr, "pull", broken}
+		}
 	} else {
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
-	state, behind := p.state, p.claims != claims
+	state, behind := p.state, p.claims != claims && broken == nil
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {
 		db.logState(p, state, err)
@@ -163,6 +173,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		db.news(0)
 	}
 	db.checkReady()
+	db.hastenNow()
 }
 
 // endedWellLocked: only a session that we dialed proves that we can dial. Of two
@@ -251,6 +262,20 @@ func (db *DB) incoming(h *hello, remote net.Addr) *peer {
 		return nil
 	}
 	return db.peers.came(addr, time.Now())
+}
+
+// answers notes who answers at a peer's address. If it was somebody else until now,
+// that one counts no more, before the first report of the new one does.
+func (db *DB) answers(p *peer, o Origin) {
+	if p == nil {
+		return
+	}
+	db.peers.mu.Lock()
+	before := p.origin
+	db.peers.mu.Unlock()
+	if before != o {
+		db.at(func(r *replica) { r.replaced(before) })
+	}
 }
 
 // reachable is where to dial a peer that says it listens at addr: an unspecified

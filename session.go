@@ -28,6 +28,10 @@ type host interface {
 	leavePull(from Origin)
 }
 
+// hardener is a host that can bring to disk what it claims, and waits until it
+// is there.
+type hardener interface{ harden() error }
+
 // session is one conversation with a peer. It is pure: frames go in with receive,
 // frames come out of out, and pages, which may be many, one by one out of produce.
 // It knows no socket, clock or goroutine, and is used by one goroutine at a time.
@@ -46,7 +50,7 @@ type session struct {
 
 	serving    *serving
 	pulling    *pulling
-	skipped    bool     // our pull was left out: another was under way
+	skipped    bool     // our pull was left out: another was under way, or nothing is written here
 	spool      [][]byte // values that came in chunks, for the page to come
 	spooled    int
 	spoolEnded bool
@@ -69,6 +73,11 @@ type sessionParams struct {
 	pageSize            int    // bytes after which a page ends
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
+
+	// wants tells whether a peer should bring to disk what it claims and report
+	// it. It is called within at. Nil: never.
+	wants func(r *replica, peer Origin) bool
+	asked uint64 // the latest of those who wait for a report, when the session began
 }
 
 type sessionStats struct {
@@ -108,6 +117,7 @@ type hello struct {
 	base      Origin // of whom it remembers the knowledge,
 	baseRev   uint64 // up to this revision
 	following bool   // vectors and addresses follow
+	wants     bool   // the peer should bring to disk what it claims, and report it
 	book      uint32 // sum of the addresses it would tell; 0 for none
 	baseBook  uint32 // sum of the addresses that base last told it
 }
@@ -128,7 +138,7 @@ func (h *hello) append(b []byte) []byte {
 	b = appendSum(b, h.digest)
 	b = append(b, h.base[:]...)
 	b = binary.AppendUvarint(b, h.baseRev)
-	b = append(b, byte(btoi(h.following)))
+	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1)
 	b = binary.BigEndian.AppendUint32(b, h.book)
 	return binary.BigEndian.AppendUint32(b, h.baseBook)
 }
@@ -147,7 +157,8 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.rev = d.uint()
 	h.claims, h.digest = d.sum(), d.sum()
 	h.base, h.baseRev = d.origin(), d.uint()
-	h.following = d.byte()&1 != 0
+	flags := d.byte()
+	h.following, h.wants = flags&1 != 0, flags&2 != 0
 	h.book, h.baseBook = d.uint32(), d.uint32()
 	return h, d.err
 }
@@ -218,6 +229,7 @@ func (s *session) sendHello(peer Origin) {
 			s.mine.base, s.mine.baseRev, s.mine.baseBook = peer, m.rev, m.book
 			s.peer = m.known
 		}
+		s.mine.wants = s.params.wants != nil && s.params.wants(r, peer)
 	})
 	s.book = s.host.addresses()
 	s.book = s.book[:min(len(s.book), maxAddresses)]
@@ -308,7 +320,8 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 		return s.gotHello(payload)
 	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
 		return s.gotVectors(payload)
-	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage):
+	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage ||
+		s.expect == wantTheirs && s.skipped): // of an acceptor, on their way while we left out our pull
 		return s.gotAddresses(payload)
 	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
 		return s.gotPull(payload)
@@ -398,7 +411,7 @@ func (s *session) greeted() error {
 	}
 	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest
 	told := acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev && acceptor.baseBook == dialer.book
-	if equal && told && !acceptor.following {
+	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants {
 		s.idle = true
 		s.part()
 		return nil

@@ -131,6 +131,13 @@ func (n *simNode) checkKey(rs *simRecords, key string, s state) error {
 		}
 		vs = append(vs, w.version)
 	}
+	for i := range s {
+		for j := range s {
+			if i != j && s[i].saw(s[j].dot) {
+				return fmt.Errorf("%v is held beside %v, which saw it", s[j].dot, s[i].dot)
+			}
+		}
+	}
 	if s.buried() && !rs.tombs[key] {
 		return fmt.Errorf("a tombstone without its mark")
 	}
@@ -197,17 +204,17 @@ func (n *simNode) checkKnowledge() error {
 	return nil
 }
 
-// outcome is the independent model: which versions of a key must be live once all
+// simOutcome is the independent model: which versions of a key must be live once all
 // have heard of everything. Of the writes that count, those that no other had
 // seen; a purge may have taken what it may take.
-type outcome struct {
+type simOutcome struct {
 	must, may []*ghostWrite
 }
 
-func (w *simWorld) outcomes() map[string]outcome {
-	os := map[string]outcome{}
+func (w *simWorld) outcomes() map[string]simOutcome {
+	os := map[string]simOutcome{}
 	for name, k := range w.ghost.keys {
-		var o outcome
+		var o simOutcome
 		for _, v := range k.maximal(w.counts) {
 			if k.forgotten.has(v.nth) {
 				o.may = append(o.may, v)

@@ -26,6 +26,7 @@ type simNode struct {
 	alone    bool              // the next transaction is not joined by others
 	purging  bool              // … and it is a purge
 	litter   map[string]bool   // log keys that a crash left behind
+	stamp    stamp             // of the last write of this opening
 	resolver func() simResolve // for the next opening
 	resolves simResolve
 }
@@ -53,7 +54,7 @@ func (n *simNode) open() error {
 		return err
 	}
 	n.disk.write(simPairs(b), true)
-	n.r, n.failed, n.resolves = r, false, resolves
+	n.r, n.failed, n.resolves, n.stamp = r, false, resolves, 0
 	n.w.stats.openings++
 	n.w.logf("n%d opens as %s", n.id, r.self.Short())
 	if err := n.findOut(); err != nil {
@@ -256,6 +257,17 @@ func (h *held) String() string {
 func (n *simNode) newWrite(t *txn, k *ghostKey, prev *held, now []version, v *version) (*ghostWrite, error) {
 	switch {
 	case v.origin == n.r.self:
+		clock := uint64(0)
+		for _, w := range prev.live {
+			clock = max(clock, w.clock+1)
+		}
+		if v.clock != clock {
+			return nil, fmt.Errorf("write %v of key %s has clock %d, want %d", v.dot, k.name, v.clock, clock)
+		}
+		if v.stamp <= n.stamp {
+			return nil, fmt.Errorf("write %v of key %s is stamped %v, not later than one before it, %v", v.dot, k.name, v.stamp, n.stamp)
+		}
+		n.stamp = v.stamp
 		return n.w.ghost.wrote(*v, k, prev.seen, t.covers)
 	case !n.r.own[v.origin]:
 		return nil, fmt.Errorf("version %v of key %s, which nobody wrote", v.dot, k.name)

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -269,7 +270,13 @@ func (w *simWorld) someWrites(n *simNode) []write {
 // clientWrite writes, and scribbles over its buffers afterwards, as callers may.
 func (w *simWorld) clientWrite(n *simNode) {
 	ws := w.someWrites(n)
-	w.ignore(n.commitWith(func(t *txn) error { return t.put(ws) }, n.syncWrites || w.chance(w.conf.syncs/4)))
+	joined := w.conf.joinWrites
+	w.conf.joinWrites = false
+	err := n.commitWith(func(t *txn) error { return t.put(ws) }, n.syncWrites || w.chance(w.conf.syncs/4))
+	if w.conf.joinWrites = joined; err == nil {
+		w.fail(n.shows(ws))
+	}
+	w.ignore(err)
 	for i := range ws {
 		for _, b := range [][]byte{ws[i].key, ws[i].value} {
 			for j := range b {
@@ -277,4 +284,21 @@ func (w *simWorld) clientWrite(n *simNode) {
 			}
 		}
 	}
+}
+
+// shows checks that of each key the last of the writes just made stands alone.
+func (n *simNode) shows(ws []write) error {
+	for i, w := range ws {
+		if slices.ContainsFunc(ws[i+1:], func(x write) bool { return bytes.Equal(x.key, w.key) }) {
+			continue
+		}
+		j, there := n.disk.now.search(string(w.key))
+		if there == w.deleted || there && !bytes.Equal(n.disk.now[j].value, w.value) {
+			return fmt.Errorf("n%d shows something else than %q (deleted %v), just written to key %s", n.id, w.value, w.deleted, w.key)
+		}
+		if h := n.holds[string(w.key)]; h != nil && len(h.live) > 1 {
+			return fmt.Errorf("n%d: key %s was just written and has several versions: %v", n.id, w.key, h)
+		}
+	}
+	return nil
 }

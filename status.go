@@ -66,7 +66,7 @@ type PeerStatus struct {
 	State    string        `json:"state"`  // "new", "ok", "failing", "refused"
 	Last     time.Time     `json:"last"`   // end of the last good session
 	Failures int           `json:"failures"`
-	Error    string        `json:"error,omitempty"` // of the last session, if it failed
+	Error    string        `json:"error,omitempty"` // of the last session, if it failed; or why nothing was pulled, if nothing is written here
 	Next     time.Time     `json:"next"`            // not dialed before
 	Agrees   bool          `json:"agrees"`          // it held exactly what we did when last asked
 	Lag      int64         `json:"lag"`             // writes known here that it had not claimed when last asked

@@ -52,6 +52,7 @@ type change struct {
 	conflict bool // it is in conflict now
 	was      bool // it was in conflict before
 	panicked any  // what the resolver panicked with
+	quiet    bool // nobody wrote: something was forgotten or named anew
 }
 
 // begin starts a transaction. There is one at a time, and its batch and what it
@@ -73,7 +74,7 @@ func (r *replica) begin() *txn {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -449,7 +450,7 @@ func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit {
+		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := t.resolveKey(key); err != nil {
@@ -536,7 +537,10 @@ func (r *replica) apply(t *txn, synced bool) {
 	if len(r.loose) > 0 {
 		r.loose = slices.DeleteFunc(r.loose, func(d dot) bool { return r.known.covers(d) || slices.Contains(t.gone, d) })
 	}
-	if r.unsynced = r.unsynced || !synced; !r.unsynced {
+	if r.commits++; !synced {
+		r.dirty, r.unsynced = r.commits, true
+	}
+	if !r.unsynced {
 		for _, w := range t.known.rows {
 			r.known.raise(durable, dot{w.origin, w.at[claimed]})
 		}
@@ -550,7 +554,7 @@ func (r *replica) checkpoint(v vector) {
 	if v == nil {
 		v = r.known.vector(claimed)
 		r.marks = r.marks[:0]
-		r.unsynced = false
+		r.safe, r.unsynced = r.commits, false
 	}
 	for _, d := range v {
 		r.known.raise(durable, d)
@@ -571,18 +575,29 @@ func (t *txn) stageCheckpoints() {
 // was acknowledged, that batch and all before it are on disk.
 func (r *replica) flushed(count uint64) {
 	for len(r.marks) > 0 && count >= r.marks[0].count+2 {
-		r.checkpoint(r.marks[0].claim)
+		m := r.marks[0]
 		r.marks = r.marks[1:]
+		r.onDisk(m)
 	}
 	if !r.unsynced {
 		return
 	}
-	m := mark{count, r.known.vector(claimed)}
+	m := mark{count, r.known.vector(claimed), r.commits}
 	if n := len(r.marks); n > 0 && r.marks[n-1].count == count {
 		r.marks[n-1] = m // a later claim, due no later
 	} else {
 		r.marks = append(r.marks, m)
 	}
+}
+
+// onDisk raises the checkpoint to what a mark vouches for. If nothing was
+// committed without Sync since it was taken, that is the whole claim.
+func (r *replica) onDisk(m mark) {
+	if r.safe = max(r.safe, m.commits); r.safe >= r.dirty {
+		r.checkpoint(nil)
+		return
+	}
+	r.checkpoint(m.claim)
 }
 
 // stable is what every member is known to have on disk, and we too.

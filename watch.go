@@ -1,6 +1,193 @@
 package replicator
 
-type watcher struct{}
+import (
+	"bytes"
+	"context"
+	"iter"
+	"slices"
+	"sync"
+)
 
-func (db *DB) publish(changes []change) {}
-func (db *DB) closeWatchers()           {}
+// Change is what happened to one key, for those who [DB.Watch].
+type Change struct {
+	Key     []byte
+	Value   []byte // nil if Deleted
+	Deleted bool
+	// Local tells whether it was written at this server, else it came from a peer.
+	Local bool
+	// Conflict tells whether the key is in conflict now: Value is what is shown.
+	Conflict bool
+	// Version is the version that is shown. Of a merged value it is the one that
+	// the resolver's result stands in for.
+	Version Version
+	// Missed tells that changes were left out here, because the reader was too
+	// slow: nothing else is set then, and the next change is one after them.
+	// Whoever keeps a copy reads the keys again now; see [DB.Watch].
+	Missed bool
+}
+
+// watchLimit bounds the changes that wait for a slow reader, in bytes.
+const watchLimit = 4 << 20
+
+// changeOverhead is what a waiting change takes beside key and value.
+const changeOverhead = 256
+
+// Watch gives the changes to keys with a prefix, from here and from elsewhere, in
+// the order in which they were committed here; a nil prefix is all keys. It
+// begins with the call, not with the loop: what is committed after Watch has
+// returned is not lost. So take a copy after the call and before the loop, and
+// nothing is missing; a change may be in the copy already.
+//
+//	changes := db.Watch(ctx, prefix)
+//	load(db, prefix)
+//	for c := range changes {
+//		if c.Missed {
+//			load(db, prefix) // anew
+//			continue
+//		}
+//		…
+//	}
+//
+// Nobody waits for the reader. Up to 4 MiB of changes are kept for it; what comes
+// above that is left out, and in its place there is a Change with Missed set. What
+// was left out is in the database when that one is taken, and what is committed
+// later comes after it: read the keys again and go on.
+//
+// The loop ends with ctx or with Close, without what still waited then, or when it
+// is left; a second loop over the same Watch ends at once. Until then the
+// changes are kept: end ctx if the loop is never begun. The reader owns the slices.
+// Keys in Options.Local are not watched.
+func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq[Change] {
+	w := &watcher{prefix: slices.Clone(prefix), ended: make(chan struct{}), news: make(chan struct{}, 1)}
+	db.mu.Lock()
+	if db.isClosing() {
+		w.end()
+	} else {
+		db.watchers[w] = struct{}{}
+	}
+	db.mu.Unlock()
+	forget := func() {
+		db.mu.Lock()
+		delete(db.watchers, w)
+		db.mu.Unlock()
+		w.end()
+	}
+	stop := context.AfterFunc(ctx, forget)
+	return func(yield func(Change) bool) {
+		defer stop()
+		defer forget()
+		for {
+			c, ok := w.take()
+			switch {
+			case w.over() || ctx.Err() != nil:
+				return
+			case ok:
+				if !yield(c) {
+					return
+				}
+				continue
+			}
+			select {
+			case <-w.ended:
+			case <-w.news:
+			}
+		}
+	}
+}
+
+// watcher keeps changes for one reader.
+type watcher struct {
+	prefix []byte
+	news   chan struct{} // capacity 1: something was added
+	ended  chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	waiting []Change
+	size    int
+	missed  bool // at the end of what waits
+}
+
+func (w *watcher) end() { w.once.Do(func() { close(w.ended) }) }
+
+func (w *watcher) over() bool {
+	select {
+	case <-w.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// take gives the next change. With the mark that some were missed, changes are
+// kept again.
+func (w *watcher) take() (c Change, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) == 0 {
+		missed := w.missed
+		w.missed = false
+		return Change{Missed: missed}, missed
+	}
+	c = w.waiting[0]
+	w.waiting[0] = Change{}
+	if w.waiting = w.waiting[1:]; len(w.waiting) == 0 {
+		w.waiting = nil
+	}
+	w.size -= c.size()
+	return c, true
+}
+
+func (c *Change) size() int { return len(c.Key) + len(c.Value) + changeOverhead }
+
+// add keeps what a commit did for the reader.
+func (w *watcher) add(changes []change) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range changes {
+		c := &changes[i]
+		if c.quiet || !bytes.HasPrefix(c.key, w.prefix) {
+			continue
+		}
+		if n := len(c.key) + len(c.shown.Value) + changeOverhead; w.missed || w.size > 0 && w.size+n > watchLimit {
+			w.missed = true
+			break
+		}
+		p := c.public()
+		w.waiting = append(w.waiting, p)
+		w.size += p.size()
+	}
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+// public is the change as those who watch see it. It shares no memory.
+func (c *change) public() Change {
+	v := c.shown
+	v.Value = slices.Clone(v.Value)
+	return Change{Key: slices.Clone(c.key), Value: v.Value, Deleted: v.Deleted, Local: c.local, Conflict: c.conflict, Version: v}
+}
+
+// publish tells those who watch of a commit.
+func (db *DB) publish(changes []change) {
+	if len(changes) == 0 {
+		return
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for w := range db.watchers {
+		w.add(changes)
+	}
+}
+
+// closeWatchers ends every Watch.
+func (db *DB) closeWatchers() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for w := range db.watchers {
+		w.end()
+	}
+	clear(db.watchers)
+}

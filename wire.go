@@ -66,6 +66,12 @@ func protocolErrorf(format string, args ...any) error {
 	return protocolError(fmt.Sprintf(format, args...))
 }
 
+// appendHead writes what stands in front of a payload of some size.
+func appendHead(b []byte, t frameType, size int) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(1+size))
+	return append(b, byte(t))
+}
+
 // readFrame reads one frame into buf, which grows with what arrives, never with
 // what is announced. The payload is valid until buf is used again.
 func readFrame(r io.Reader, buf []byte, limit int) (t frameType, payload, newBuf []byte, err error) {

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/level-replicator/replicator"
+)
+
+// soak is a run of the whole cluster.
+type soak struct {
+	dir       string
+	temporary bool
+	rng       *rand.Rand
+	net       *network
+	servers   []*process
+
+	kills, stops, partitions, checks int
+	samples                          [][]*serverReport // of each check, by server
+	longest                          time.Duration     // until all agreed
+}
+
+func newSoak(servers, rate int, dir string, seed uint64) (*soak, error) {
+	s := &soak{dir: dir, rng: rand.New(rand.NewPCG(seed, 0))}
+	var err error
+	if dir == "" {
+		s.temporary = true
+		if s.dir, err = os.MkdirTemp("", "soak"); err != nil {
+			return nil, err
+		}
+	}
+	if s.net, err = newNetwork(servers); err != nil {
+		return nil, err
+	}
+	secret := replicator.GenerateSecret()
+	for i := range servers {
+		p, err := newProcess(serverConfig{
+			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("server", i)), Proxies: s.net.addrs(), Secret: secret,
+			Skew: time.Duration(i-servers/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.servers = append(s.servers, p)
+		go s.net.forward(i, p.conf.Listen)
+	}
+	return s, nil
+}
+
+// period is how long the servers are troubled between two checks.
+const period = 12 * time.Second
+
+func (s *soak) run(d time.Duration) (err error) {
+	defer func() {
+		for _, p := range s.servers {
+			if p.ended != nil {
+				p.kill()
+			}
+		}
+		if s.temporary && err == nil {
+			err = os.RemoveAll(s.dir)
+		}
+	}()
+	end := time.Now().Add(d)
+	for _, p := range s.servers {
+		if err := p.start(); err != nil {
+			return err
+		}
+	}
+	for time.Now().Before(end) {
+		for until := time.Now().Add(min(period, time.Until(end))); time.Now().Before(until); {
+			if err := s.trouble(); err != nil {
+				return err
+			}
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(s.finish(), s.flat())
+}
+
+// trouble lets one thing happen, and then a little time pass.
+func (s *soak) trouble() error {
+	p := s.servers[s.rng.IntN(len(s.servers))]
+	pause := time.Duration(s.rng.IntN(2000)) * time.Millisecond
+	switch x := s.rng.IntN(10); {
+	case x < 3:
+		s.kills++
+		p.kill()
+		time.Sleep(pause)
+		return p.start()
+	case x < 5:
+		s.stops++
+		if err := p.stop(); err != nil {
+			return err
+		}
+		time.Sleep(pause)
+		return p.start()
+	case x < 8:
+		s.partitions++
+		sides := make([]int, len(s.servers))
+		for i := range sides {
+			sides[i] = s.rng.IntN(2)
+		}
+		s.net.partition(func(i int) int { return sides[i] })
+	default:
+		s.net.heal()
+	}
+	time.Sleep(pause)
+	return s.failures()
+}
+
+func (s *soak) failures() error {
+	var errs []error
+	for _, p := range s.servers {
+		p.mu.Lock()
+		for _, f := range p.failed {
+			errs = append(errs, errors.New(f))
+		}
+		p.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+func (s *soak) all(word string) {
+	for _, p := range s.servers {
+		p.say(word)
+	}
+}
+
+// agreeWithin is how long the servers may take to hold the same once they can
+// reach each other and nobody writes.
+const agreeWithin = 45 * time.Second
+
+// check pauses the load and waits until all servers hold the same.
+func (s *soak) check() error {
+	s.net.heal()
+	s.all("pause")
+	defer s.all("resume")
+	started := time.Now()
+	for {
+		rs, same, err := s.reports()
+		if err != nil {
+			return err
+		}
+		took := time.Since(started)
+		if same {
+			s.checks++
+			s.longest = max(s.longest, took)
+			s.samples = append(s.samples, rs)
+			s.print(rs, took)
+			return s.failures()
+		}
+		if took > agreeWithin {
+			return fmt.Errorf("after %v without writes and with all links up the servers do not agree: %s", agreeWithin, s.digests(rs))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (s *soak) reports() (rs []*serverReport, same bool, err error) {
+	same = true
+	for _, p := range s.servers {
+		r, err := p.ask("report")
+		if err != nil {
+			return nil, false, err
+		}
+		rs = append(rs, r)
+		same = same && r.Paused && r.Digest == rs[0].Digest
+		if r.Mismatches > 0 {
+			return nil, false, fmt.Errorf("server %d had to take back %d versions after a digest differed", p.conf.Number, r.Mismatches)
+		}
+	}
+	return rs, same, nil
+}
+
+func (s *soak) digests(rs []*serverReport) string {
+	var b strings.Builder
+	for i, r := range rs {
+		fmt.Fprintf(&b, "server %d: %v over %d keys; ", i, r.Digest, r.Keys)
+	}
+	return b.String()
+}
+
+func (s *soak) print(rs []*serverReport, took time.Duration) {
+	var t total
+	for _, r := range rs {
+		t.add(r)
+	}
+	fmt.Printf("%s check %3d: agreed in %5.1fs, digest %.8s, %d keys, %d tombstones; of %d servers: %d MiB memory, %d goroutines, %d files, %d MiB disk; %d kills, %d stops, %d partitions so far\n",
+		time.Now().Format(time.TimeOnly), s.checks, took.Seconds(), rs[0].Digest, rs[0].Keys, rs[0].Tombstones,
+		len(rs), t[0]>>20, t[1], t[2], t[3]>>20, s.kills, s.stops, s.partitions)
+}
+
+// total is memory, goroutines, files and disk of all servers.
+type total [4]int64
+
+var totalNames = [4]string{"memory", "goroutines", "files", "disk"}
+
+func (t *total) add(r *serverReport) {
+	for i, n := range []int64{r.RSS, int64(r.Goroutines), int64(r.Files), r.Disk} {
+		t[i] += n
+	}
+}
+
+// flat compares the resources in the second quarter of the run with those in the
+// last: what grows without end is a leak.
+func (s *soak) flat() error {
+	n := len(s.samples)
+	if n < 16 {
+		return nil
+	}
+	mean := func(samples [][]*serverReport) (m total) {
+		for _, rs := range samples {
+			for _, r := range rs {
+				m.add(r)
+			}
+		}
+		for i := range m {
+			m[i] /= int64(len(samples))
+		}
+		return m
+	}
+	early, late := mean(s.samples[n/4:n/2]), mean(s.samples[n-n/4:])
+	slack := total{64 << 20, 50, 100, 64 << 20}
+	var errs []error
+	for i := range early {
+		fmt.Printf("soak: %s of all servers: %d in the second quarter, %d in the last\n", totalNames[i], early[i], late[i])
+		if late[i] > early[i]*5/4+slack[i] {
+			errs = append(errs, fmt.Errorf("%s grew from %d to %d", totalNames[i], early[i], late[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// finish compares all that the servers hold byte by byte, and with what was
+// acknowledged, and closes them.
+func (s *soak) finish() error {
+	s.all("pause")
+	if err := s.check(); err != nil {
+		return err
+	}
+	s.all("pause")
+	for {
+		_, same, err := s.reports()
+		if err != nil {
+			return err
+		}
+		if same {
+			break
+		}
+	}
+	for _, p := range s.servers {
+		if _, err := p.ask("dump"); err != nil {
+			return err
+		}
+	}
+	keys := 0
+	for i, p := range s.servers {
+		if err := p.stop(); err != nil {
+			return err
+		}
+		p.ended = nil
+		n, err := sameFiles(dumpPath(s.servers[0].conf.Dir), dumpPath(p.conf.Dir))
+		if err != nil {
+			return fmt.Errorf("servers 0 and %d: %w", i, err)
+		}
+		keys = n
+	}
+	writes, opened, err := s.acknowledged()
+	if err != nil {
+		return err
+	}
+	slices.Sort(opened)
+	fmt.Printf("soak: %d checks, slowest agreement %v; %d writes, %d kills, %d stops, %d partitions; %d keys equal byte by byte on %d servers; no acknowledged write lost; %d openings, %v at p99\n",
+		s.checks, s.longest.Round(time.Millisecond), writes, s.kills, s.stops, s.partitions, keys, len(s.servers), len(opened), opened[(len(opened)*99-1)/100].Round(time.Millisecond))
+	return s.failures()
+}
+
+// sameFiles compares two dumps and counts their lines.
+func sameFiles(a, b string) (lines int, err error) {
+	fa, err := os.ReadFile(a)
+	if err != nil {
+		return 0, err
+	}
+	fb, err := os.ReadFile(b)
+	if err != nil {
+		return 0, err
+	}
+	if !bytes.Equal(fa, fb) {
+		return 0, fmt.Errorf("contents differ: compare %s and %s", a, b)
+	}
+	return bytes.Count(fa, []byte("\n")), nil
+}
+
+// acknowledged checks that each own key has at least the last acknowledged write.
+func (s *soak) acknowledged() (writes int64, opened []time.Duration, err error) {
+	f, err := os.Open(dumpPath(s.servers[0].conf.Dir))
+	if err != nil {
+		return 0, nil, err
+	}
+	defer f.Close()
+	held := map[string]int64{}
+	for r := bufio.NewReader(f); ; {
+		line, err := r.ReadString('\n')
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		key, _ := strconv.Unquote(k)
+		value, _ := strconv.Unquote(v)
+		number, _, _ := strings.Cut(value, "-")
+		if n, err := strconv.ParseInt(number, 10, 64); err == nil && strings.HasPrefix(key, "own/") {
+			held[key] = n
+		}
+	}
+	for _, p := range s.servers {
+		for key, n := range p.atLeast() {
+			if held[key] < n {
+				return 0, nil, fmt.Errorf("key %s holds write %d; write %d was acknowledged", key, held[key], n)
+			}
+		}
+		writes, opened = writes+p.writes, append(opened, p.opened...)
+	}
+	return writes, opened, nil
+}

@@ -1,0 +1,277 @@
+package replicator
+
+import (
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/comparer"
+	"github.com/syndtr/goleveldb/leveldb/iterator"
+	"github.com/syndtr/goleveldb/leveldb/memdb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// goleveldb does not export its own, so only the text can be the same.
+var errTransactionDone = errors.New("leveldb: transaction already closed")
+
+// Transaction collects writes and applies them as one. It has the methods of
+// *leveldb.Transaction and is safe for concurrent use.
+//
+// It reads a snapshot taken when it was opened, under its own writes, which are
+// kept in memory until Commit. Unlike goleveldb's it does not block
+// other writers and replication meanwhile, however long it is open: only other
+// transactions wait. So what was read in it may be out of date at Commit, and
+// Commit replaces what others wrote to the same keys since, as a Put would.
+type Transaction struct {
+	db   *DB
+	base *leveldb.Snapshot
+
+	mu     sync.RWMutex
+	closed bool
+	layers layers // the last takes writes, the others are frozen
+}
+
+// OpenTransaction opens a transaction. There is one at a time: while another is
+// open it waits, until that is committed or discarded or the database is closed
+// (leveldb.ErrClosed). It fails as [DB.Put] does where nothing may be written.
+//
+// It must be committed or discarded; Close discards it.
+func (db *DB) OpenTransaction() (*Transaction, error) {
+	if err := db.admit(nil); err != nil {
+		return nil, err
+	}
+	if err := db.queue.broken(); err != nil {
+		return nil, err
+	}
+	select {
+	case db.staging <- struct{}{}:
+	case <-db.ending:
+		return nil, leveldb.ErrClosed
+	}
+	base, err := db.raw.GetSnapshot()
+	if err != nil {
+		<-db.staging
+		return nil, err
+	}
+	tr := &Transaction{db: db, base: base, layers: layers{newLayer()}}
+	db.mu.Lock()
+	db.trans = tr
+	db.mu.Unlock()
+	if db.isClosing() { // and Close may not have seen it
+		tr.Discard()
+		return nil, leveldb.ErrClosed
+	}
+	return tr, nil
+}
+
+// discardOpen discards the transaction that is open at Close, if any.
+func (db *DB) discardOpen() {
+	db.mu.Lock()
+	tr := db.trans
+	db.mu.Unlock()
+	if tr != nil {
+		tr.Discard()
+	}
+}
+
+// Get gets the value of a key as the transaction has it, or leveldb.ErrNotFound.
+// The caller owns the slice.
+func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
+	tr.mu.RLock()
+	defer tr.mu.RUnlock()
+	if tr.closed {
+		return nil, errTransactionDone
+	}
+	if w, ok := tr.layers.get(key); ok {
+		if w.deleted {
+			return nil, leveldb.ErrNotFound
+		}
+		return slices.Clone(w.value), nil
+	}
+	return get(tr.base, key, ro)
+}
+
+// Has tells whether the transaction has a value for a key.
+func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
+	tr.mu.RLock()
+	defer tr.mu.RUnlock()
+	if tr.closed {
+		return false, errTransactionDone
+	}
+	if w, ok := tr.layers.get(key); ok {
+		return !w.deleted, nil
+	}
+	return has(tr.base, key, ro)
+}
+
+// NewIterator gives an iterator over the keys in a range, or over all if it is nil,
+// as the transaction has them now. It must be released, and may outlive the
+// transaction.
+func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.closed {
+		return iterator.NewEmptyIterator(errTransactionDone)
+	}
+	slice = visible(slice)
+	sources := []iterator.Iterator{}
+	for _, l := range slices.Backward(tr.layers.freeze()) {
+		sources = append(sources, l.NewIterator(slice))
+	}
+	return &overlayIterator{sources: append(sources, tr.base.NewIterator(slice, ro))}
+}
+
+// Put sets the value of a key. The write options count for nothing: Commit always
+// writes with Sync. It is safe to modify key and value after Put returns.
+func (tr *Transaction) Put(key, value []byte, wo *opt.WriteOptions) error {
+	return tr.stage([]write{{key: key, value: value}})
+}
+
+// Delete deletes the value of a key. It is no error if there is none.
+func (tr *Transaction) Delete(key []byte, wo *opt.WriteOptions) error {
+	return tr.stage([]write{{key: key, deleted: true}})
+}
+
+// Write applies a batch to the transaction, in order: all of it or, on an error,
+// nothing.
+func (tr *Transaction) Write(b *leveldb.Batch, wo *opt.WriteOptions) error {
+	if b == nil || b.Len() == 0 {
+		return nil
+	}
+	ws := writes{make([]write, 0, b.Len())}
+	if err := b.Replay(&ws); err != nil {
+		return err
+	}
+	return tr.stage(ws.list)
+}
+
+func (tr *Transaction) stage(ws []write) error {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.closed {
+		return errTransactionDone
+	}
+	for i := range ws {
+		if err := tr.db.queue.replica.checkUser(ws[i].key, ws[i].value); err != nil {
+			return err
+		}
+	}
+	for i := range ws {
+		if err := tr.layers.put(&ws[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Commit applies the transaction, in one batch that is on disk when Commit returns.
+// If it returns an error nothing was applied, unless it is ErrFailed; the
+// transaction is still open and can be committed again or discarded.
+//
+// The batch is logged like any other: other servers see all of it at once if it
+// is within the bound that [DB.Write] names. A large one holds up other writers
+// while it is committed.
+func (tr *Transaction) Commit() error {
+	if tr.db.isClosing() {
+		return leveldb.ErrClosed
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.closed {
+		return errTransactionDone
+	}
+	if ws := tr.layers.writes(); len(ws) > 0 {
+		if err := tr.db.write(ws, &opt.WriteOptions{Sync: true}); err != nil {
+			return err
+		}
+	}
+	tr.close()
+	return nil
+}
+
+// Discard gives the transaction up. It does nothing if that is over already.
+func (tr *Transaction) Discard() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if !tr.closed {
+		tr.close()
+	}
+}
+
+// close lets the next one open. mu is held.
+func (tr *Transaction) close() {
+	tr.closed, tr.layers = true, nil
+	tr.base.Release()
+	tr.db.mu.Lock()
+	tr.db.trans = nil
+	tr.db.mu.Unlock()
+	<-tr.db.staging
+}
+
+// layers are the writes of a transaction, oldest first: the last one is written
+// to, the others never change any more, so that iterators need no copy.
+type layers []*memdb.DB
+
+// maxLayers is how many there may be before they are made one.
+const maxLayers = 8
+
+const (
+	layerSize  = 4 << 10 // bytes to begin with; it grows
+	stagedPut  = 'p'     // the first byte of a staged value
+	stagedGone = 'd'
+)
+
+func newLayer() *memdb.DB { return memdb.New(comparer.DefaultComparer, layerSize) }
+
+func (ls layers) put(w *write) error {
+	v := append(make([]byte, 0, 1+len(w.value)), stagedPut)
+	if w.deleted {
+		v[0] = stagedGone
+	}
+	return ls[len(ls)-1].Put(w.key, append(v, w.value...))
+}
+
+// get finds what was staged for a key. The value may not be kept.
+func (ls layers) get(key []byte) (w write, ok bool) {
+	for _, l := range slices.Backward(ls) {
+		if v, err := l.Get(key); err == nil {
+			return write{key, v[1:], v[0] == stagedGone}, true
+		}
+	}
+	return w, false
+}
+
+// freeze gives the layers as they are now. Writes go to a new one.
+func (ls *layers) freeze() layers {
+	if (*ls)[len(*ls)-1].Len() == 0 {
+		return slices.Clone((*ls)[:len(*ls)-1])
+	}
+	if len(*ls) >= maxLayers {
+		one := newLayer()
+		for _, l := range *ls {
+			for it := l.NewIterator(nil); it.Next(); {
+				one.Put(it.Key(), it.Value())
+			}
+		}
+		*ls = layers{one}
+	}
+	frozen := slices.Clone(*ls)
+	*ls = append(*ls, newLayer())
+	return frozen
+}
+
+// writes gives what was staged, the last write of each key, in key order.
+func (ls *layers) writes() (ws []write) {
+	var sources []iterator.Iterator
+	for _, l := range slices.Backward(ls.freeze()) {
+		sources = append(sources, l.NewIterator(nil))
+	}
+	it := &overlayIterator{sources: sources, all: true}
+	defer it.Release()
+	for it.Next() {
+		ws = append(ws, write{slices.Clone(it.key), slices.Clone(it.value), it.gone})
+	}
+	return ws
+}

@@ -1,0 +1,295 @@
+package replicator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// Report is what [DB.Verify] found.
+type Report struct {
+	Keys     int64   `json:"keys"`     // in the log-index
+	Versions int64   `json:"versions"` // in the log
+	Digest   Digest  `json:"digest"`   // counted anew
+	Faults   []Fault `json:"faults"`   // the first 1,000
+	More     int64   `json:"more"`     // faults beyond those
+}
+
+// OK tells whether nothing was wrong.
+func (r *Report) OK() bool { return len(r.Faults) == 0 }
+
+// Fault is something that does not fit together.
+type Fault struct {
+	Key     []byte `json:"key"` // nil if it is not of one key
+	Problem string `json:"problem"`
+}
+
+const maxFaults = 1000
+
+func (r *Report) fault(key []byte, format string, args ...any) {
+	if len(r.Faults) >= maxFaults {
+		r.More++
+		return
+	}
+	r.Faults = append(r.Faults, Fault{slices.Clone(key), fmt.Sprintf(format, args...)})
+}
+
+// Verify compares log-index, log and values of this server with each other, key by
+// key, and counts the digest anew. It reads everything, in one state of the
+// database, and reports progress; writes go on meanwhile, but files that they
+// replace are kept until it ends.
+//
+// What does not fit together is in the report. The error is for a verification that
+// could not be carried through: ctx ended, or the store cannot be read, which
+// the report names too.
+func (db *DB) Verify(ctx context.Context) (Report, error) {
+	var r Report
+	if db.isClosing() {
+		return r, leveldb.ErrClosed
+	}
+	v := verification{db: db, report: &r, ctx: ctx, progress: Progress{Work: "verify"}, began: time.Now()}
+	var err error
+	db.at(func(c *replica) {
+		v.view.aliases, v.view.index = c.aliases, c.alias
+		v.digest, v.keys, v.tombstones = c.digest, c.keys, c.tombstones
+		v.view.snapshot, err = c.store.snapshot()
+	})
+	if err != nil {
+		return r, err
+	}
+	if v.view.snapshot == nil {
+		return r, leveldb.ErrClosed
+	}
+	defer v.view.Release()
+	if err = v.run(); err != nil && ctx.Err() == nil {
+		r.fault(nil, "the store cannot be read: %v", err)
+	}
+	v.progress.Done = true
+	db.progress(v.progress)
+	return r, err
+}
+
+// verification is one run of Verify.
+type verification struct {
+	db               *DB
+	ctx              context.Context // of the one call that this belongs to
+	view             view
+	report           *Report
+	digest           sum // as kept
+	keys, tombstones int64
+	counted          sum // anew
+	valued, buried   int64
+	named, logged    sum // dots in the index, in the log
+	progress         Progress
+	began            time.Time
+}
+
+func (v *verification) run() error {
+	if err := v.checkIndex(); err != nil {
+		return err
+	}
+	if err := v.checkLog(); err != nil {
+		return err
+	}
+	if err := v.checkValues(); err != nil {
+		return err
+	}
+	v.report.Digest = v.counted.digest()
+	if v.counted != v.digest {
+		v.report.fault(nil, "the digest kept is %v, counted %v", v.digest.digest(), v.counted.digest())
+	}
+	if v.valued != v.keys || v.buried != v.tombstones {
+		v.report.fault(nil, "kept are %d keys and %d tombstones, counted %d and %d", v.keys, v.tombstones, v.valued, v.buried)
+	}
+	return nil
+}
+
+// tick reports progress now and then, and tells whether to go on.
+func (v *verification) tick(key, value []byte) error {
+	v.progress.Keys++
+	v.progress.Bytes += int64(len(key) + len(value))
+	if v.progress.Keys%4096 != 0 {
+		return nil
+	}
+	if v.progress.Total = v.keys + v.tombstones; v.progress.Keys < v.progress.Total {
+		v.progress.Left = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
+	}
+	v.db.progress(v.progress)
+	return v.ctx.Err()
+}
+
+// checkIndex checks every key of the log-index against its log entries and value.
+func (v *verification) checkIndex() error {
+	it := v.view.NewIterator(kindRange(kindIndex), nil)
+	defer it.Release()
+	for it.Next() {
+		key := it.Key()[3:]
+		if err := v.tick(key, it.Value()); err != nil {
+			return err
+		}
+		v.report.Keys++
+		s, err := decodeIndex(it.Value(), &v.view)
+		if err != nil {
+			v.report.fault(key, "its log-index cannot be read: %v", err)
+			continue
+		}
+		for i := range s {
+			v.named = v.named.add(s[i].hash())
+		}
+		switch {
+		case s.counted():
+			v.valued++
+			v.counted = v.counted.add(s.hash())
+		default:
+			v.buried++
+		}
+		if err := v.checkKey(key, s); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// checkKey checks one key. An error is one of reading; damage is reported.
+func (v *verification) checkKey(key []byte, s state) error {
+	raw, err := v.view.Get(key, nil)
+	absent := errors.Is(err, leveldb.ErrNotFound)
+	if err != nil && !absent {
+		return err
+	}
+	vs := make([]version, 0, len(s))
+	for i := range s {
+		e, err := v.entry(key, &s[i])
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			continue
+		}
+		if !e.inline && !e.deleted {
+			if absent {
+				v.report.fault(key, "its value is missing")
+			} else if checksum(raw) != e.check {
+				v.report.fault(key, "its value is not the one that was logged; if it was written past the wrapper, run Adopt")
+			}
+		}
+		if e.inline != (len(s) > 1) {
+			v.report.fault(key, "log entry %v has its value in the wrong place", e.dot)
+		}
+		vs = append(vs, e.version)
+	}
+	switch {
+	case len(s) == 1 && s[0].deleted && !absent:
+		v.report.fault(key, "it was deleted and has a value")
+	case len(s) > 1 && len(vs) == len(s):
+		v.checkShown(key, vs, raw, absent)
+	}
+	return nil
+}
+
+// entry reads a version's log entry, or reports what is wrong with it.
+func (v *verification) entry(key []byte, want *version) (*entry, error) {
+	a, _ := v.view.aliasOf(want.origin)
+	logKey := appendLogKey(nil, a, want.seq)
+	rec, err := v.view.Get(logKey, nil)
+	if errors.Is(err, leveldb.ErrNotFound) {
+		v.report.fault(key, "log entry %v is missing", want.dot)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := decodeEntry(logKey, rec, &v.view)
+	switch {
+	case err != nil:
+		v.report.fault(key, "log entry %v cannot be read: %v", want.dot, err)
+	case !bytes.Equal(e.key, key):
+		v.report.fault(key, "log entry %v is of key %q", want.dot, e.key)
+	case e.clock != want.clock || e.deleted != want.deleted || !slices.Equal(e.vv, want.vv):
+		v.report.fault(key, "log and log-index differ about version %v", want.dot)
+	default:
+		return &e, nil
+	}
+	return nil, nil
+}
+
+// checkShown checks what a key with several versions shows, unless its resolver
+// cannot be relied upon to say the same twice.
+func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent bool) {
+	first, _ := resolveAll(v.db.opts.Resolver, key, vs)
+	second, _ := resolveAll(v.db.opts.Resolver, key, vs)
+	if !sameContent(first, second) {
+		return
+	}
+	if first.Deleted != absent || !absent && !bytes.Equal(first.Value, raw) {
+		v.report.fault(key, "it shows another value than the resolver gives")
+	}
+}
+
+// checkLog finds log entries that no log-index names.
+func (v *verification) checkLog() error {
+	look := func(each func(d dot, logKey, rec []byte) error) error {
+		it := v.view.NewIterator(kindRange(kindLog), nil)
+		defer it.Release()
+		for it.Next() {
+			d, err := logDot(it.Key(), &v.view)
+			if err != nil {
+				v.report.fault(nil, "log entry %x: %v", it.Key(), err)
+				continue
+			}
+			if err := each(d, it.Key(), it.Value()); err != nil {
+				return err
+			}
+		}
+		return it.Error()
+	}
+	err := look(func(d dot, _, _ []byte) error {
+		v.report.Versions++
+		v.logged = v.logged.add(d.hash())
+		return nil
+	})
+	if err != nil || v.logged == v.named {
+		return err
+	}
+	return look(func(d dot, logKey, rec []byte) error {
+		e, err := decodeEntry(logKey, rec, &v.view)
+		if err != nil {
+			v.report.fault(nil, "log entry %v: %v", d, err)
+			return nil
+		}
+		s, err := readIndex(&v.view, e.key, &v.view)
+		if err == nil && !s.has(d) {
+			v.report.fault(e.key, "log entry %v is not in its log-index", d)
+		}
+		return v.ctx.Err()
+	})
+}
+
+// checkValues finds values that the log does not know.
+func (v *verification) checkValues() error {
+	values := v.view.NewIterator(visible(nil), nil)
+	defer values.Release()
+	index := v.view.NewIterator(kindRange(kindIndex), nil)
+	defer index.Release()
+	local := v.db.queue.replica.local
+	more := index.Next()
+	for values.Next() {
+		key := values.Key()
+		for more && string(index.Key()[3:]) < string(key) {
+			more = index.Next()
+		}
+		if more && bytes.Equal(index.Key()[3:], key) || local != nil && local(key) {
+			continue
+		}
+		v.report.fault(key, "its value was never logged; if it was written past the wrapper, run Adopt")
+		if err := v.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(values.Error(), index.Error())
+}

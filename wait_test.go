@@ -1,0 +1,298 @@
+package replicator_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/replicatortest"
+)
+
+// disks are servers on storages whose power can fail.
+type disks struct {
+	*cluster
+	stores []*crashfs.Storage
+	dbs    []*replicator.DB
+}
+
+func newDisks(t testing.TB, n int, o func(i int) *replicator.Options) *disks {
+	d := &disks{cluster: newCluster(t)}
+	for i := range n {
+		d.stores = append(d.stores, crashfs.New(nil))
+		raw, err := leveldb.Open(d.stores[i], &opt.Options{WriteBuffer: 256 << 10})
+		require.NoError(t, err)
+		oo := o(i)
+		if i > 0 {
+			oo.Peers = []string{"n0:9000"}
+		}
+		d.dbs = append(d.dbs, d.open(fmt.Sprintf("n%d", i), raw, oo))
+	}
+	return d
+}
+
+// holders counts the servers, but for one, on whose disk a key is after a power
+// failure now.
+func (d *disks) holders(key string, but int, mode crashfs.Mode, rng *rand.Rand) (n int) {
+	for i, s := range d.stores {
+		if i == but {
+			continue
+		}
+		raw, err := leveldb.Open(s.Image(mode, rng), nil)
+		require.NoError(d.t, err)
+		ok, err := raw.Has([]byte(key), nil)
+		require.NoError(d.t, err)
+		if ok {
+			n++
+		}
+		require.NoError(d.t, raw.Close())
+	}
+	return n
+}
+
+func plain(int) *replicator.Options { return &replicator.Options{} }
+
+func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(1, 2))
+		// Two of the five write with Sync what they pull, the others do not.
+		d := newDisks(t, 5, func(i int) *replicator.Options { return &replicator.Options{Sync: i%2 == 1} })
+		for i := range 8 {
+			w := i % 5
+			key := fmt.Sprint("k", i)
+			put(t, d.dbs[(i+1)%5], fmt.Sprint("noise", i), "written without Sync at another server")
+			put(t, d.dbs[w], key, "v")
+			start := time.Now()
+			require.NoError(t, d.dbs[w].WaitReplicated(t.Context(), 2))
+			require.Less(t, time.Since(start), 200*time.Millisecond, "it waited for a round")
+			for _, mode := range crashfs.Modes {
+				require.GreaterOrEqual(t, d.holders(key, w, mode, rng), 2, "%s after %v", key, mode)
+			}
+		}
+	})
+}
+
+func TestReplicatedWriteIsTakenBackFromThePeersAfterALoss(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 3, plain)
+		put(t, d.dbs[0], "k", "v")
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 2))
+		// The power of all fails, and the writer's disk is gone.
+		left := []*crashfs.Storage{d.stores[1].Image(crashfs.DropUnsynced, nil), d.stores[2].Image(crashfs.DropUnsynced, nil)}
+		for _, db := range d.dbs {
+			require.NoError(t, db.Close())
+		}
+		again := []*replicator.DB{d.start("n0")}
+		for i, s := range left {
+			raw, err := leveldb.Open(s, nil)
+			require.NoError(t, err)
+			again = append(again, d.open(fmt.Sprint("n", i+1), raw, &replicator.Options{Peers: []string{"n0:9000"}}))
+		}
+		requireAgreement(t, again...)
+		require.Equal(t, "v", value(t, again[0], "k"))
+	})
+}
+
+func TestTooFewPeersEndWithTheContextAndTheirNumber(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 4, plain)
+		put(t, d.dbs[1], "k", "v")
+		requireAgreement(t, d.dbs...)
+		d.net.Partition([]string{"n0", "n1"}, []string{"n2", "n3"})
+		put(t, d.dbs[1], "k", "w")
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		err := d.dbs[1].WaitReplicated(ctx, 2)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		var few *replicator.NotReplicatedError
+		require.ErrorAs(t, err, &few)
+		require.Equal(t, 1, few.Have)
+		require.Equal(t, 2, few.Want)
+		require.Contains(t, err.Error(), "1 of 2 peers")
+		require.Equal(t, "w", value(t, d.dbs[1], "k"))
+
+		d.net.Heal()
+		require.NoError(t, d.dbs[1].WaitReplicated(t.Context(), 3))
+	})
+}
+
+func TestReopenedOrReplacedPeerCountsOnce(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 2, plain)
+		put(t, d.dbs[0], "k", "v")
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 1))
+		few := func() int {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			err := d.dbs[0].WaitReplicated(ctx, 2)
+			var few *replicator.NotReplicatedError
+			require.ErrorAs(t, err, &few)
+			return few.Have
+		}
+		require.NoError(t, d.dbs[1].Close())
+		raw, err := leveldb.Open(d.stores[1], nil)
+		require.NoError(t, err)
+		again := d.open("n1", raw, &replicator.Options{Peers: []string{"n0:9000"}})
+		require.NoError(t, again.Sync(t.Context()))
+		require.Equal(t, 1, few())
+		require.NoError(t, again.Close())
+		d.start("n1", "n0:9000") // with a new disk
+		require.Equal(t, 1, few())
+	})
+}
+
+func TestWaitReplicatedWaitsForNothingThatIsThere(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 3, plain)
+		put(t, d.dbs[0], "k", "v")
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 2))
+		sessions := d.dbs[0].Status().Sessions
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 2))
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 0))
+		require.Equal(t, sessions, d.dbs[0].Status().Sessions)
+		require.NoError(t, d.dbs[0].Close())
+		require.Equal(t, leveldb.ErrClosed, d.dbs[0].WaitReplicated(t.Context(), 0))
+		require.Equal(t, leveldb.ErrClosed, d.dbs[0].WaitReplicated(t.Context(), 1))
+	})
+}
+
+func TestWaitEndsWithClose(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		put(t, a, "k", "v")
+		other := c.start("b")
+		put(t, other, "k", "v")
+		ends := make(chan error, 2)
+		go func() { ends <- a.WaitReplicated(t.Context(), 1) }()
+		go func() { ends <- a.WaitFor(t.Context(), other.Token()) }()
+		time.Sleep(time.Second)
+		require.NoError(t, a.Close())
+		require.Equal(t, leveldb.ErrClosed, <-ends)
+		require.Equal(t, leveldb.ErrClosed, <-ends)
+	})
+}
+
+// A peer that cannot take anything must not be asked without pause.
+func TestWaitingForAReadOnlyPeerDoesNotSpin(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, b)
+		require.NoError(t, b.SetReadOnly())
+		put(t, a, "k", "w")
+		before := a.Status().Sessions
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, a.WaitReplicated(ctx, 1), context.DeadlineExceeded)
+		require.Less(t, a.Status().Sessions-before, int64(400))
+	})
+}
+
+func TestWaitForReturnsOnceTheWriteCanBeRead(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b, d := c.start("a"), c.start("b", "a:9000"), c.start("d", "b:9000")
+		c.net.Delay(time.Millisecond, 40*time.Millisecond)
+		for i := range 100 {
+			from, to := []*replicator.DB{a, b, d}[i%3], []*replicator.DB{a, b, d}[(i/3)%3]
+			key := fmt.Sprint("k", i%7)
+			put(t, from, key, fmt.Sprint(i))
+			text := from.Token().String()
+			token, err := replicator.ParseToken(text)
+			require.NoError(t, err)
+			require.NoError(t, to.WaitFor(t.Context(), token))
+			require.Equal(t, fmt.Sprint(i), value(t, to, key), "the token was %d bytes", len(text))
+		}
+	})
+}
+
+func TestWaitForIsNotEarly(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, b)
+		require.NoError(t, b.WaitFor(t.Context(), replicator.Token{}))
+		c.net.Partition([]string{"a"}, []string{"b"})
+		put(t, a, "k", "w")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		err := b.WaitFor(ctx, a.Token())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		done := make(chan error, 1)
+		go func() { done <- b.WaitFor(t.Context(), a.Token()) }()
+		time.Sleep(time.Second)
+		require.Empty(t, done)
+		c.net.Heal()
+		require.NoError(t, <-done)
+		require.Equal(t, "w", value(t, b, "k"))
+	})
+}
+
+func TestMalformedTokenIsRefused(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		put(t, a, "k", "v")
+		text := a.Token().String()
+		for _, bad := range []string{"", "!", text[:len(text)-2], text + "AAAA", strings.ToLower(text) + "=", "AQ" + text} {
+			_, err := replicator.ParseToken(bad)
+			require.ErrorContains(t, err, "malformed token", "%q", bad)
+		}
+		var out replicator.Token
+		js, err := json.Marshal(a.Token())
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(js, &out))
+		require.Equal(t, text, out.String())
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	f.Add("AQ")
+	f.Add("AQAAAAAAAAAAAAAAAAAAAAAB")
+	f.Fuzz(func(t *testing.T, text string) {
+		if token, err := replicator.ParseToken(text); err == nil {
+			require.Equal(t, text, token.String())
+		}
+	})
+}
+
+// Over real connections, with real time.
+func TestWaitingOverTCP(t *testing.T) {
+	start := func(peers ...string) *replicator.DB {
+		db, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{Listen: "127.0.0.1:0", Peers: peers, Logger: quiet})
+		require.NoError(t, err)
+		t.Cleanup(func() { db.Close() })
+		return db
+	}
+	a := start()
+	b, c := start(a.Addr().String()), start(a.Addr().String())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for i := range 5 {
+		put(t, a, "k", fmt.Sprint(i))
+		require.NoError(t, a.WaitReplicated(ctx, 2))
+		require.Equal(t, fmt.Sprint(i), value(t, b, "k"))
+		put(t, c, "l", fmt.Sprint(i))
+		require.NoError(t, b.WaitFor(ctx, c.Token()))
+		require.Equal(t, fmt.Sprint(i), value(t, b, "l"))
+	}
+	cancelled, stop := context.WithCancel(ctx)
+	stop()
+	require.True(t, errors.Is(a.WaitReplicated(cancelled, 5), context.Canceled))
+}
+
+var quiet = slog.New(slog.DiscardHandler)
