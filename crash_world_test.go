@@ -198,7 +198,10 @@ func (n *crashNode) write(sync bool, ops ...write) error {
 
 // talk holds a session, driven frame by frame.
 func (w *crashWorld) talk(a, b *crashNode) error {
-	p := sessionParams{pageSize: w.page, batchSize: 4 * w.page, maxValue: 1 << 20, maxKey: 1 << 10}
+	return w.talkWith(a, b, sessionParams{pageSize: w.page, batchSize: 4 * w.page, maxValue: 1 << 20, maxKey: 1 << 10})
+}
+
+func (w *crashWorld) talkWith(a, b *crashNode, p sessionParams) error {
 	if o := b.r.self; a.r.members[o] != nil {
 		p.remembered = o
 	}

@@ -2,7 +2,11 @@ package replicator
 
 import (
 	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -33,4 +37,40 @@ func TestFlushBringsEverythingToDiskWhateverTheWriteBuffer(t *testing.T) {
 			require.NoError(t, left.Close())
 		}
 	}
+}
+
+// heldFlush holds goleveldb's memtable flush back just before its end, once, and
+// notes whether the handle was being closed then.
+type heldFlush struct {
+	*crashfs.Storage
+	armed, held, over, closedEarly atomic.Bool
+	under                          chan struct{} // closed when the flush is held
+	gate                           chan struct{}
+}
+
+func (s *heldFlush) Log(text string) {
+	switch {
+	case strings.HasPrefix(text, "memdb@flush committed") && s.armed.Load() && s.held.CompareAndSwap(false, true):
+		close(s.under)
+		<-s.gate
+		s.over.Store(true)
+	case strings.HasPrefix(text, "db@close closing") && !s.over.Load():
+		s.closedEarly.Store(true)
+	}
+}
+
+func TestCloseWaitsUntilNothingIsFlushed(t *testing.T) {
+	st := &heldFlush{Storage: crashfs.New(nil), under: make(chan struct{}), gate: make(chan struct{})}
+	raw, err := leveldb.Open(st, &opt.Options{WriteBuffer: 32 << 10})
+	require.NoError(t, err)
+	db, err := Replicate(raw, &Options{Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	st.armed.Store(true)
+	for i := 0; !st.held.Load(); i++ { // with Sync: Close need not flush
+		require.NoError(t, db.Put(fmt.Append(nil, i%10), make([]byte, 500), &opt.WriteOptions{Sync: true}))
+	}
+	<-st.under
+	time.AfterFunc(100*time.Millisecond, func() { close(st.gate) })
+	require.NoError(t, db.Close())
+	require.False(t, st.closedEarly.Load(), "goleveldb may panic when it is closed while it flushes")
 }
