@@ -23,7 +23,7 @@ type serving struct {
 	regions []region         // still to be read
 	begun   bool
 	changed changed
-	after   int             // pages of changed keys so far
+	after   int            // pages of changed keys so far
 	sent    map[string]sum // keys with several versions that were sent, and the sum of those
 	fetch   *fetching
 }
