@@ -175,3 +175,15 @@ func TestMemberThatWasAwayTooLongHoldsNothingBack(t *testing.T) {
 	a.purge()
 	require.Empty(t, a.log())
 }
+
+func TestOldTombstoneStaysUntilItIsOnDisk(t *testing.T) {
+	a := newNode(t)
+	a.r.tombstoneTTL = 0
+	a.put("k", "v")
+	a.del("k")
+	a.purge()
+	require.Len(t, a.log(), 1)
+	a.saved()
+	a.purge()
+	require.Empty(t, a.log())
+}
