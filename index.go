@@ -41,6 +41,11 @@ func (s state) hash() (h sum) {
 	if !s.counted() {
 		return h
 	}
+	return s.names()
+}
+
+// names is the sum of the versions' dots.
+func (s state) names() (h sum) {
 	for i := range s {
 		h = h.add(s[i].hash())
 	}

@@ -24,8 +24,8 @@ type serving struct {
 	regions []region         // still to be read
 	begun   bool
 	changed changed
-	after   int             // pages of changed keys so far
-	sent    map[string]bool // keys with several versions that were sent
+	after   int            // pages of changed keys so far
+	sent    map[string]sum // keys with several versions that were sent, and the sum of those
 	fetch   *fetching
 }
 
@@ -201,7 +201,7 @@ func (s *session) producePage(v *serving) error {
 
 // begin works out which parts of the log the peer lacks.
 func (v *serving) begin(r *replica) {
-	v.begun, v.regions, v.sent = true, []region{}, map[string]bool{}
+	v.begun, v.regions, v.sent = true, []region{}, map[string]sum{}
 	v.changed.keys = map[string]struct{}{}
 	if r.collectors == nil {
 		r.collectors = map[*changed]struct{}{}
@@ -284,10 +284,13 @@ func (v *serving) addEntry(st *view, p *page, e *entry) error {
 		return nil // garbage that a crash left
 	}
 	if len(s) > 1 {
-		if v.sent[string(e.key)] {
+		// Only what is still the same was sent: the page also says that all of this
+		// part of the log was, and the key may have grown by a version that is in it.
+		now := s.names()
+		if was, ok := v.sent[string(e.key)]; ok && was == now {
 			return nil
 		}
-		v.sent[string(e.key)] = true
+		v.sent[string(e.key)] = now
 	}
 	return p.add(st, e.key, s, v.peer)
 }
