@@ -71,7 +71,7 @@ func TestEqualDataOnSeveralServersIsNoConflict(t *testing.T) {
 	})
 }
 
-func TestAdoptLogsWhatWasWrittenPastTheWrapper(t *testing.T) {
+func TestAdoptLogsChangesMadeOnTheHandle(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		raw := replicatortest.MemDB(t)

@@ -147,7 +147,7 @@ func TestWatchEnds(t *testing.T) {
 	})
 }
 
-func TestForgettingADeletionIsNoChange(t *testing.T) {
+func TestPurgedDeletionIsNoChange(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		a := newCluster(t).open("a", replicatortest.MemDB(t), &replicator.Options{TombstoneTTL: time.Minute})
 		sync := &opt.WriteOptions{Sync: true} // only what is on disk is forgotten
@@ -226,7 +226,7 @@ func TestOpenTransactionStallsNobody(t *testing.T) {
 	})
 }
 
-func TestLocalRangesStayHere(t *testing.T) {
+func TestLocalRangesAreNotReplicated(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		local := make([]*replicator.Options, 2)

@@ -100,7 +100,7 @@ func batchOf(keys, round, size int) *leveldb.Batch {
 	return b
 }
 
-func TestBatchIsNeverHalfVisibleElsewhere(t *testing.T) {
+func TestSnapshotElsewhereNeverShowsHalfABatch(t *testing.T) {
 	c := newCluster(t) // in real time, so that pulls, writes and readers do meet
 	a := c.start("a")
 	b := c.start("b", "a:9000")
