@@ -66,11 +66,13 @@ func TestCloseWaitsUntilNothingIsFlushed(t *testing.T) {
 	db, err := Replicate(raw, &Options{Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	st.armed.Store(true)
+	go func() { // a Put may wait for the flush, too, if it fills the next memtable
+		<-st.under
+		time.AfterFunc(100*time.Millisecond, func() { close(st.gate) })
+	}()
 	for i := 0; !st.held.Load(); i++ { // with Sync: Close need not flush
 		require.NoError(t, db.Put(fmt.Append(nil, i%10), make([]byte, 500), &opt.WriteOptions{Sync: true}))
 	}
-	<-st.under
-	time.AfterFunc(100*time.Millisecond, func() { close(st.gate) })
 	require.NoError(t, db.Close())
 	require.False(t, st.closedEarly.Load(), "goleveldb may panic when it is closed while it flushes")
 }
