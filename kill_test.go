@@ -138,7 +138,7 @@ func runVictim(t *testing.T, dir, peer, round string, pause time.Duration) (v vi
 // requireAcknowledged compares what the killed process left with what it had
 // acknowledged; was is what was there before, and is brought up to date.
 func requireAcknowledged(t *testing.T, dir, round string, v *victim, was map[string]string) {
-	raw, err := leveldb.OpenFile(dir, &opt.Options{ReadOnly: true, ErrorIfMissing: true})
+	raw, err := leveldb.OpenFile(dir, &opt.Options{ErrorIfMissing: true})
 	require.NoError(t, err)
 	defer raw.Close()
 	get := func(key string) string {
