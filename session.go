@@ -177,7 +177,7 @@ const (
 
 // RefusedError is the reason that a peer gave for ending a conversation.
 type RefusedError struct {
-	Code int    // as in docs/format.md
+	Code int    // see refuseCode
 	Text string // for people; printable
 }
 

@@ -10,7 +10,7 @@ import (
 
 // A conversation is a sequence of frames: a length of four bytes (big endian,
 // of what follows it), a type, a payload. Integers are unsigned varints, byte
-// strings have their length in front, unless said. docs/format.md has it all.
+// strings have their length in front, unless said. testdata/format has samples.
 //
 //	dialer                              acceptor
 //	hello                       →
