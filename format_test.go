@@ -30,7 +30,8 @@ type fixedNode struct {
 func (n fixedNode) addresses() []string { return []string{n.addr} }
 
 func newFixedNode(t testing.TB, name string) fixedNode {
-	db, err := leveldb.Open(storage.NewMemStorage(), nil)
+	// Small buffers: the fuzzer opens many.
+	db, err := leveldb.Open(storage.NewMemStorage(), &opt.Options{WriteBuffer: 64 << 10, BlockCacheCapacity: -1, DisableBufferPool: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	var drawn byte

@@ -164,7 +164,16 @@ func (s *session) gotPage(payload []byte) error {
 		m.to = min(m.to, s.peer.at(claimed, m.origin))
 		p.marks = append(p.marks, m)
 	}
-	p.reach = p.reach.join(s.peer.vector(claimed)).join(s.peerLoose)
+	p.reach = p.reach.join(s.peer.vector(claimed))
+	s.host.at(func(r *replica) {
+		for _, d := range s.peerLoose {
+			// Not what we claim: our own writes, say, of which the peer holds some
+			// because its pull from us was cut off, too. Else neither could resume.
+			if !r.known.covers(d) {
+				p.reach = p.reach.raise(d)
+			}
+		}
+	})
 	return nil
 }
 

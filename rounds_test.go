@@ -249,3 +249,22 @@ func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
 		require.Equal(t, "v", value(t, a, "from the future"), "nothing was dropped")
 	})
 }
+
+// Each holds some writes of the other that it does not claim yet, its pull having
+// been cut off. That must not keep either from going on where it was.
+func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b")
+		for i := range 600 {
+			put(t, a, fmt.Sprint("a", i), strings.Repeat("v", 4000))
+			put(t, b, fmt.Sprint("b", i), strings.Repeat("v", 4000))
+		}
+		c.net.CutAfter(700 << 10) // each has 2.4 MB for the other
+		a.AddPeer("b:9000")
+		b.AddPeer("a:9000")
+		requireAgreement(t, a, b)
+		require.Len(t, contents(t, a), 1200)
+		require.Less(t, a.Status().Served+b.Status().Served, int64(3*1200), "little was sent twice")
+	})
+}
