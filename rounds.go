@@ -164,10 +164,10 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	} else {
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
-	state, behind := p.state, p.claims != claims && broken == nil
+	state, name, behind := p.state, p.name, p.claims != claims && broken == nil
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {
-		db.logState(p, state, err)
+		db.logState(p, name, state, err)
 	}
 	if err == nil && behind {
 		db.news(0)
@@ -221,11 +221,11 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 	p.state = state
 }
 
-func (db *DB) logState(p *peer, state string, err error) {
+func (db *DB) logState(p *peer, name, state string, err error) {
 	if err != nil {
 		db.opts.Logger.Warn("replicator: peer is "+state, "peer", p.addr, "error", err)
 	} else {
-		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", p.name)
+		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", name)
 	}
 }
 
