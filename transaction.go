@@ -24,6 +24,10 @@ var errTransactionDone = errors.New("leveldb: transaction already closed")
 // other writers and replication meanwhile, however long it is open: only other
 // transactions wait. So what was read in it may be out of date at Commit, and
 // Commit replaces what others wrote to the same keys since, as a Put would.
+//
+// Nor does it share two faults of goleveldb's: there, after a transaction that had
+// come to tables is discarded, what the next one commits can be invisible; and an
+// iterator of a discarded transaction shows what is written later.
 type Transaction struct {
 	db   *DB
 	base *leveldb.Snapshot

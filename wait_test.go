@@ -83,6 +83,26 @@ func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
 	})
 }
 
+// What the peers have pulled long ago without Sync, they must bring to disk when
+// they are asked, although there is nothing else to talk about.
+func TestWhatPeersHoldInMemoryIsBroughtToDisk(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 3, plain)
+		put(t, d.dbs[0], "first", "the name of a new origin is written with Sync")
+		requireAgreement(t, d.dbs...)
+		for i := range 3 {
+			time.Sleep(time.Minute) // until they write no longer with Sync for who asked before
+			key := fmt.Sprint("k", i)
+			put(t, d.dbs[0], key, "v")
+			requireAgreement(t, d.dbs...)
+			time.Sleep(time.Minute)
+			require.Zero(t, d.holders(key, 0, crashfs.DropUnsynced, nil), "the test shows nothing")
+			require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 2))
+			require.Equal(t, 2, d.holders(key, 0, crashfs.DropUnsynced, nil))
+		}
+	})
+}
+
 func TestReplicatedWriteIsTakenBackFromThePeersAfterALoss(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		d := newDisks(t, 3, plain)

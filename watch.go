@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"iter"
 	"slices"
@@ -33,7 +34,8 @@ const watchLimit = 4 << 20
 const changeOverhead = 256
 
 // Watch gives the changes to keys with a prefix, from here and from elsewhere, in
-// the order in which they were committed here; a nil prefix is all keys. It
+// the order in which they were committed here, and within one pull in that of
+// their time; a nil prefix is all keys. It
 // begins with the call, not with the loop: what is committed after Watch has
 // returned is not lost. So take a copy after the call and before the loop, and
 // nothing is missing; a change may be in the copy already.
@@ -177,9 +179,30 @@ func (db *DB) publish(changes []change) {
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	if len(db.watchers) > 0 {
+		changes = inTime(changes)
+	}
 	for w := range db.watchers {
 		w.add(changes)
 	}
+}
+
+// inTime puts what came with one pull, which reads logs in reverse, into the order
+// in which it was written, by the hybrid clock. A key that is there twice would be
+// told in the wrong order: then nothing is moved.
+func inTime(changes []change) []change {
+	keys := map[string]bool{}
+	for i := range changes {
+		if changes[i].local || keys[string(changes[i].key)] {
+			return changes
+		}
+		keys[string(changes[i].key)] = true
+	}
+	changes = slices.Clone(changes)
+	slices.SortStableFunc(changes, func(a, b change) int {
+		return cmp.Or(cmp.Compare(a.shown.stamp, b.shown.stamp), a.shown.Origin.compare(b.shown.Origin), cmp.Compare(a.shown.Seq, b.shown.Seq))
+	})
+	return changes
 }
 
 // closeWatchers ends every Watch.
