@@ -85,7 +85,7 @@ func (db *DB) discardOpen() {
 func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
 	tr.mu.RLock()
 	defer tr.mu.RUnlock()
-	if tr.closed {
+	if tr.over() {
 		return nil, errTransactionDone
 	}
 	if w, ok := tr.layers.get(key); ok {
@@ -101,7 +101,7 @@ func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
 func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 	tr.mu.RLock()
 	defer tr.mu.RUnlock()
-	if tr.closed {
+	if tr.over() {
 		return false, errTransactionDone
 	}
 	if w, ok := tr.layers.get(key); ok {
@@ -116,7 +116,7 @@ func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if tr.closed {
+	if tr.over() {
 		return iterator.NewEmptyIterator(errTransactionDone)
 	}
 	slice = visible(slice)
@@ -154,7 +154,7 @@ func (tr *Transaction) Write(b *leveldb.Batch, wo *opt.WriteOptions) error {
 func (tr *Transaction) stage(ws []write) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if tr.closed {
+	if tr.over() {
 		return errTransactionDone
 	}
 	for i := range ws {
@@ -183,7 +183,7 @@ func (tr *Transaction) Commit() error {
 	}
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if tr.closed {
+	if tr.over() {
 		return errTransactionDone
 	}
 	if ws := tr.layers.writes(); len(ws) > 0 {
@@ -203,6 +203,10 @@ func (tr *Transaction) Discard() {
 		tr.close()
 	}
 }
+
+// over tells whether nothing can be done any more: Close ends a transaction at
+// once, also while it still waits to discard it. mu is held.
+func (tr *Transaction) over() bool { return tr.closed || tr.db.isClosing() }
 
 // close lets the next one open. mu is held.
 func (tr *Transaction) close() {
