@@ -248,7 +248,7 @@ func (w *simWorld) counts(v *ghostWrite) bool {
 // and with each other. A write that counted before the nodes met must count still.
 func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
 	for v := range before {
-		if !w.counts(v) && !w.seenSomewhere(v) {
+		if !v.key.hurt && !w.counts(v) && !w.seenSomewhere(v) {
 			return fmt.Errorf("write %v of key %s is lost", v.dot, v.key.name)
 		}
 	}
@@ -261,12 +261,15 @@ func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
 				live = h.live
 			}
 			for _, v := range o.must {
+				if v.key.hurt {
+					continue // its only copy may have been on that disk
+				}
 				if !slices.Contains(live, v) {
 					return fmt.Errorf("n%d lacks %v of key %s, which nothing superseded; it holds %v", n.id, v.dot, name, n.holds[name])
 				}
 			}
 			for _, v := range live {
-				if !byAge && !slices.Contains(o.must, v) && !slices.Contains(o.may, v) {
+				if !byAge && !v.key.hurt && !slices.Contains(o.must, v) && !slices.Contains(o.may, v) {
 					return fmt.Errorf("n%d holds %v of key %s, which %v superseded: %v", n.id, v.dot, name, w.superseding(v), n.holds[name])
 				}
 			}

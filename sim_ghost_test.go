@@ -17,6 +17,7 @@ type ghost struct {
 type ghostKey struct {
 	name      string
 	writes    []*ghostWrite
+	hurt      bool     // some disk lost it
 	forgotten writeSet // writes that a purge let go somewhere, and what they had seen
 }
 
@@ -109,6 +110,7 @@ func (g *ghost) wrote(v version, k *ghostKey, past writeSet, covers func(dot) bo
 		switch {
 		case e.origin == v.origin && e.seq > v.seq:
 			return nil, fmt.Errorf("write %v of key %s after %v", v.dot, k.name, e.dot)
+		case k.hurt: // a disk that lost a version makes others forget it
 		case e.origin == v.origin && !seen:
 			return nil, fmt.Errorf("chain rule: write %v of key %s had not seen %v of its own origin", v.dot, k.name, e.dot)
 		case v.vv.has(e.dot) && !seen:

@@ -120,7 +120,9 @@ func (w *simWorld) end(c *simConn, i int) {
 		e.n.met[e.peer.id] = e.s.theirs.origin
 	}
 	w.stats.pulled += e.s.stats.pulled
-	w.stats.repaired += e.s.stats.repaired
+	if w.stats.repaired += e.s.stats.repaired; e.s.stats.repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.damage {
+		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to damage, and there was none", c.id, e.n.id, e.s.stats.repaired))
+	}
 	if e.s.idle {
 		w.stats.idle++
 	}

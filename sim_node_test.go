@@ -118,7 +118,7 @@ func (n *simNode) findOut() error {
 // covered checks that a claimed write is held here, seen by something held, or
 // rightly forgotten.
 func (n *simNode) covered(w *ghostWrite) error {
-	if h := n.holds[w.key.name]; h != nil && h.seen.has(w.nth) || w.key.forgotten.has(w.nth) {
+	if h := n.holds[w.key.name]; h != nil && h.seen.has(w.nth) || w.key.forgotten.has(w.nth) || w.key.hurt {
 		return nil
 	}
 	return fmt.Errorf("n%d claims %v of key %s but holds nothing that saw it", n.id, w.dot, w.key.name)
@@ -229,7 +229,7 @@ func (n *simNode) record(t *txn) (map[string]*held, error) {
 				}
 			}
 		}
-		if i := prev.seen.without(h.seen, k.forgotten); i >= 0 {
+		if i := prev.seen.without(h.seen, k.forgotten); i >= 0 && !k.hurt {
 			return nil, fmt.Errorf("n%d drops %v of key %s, superseded by nothing it holds: %v after %v", n.id, k.writes[i].dot, key, h, prev)
 		}
 		next[key] = h
@@ -282,9 +282,10 @@ func (n *simNode) newWrite(t *txn, k *ghostKey, prev *held, now []version, v *ve
 }
 
 // mayForget checks a purge against all other servers: of those that count as
-// members, none may hold a version that is news here and had not seen what goes.
+// members, none may hold a write of its own that is news here and had not seen what
+// goes. What it took from others is theirs to hold back: they may be no members.
 func (n *simNode) mayForget(prev, now *held) error {
-	if n.w.conf.tombstoneTTL >= 0 {
+	if n.w.conf.tombstoneTTL >= 0 || prev.key.hurt {
 		return nil // by age anything goes
 	}
 	for _, q := range n.w.nodes {
@@ -301,7 +302,7 @@ func (n *simNode) mayForget(prev, now *held) error {
 		}
 		for _, w := range h.live {
 			for _, gone := range prev.live {
-				if !slices.Contains(now.live, gone) && !w.past.has(gone.nth) && !prev.seen.has(w.nth) && !w.key.forgotten.has(w.nth) {
+				if w.origin == q.r.self && !slices.Contains(now.live, gone) && !w.past.has(gone.nth) && !prev.seen.has(w.nth) && !w.key.forgotten.has(w.nth) {
 					return fmt.Errorf("n%d purges %v of key %s too early: n%d, a member, holds %v", n.id, gone.dot, prev.key.name, q.id, w.dot)
 				}
 			}
@@ -328,7 +329,7 @@ func (n *simNode) claimsHold(rows []row) error {
 
 func (n *simNode) addresses() []string   { return []string{fmt.Sprintf("n%d:9000", n.id)} }
 func (n *simNode) learn([]string)        {}
-func (n *simNode) enterPull(Origin) bool { return true }
+func (n *simNode) enterPull(Origin) bool { return n.w.healed || n.w.chance(0.95) }
 func (n *simNode) leavePull(Origin)      {}
 
 // down ends the process without a clean close.

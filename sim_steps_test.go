@@ -126,6 +126,7 @@ func (w *simWorld) mishap(n *simNode) {
 }
 
 func (w *simWorld) stop(n *simNode) {
+	rs, err := n.records()
 	switch w.rand.IntN(4) {
 	case 0:
 		n.kill()
@@ -134,9 +135,31 @@ func (w *simWorld) stop(n *simNode) {
 	default:
 		n.losePower()
 	}
+	if err == nil && w.conf.damage && n.r == nil && w.chance(0.5) {
+		w.hurt(n, rs)
+	}
 	if w.chance(0.8) {
 		w.try(n.open())
 	}
+}
+
+// hurt has a disk lose all of one key, silently.
+func (w *simWorld) hurt(n *simNode, rs *simRecords) {
+	key := fmt.Sprint("k", w.rand.IntN(w.conf.keys))
+	gone := map[string]bool{
+		string(metaClean):                       true, // what a clean close noted would be believed, until somebody calls Verify
+		key:                                     true,
+		string(kindKey(kindIndex, []byte(key))): true,
+		string(kindKey(kindTombstone, []byte(key))): true,
+		string(kindKey(kindConflict, []byte(key))):  true,
+	}
+	for _, e := range rs.entries[key] {
+		gone[rs.logKeys[e.dot]] = true
+	}
+	w.ghost.key(key).hurt = true
+	w.stats.damaged++
+	w.logf("n%d: its disk loses key %s", n.id, key)
+	n.disk = newSimDisk(slices.DeleteFunc(slices.Clone(n.disk.now), func(p simPair) bool { return gone[p.key] }))
 }
 
 // partition cuts the network into two parts, or heals it.
@@ -225,6 +248,12 @@ func (w *simWorld) heal() {
 	if !w.conf.purges {
 		return
 	}
+	for _, n := range w.up() { // some forget sooner than others
+		if w.chance(0.6) {
+			w.ignore(n.purge())
+		}
+	}
+	w.settleDown(before)
 	for _, n := range w.up() {
 		w.ignore(n.purge())
 	}
@@ -236,7 +265,7 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 	const enough = 12
 	for round := 1; w.err == nil; round++ {
 		w.stats.rounds++
-		quiet := true
+		quiet, reissued := true, w.stats.reissued
 		for _, a := range w.up() {
 			for _, b := range w.up() {
 				if a.id >= b.id || w.err != nil {
@@ -254,7 +283,7 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 				w.ignore(n.reissue())
 			}
 		}
-		if quiet {
+		if quiet && w.stats.reissued == reissued {
 			break
 		}
 		if round > enough && w.err == nil {
@@ -271,6 +300,8 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 		w.fail(w.checkOutcome(before))
 	}
 }
+
+// dump prints what all nodes know and hold.
 func (w *simWorld) dump() {
 	for _, n := range w.up() {
 		w.logf("n%d %s claims %x digest %x", n.id, n.r.self.Short(), n.r.known.claims[0], n.r.digest[0])

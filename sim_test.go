@@ -77,7 +77,7 @@ func TestKeptSeeds(t *testing.T) {
 
 type simStats struct {
 	ops, steps, commits, checks, openings, kills, powerFailures, closes, sessions, cuts, idle, pulled, repaired,
-	reissued, purged, skewed, clones, restores, bytes, rounds int
+	reissued, purged, skewed, clones, restores, damaged, bytes, rounds int
 }
 
 func (s *simStats) add(o *simStats) {
@@ -88,7 +88,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return []*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.bytes, &s.rounds}
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.damaged, &s.bytes, &s.rounds}
 }
 
 // simConf is what may happen in one schedule. Each seed draws its own, so that
@@ -103,6 +103,7 @@ type simConf struct {
 	partitions, bigValues, emptyKey  bool
 	resolver                         int // -1: each opening draws its own
 	writes, mishaps                  int // per cent of steps
+	damage                           bool
 }
 
 // simWorld is one schedule.
@@ -195,6 +196,7 @@ func (w *simWorld) configure() {
 		skews: r.IntN(4) == 0, joinWrites: coin(), readFaults: r.IntN(4) == 0, writeFaults: r.IntN(4) == 0,
 		crashes: r.IntN(4) > 0, cuts: r.IntN(4) > 0, purges: coin(), copies: r.IntN(3) == 0, partitions: coin(), bigValues: r.IntN(4) == 0, emptyKey: r.IntN(4) == 0,
 		resolver: r.IntN(len(w.resolve)+1) - 1, writes: pick(r, 20, 40, 70), mishaps: pick(r, 1, 3, 6),
+		damage: r.IntN(10) == 0,
 	}
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
