@@ -123,10 +123,11 @@ type settlement struct {
 	now      time.Time
 	stable   vector   // on disk at every member, and all that they knew then is known here; nil if that cannot be said
 	blockers []Origin // members that it cannot be said of
+	proofs   bool     // what vvs leave out is within the checkpoint, as what they name must be
 }
 
 func (r *replica) settlement() settlement {
-	s := settlement{now: r.now(), stable: r.stable()}
+	s := settlement{now: r.now(), stable: r.stable(), proofs: r.known.within(pruned, &r.known, durable)}
 	for _, m := range r.counted() {
 		// What a member wrote before it knew of a deletion may still be on its
 		// way, unless all that it has on disk is claimed here.
@@ -143,6 +144,9 @@ func (r *replica) settlement() settlement {
 // settled tells whether nothing that its writer did not see can still turn up
 // against a version.
 func (s *settlement) settled(r *replica, v *version) bool {
+	if !s.proofs {
+		return false
+	}
 	onDisk := v.seq <= r.known.at(durable, v.origin)
 	stable := s.stable.has(v.dot)
 	for _, d := range v.vv {
@@ -212,14 +216,13 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 			kept = append(kept, v)
 			continue
 		}
-		t.stageCheckpoint(append(v.vv.clone(), v.dot))
 		for _, d := range v.vv {
-			t.prove(purged, d)
+			t.rely(purged, d)
 		}
-		t.prove(purged, v.dot)
+		t.rely(purged, v.dot)
 	}
 	for _, d := range t.r.known.vector(pruned) {
-		t.prove(purged, d)
+		t.rely(purged, d)
 	}
 	t.sync = true
 	return t.replaceQuietly(key, old, k, kept)

@@ -43,6 +43,7 @@ type replica struct {
 	seq     uint64 // of the last write logged under it
 	clock   hybridClock
 	known   knowledge
+	disk    knowledge // of it the checkpoint and the proofs, as far as they are on disk
 	aliases aliases
 	alias   map[Origin]uint32 // replaced when it grows, so that it may be read while the replica goes on
 	opened  bool
@@ -147,6 +148,7 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	r.assign(r.self)
 	r.own[r.self] = true
 	r.stageOrigins(b, clean)
+	r.disk = r.known.clone()
 	r.known.rev = max(r.known.rev, 1) // 0 means: never told
 	r.savedRev, r.opened, r.recorded = r.known.rev, true, len(r.aliases)
 	return b, nil

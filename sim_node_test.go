@@ -329,7 +329,7 @@ func (n *simNode) claimsHold(rows []row) error {
 
 func (n *simNode) addresses() []string   { return []string{fmt.Sprintf("n%d:9000", n.id)} }
 func (n *simNode) learn([]string)        {}
-func (n *simNode) enterPull(Origin) bool { return n.w.healed || n.w.chance(0.95) }
+func (n *simNode) enterPull(Origin) bool { return n.w.healed || !n.w.conf.skips || n.w.chance(0.9) }
 func (n *simNode) leavePull(Origin)      {}
 
 // down ends the process without a clean close.

@@ -103,7 +103,7 @@ type simConf struct {
 	partitions, bigValues, emptyKey  bool
 	resolver                         int // -1: each opening draws its own
 	writes, mishaps                  int // per cent of steps
-	damage                           bool
+	damage, skips                    bool
 }
 
 // simWorld is one schedule.
@@ -196,8 +196,10 @@ func (w *simWorld) configure() {
 		skews: r.IntN(4) == 0, joinWrites: coin(), readFaults: r.IntN(4) == 0, writeFaults: r.IntN(4) == 0,
 		crashes: r.IntN(4) > 0, cuts: r.IntN(4) > 0, purges: coin(), copies: r.IntN(3) == 0, partitions: coin(), bigValues: r.IntN(4) == 0, emptyKey: r.IntN(4) == 0,
 		resolver: r.IntN(len(w.resolve)+1) - 1, writes: pick(r, 20, 40, 70), mishaps: pick(r, 1, 3, 6),
-		damage: r.IntN(10) == 0,
 	}
+	// Drawn apart from the rest, so that older seeds stay what they were.
+	later := rand.New(rand.NewPCG(w.seed, 8))
+	w.conf.damage, w.conf.skips = later.IntN(10) == 0, later.IntN(4) == 0
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
 	}

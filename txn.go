@@ -237,16 +237,29 @@ func (t *txn) prune(v *version) {
 		if d.seq > n {
 			return false
 		}
-		if d.seq > t.at(pruned, d.origin) {
-			// Later versions of the key rely on the proof as this one does, so it must
-			// not be lost while they are kept. As that costs a sync, it is taken as
-			// far as it goes, and serves the next keys too.
-			t.stageCheckpoint(vector{d})
-			t.prove(pruned, dot{d.origin, n})
-			t.sync = true
+		if !t.r.secure(pruned, d) {
+			// As it costs a sync, the proof is taken as far as it goes, and serves the
+			// next keys too.
+			t.rely(pruned, dot{d.origin, n})
 		}
 		return true
 	})
+}
+
+// rely raises a proof and has it written with Sync, unless it is on disk already.
+// What is no longer held, or no longer named in a vv, and all later versions of the
+// key rely on it, so a power failure must not take it and leave them. That it is
+// known here is not enough: it may have come with a pull that was not synced.
+func (t *txn) rely(c column, d dot) {
+	t.prove(c, d)
+	if t.r.secure(c, d) {
+		return
+	}
+	if n := t.at(c, d.origin); n > 0 {
+		t.known.raise(c, dot{d.origin, n}) // so that the origin is written
+	}
+	t.stageCheckpoint(vector{d})
+	t.sync = true
 }
 
 // stageCheckpoint has the checkpoint of some origins written along with a proof
@@ -520,6 +533,9 @@ func (t *txn) merged(w row) row {
 func (r *replica) apply(t *txn, synced bool) {
 	r.seq, r.recorded = t.seq, len(r.aliases)
 	r.known.take(t.known.rows)
+	if synced { // before the checkpoint rises below: that was not written
+		r.secured(t.known.rows)
+	}
 	r.digest = r.digest.add(t.digest)
 	r.keys += t.keys
 	r.tombstones += t.tombstones
@@ -545,6 +561,24 @@ func (r *replica) apply(t *txn, synced bool) {
 			r.known.raise(durable, dot{w.origin, w.at[claimed]})
 		}
 		r.stableVec = nil
+	}
+}
+
+// secure tells whether a proof survives a power failure: it is on disk, and so is a
+// checkpoint that goes as far.
+func (r *replica) secure(c column, d dot) bool {
+	return d.seq <= min(r.disk.at(c, d.origin), r.disk.at(durable, d.origin))
+}
+
+// secured notes the proofs and checkpoints that a synced transaction wrote.
+func (r *replica) secured(rows []row) {
+	for _, w := range rows {
+		if w.at[durable]|w.at[pruned]|w.at[purged] == 0 {
+			continue // it was not written
+		}
+		for c := durable; c < columns; c++ {
+			r.disk.raise(c, dot{w.origin, r.known.at(c, w.origin)})
+		}
 	}
 }
 
