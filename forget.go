@@ -163,7 +163,7 @@ func (s *settlement) settled(r *replica, v *version) bool {
 // purge forgets deletions: keys of which all versions are tombstones, and tombstones
 // beside a value that is shown. It goes through the tombstones from a key on, stages the purge of
 // at most limit keys, and tells where to go on, or nil at the end. The proof is
-// part of the batch, which must be committed with Sync.
+// part of the batch, which is committed with Sync unless the proof is on disk.
 func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
 	s := t.r.settlement()
 	rg := kindRange(kindTombstone)
@@ -224,7 +224,6 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 	for _, d := range t.r.known.vector(pruned) {
 		t.rely(purged, d)
 	}
-	t.sync = true
 	return t.replaceQuietly(key, old, k, kept)
 }
 

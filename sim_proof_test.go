@@ -1,0 +1,50 @@
+package replicator
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
+	s := newScenario(t, "HighestClock", 2)
+	a, b := s.nodes[0], s.nodes[1]
+	s.talk(a, b)
+	require.NoError(t, a.upkeep()) // b is a member, whose report a waits for at each opening
+	for i := range pruneAbove + 2 { // two keys with long vvs: each opening writes both
+		s.put(a, "k", fmt.Sprint(i))
+		s.put(a, "l", fmt.Sprint(i))
+		require.NoError(t, a.close())
+		require.NoError(t, a.open())
+	}
+	s.put(a, "other", "v") // so that b knows a's present origin: recording one would sync the rest
+	s.talk(a, b)
+	for _, n := range s.nodes { // all is on disk, and both know it of both; b has not written that down
+		n.disk.flushAll()
+		n.r.checkpoint(nil)
+	}
+	s.talk(a, b)
+	s.talk(a, b)
+	s.put(a, "k", "shortened")
+	require.LessOrEqual(t, len(a.holds["k"].live[0].vv), 1)
+	s.talk(b, a) // with the key comes the proof
+	first := b.holds["l"].live[0].vv[0]
+	require.True(t, b.r.known.proves(first))
+
+	// The write is on disk, and nothing that was not synced.
+	require.NoError(t, b.commitWith(func(t *txn) error {
+		return t.put([]write{{key: []byte("l"), value: []byte("shortened too")}})
+	}, true))
+	v := b.holds["l"].live[0]
+	require.LessOrEqual(t, len(v.vv), 1)
+	b.down()
+	b.disk = newSimDisk(b.disk.afterPowerFailure(s.rand, 0))
+	require.NoError(t, b.open())
+	require.Same(t, v, b.holds["l"].live[0])
+	for _, e := range v.key.writes {
+		if v.past.has(e.nth) && !v.vv.has(e.dot) {
+			require.True(t, b.r.known.proves(e.dot), "nothing tells that %v was superseded", e.dot)
+		}
+	}
+}
