@@ -11,7 +11,7 @@ func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]
 	s.talk(a, b)
-	require.NoError(t, a.upkeep()) // b is a member, whose report a waits for at each opening
+	require.NoError(t, a.upkeep())  // b is a member, whose report a waits for at each opening
 	for i := range pruneAbove + 2 { // two keys with long vvs: each opening writes both
 		s.put(a, "k", fmt.Sprint(i))
 		s.put(a, "l", fmt.Sprint(i))
