@@ -143,6 +143,17 @@ func talkWith(t testing.TB, a, b *node, between func()) (sa, sb *session, bytes 
 		p.remembered = m
 	}
 	sa, sb = newSession(a, true, p), newSession(b, false, p)
+	drive(t, sa, sb, func(_, to *session, f frame) {
+		bytes += frameHead + len(f.payload)
+		require.NoError(t, to.receive(f.kind, f.payload))
+		between()
+	})
+	return
+}
+
+// drive carries frames between two sessions until both have ended. deliver has the
+// receiver take a frame in.
+func drive(t testing.TB, sa, sb *session, deliver func(from, to *session, f frame)) {
 	sa.start()
 	for !sa.done || !sb.done {
 		moved := false
@@ -153,15 +164,12 @@ func talkWith(t testing.TB, a, b *node, between func()) (sa, sb *session, bytes 
 			for len(x.from.out) > 0 {
 				f := x.from.out[0]
 				x.from.out = x.from.out[1:]
-				bytes += 5 + len(f.payload)
 				moved = true
-				require.NoError(t, x.to.receive(f.kind, f.payload))
-				between()
+				deliver(x.from, x.to, f)
 			}
 		}
 		require.True(t, moved, "stuck: %v %v", sa.expect, sb.expect)
 	}
-	return
 }
 
 func requireEqualNodes(t testing.TB, a, b *node) {

@@ -161,27 +161,12 @@ func (s *settlement) settled(r *replica, v *version) bool {
 }
 
 // purge forgets deletions: keys of which all versions are tombstones, and tombstones
-// beside a value that is shown. It goes through the tombstones from a key on, stages the purge of
-// at most limit keys, and tells where to go on, or nil at the end. The proof is
-// part of the batch, which is committed with Sync unless the proof is on disk.
+// beside a value that is shown. It goes through the tombstones from a key on, stages
+// the purge of at most limit keys, and tells where to go on, or nil at the end. The
+// proof is part of the batch, which is committed with Sync unless it is on disk.
 func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
 	s := t.r.settlement()
-	rg := kindRange(kindTombstone)
-	if from != nil {
-		rg.Start = kindKey(kindTombstone, from)
-	}
-	it := t.r.store.NewIterator(rg, nil)
-	defer it.Release()
-	for n := 0; it.Next(); n++ {
-		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit || t.large() {
-			return key, it.Error()
-		}
-		if err := t.purgeKey(&s, key); err != nil {
-			return nil, err
-		}
-	}
-	return nil, it.Error()
+	return t.eachMarked(kindTombstone, from, limit, func(key []byte) error { return t.purgeKey(&s, key) })
 }
 
 func (t *txn) purgeKey(s *settlement, key []byte) error {

@@ -70,25 +70,12 @@ func frameName(k frameType) string {
 
 // overhear holds a session to its end and writes down what is said.
 func overhear(t testing.TB, sa, sb *session) (all []said) {
-	sa.start()
-	for !sa.done || !sb.done {
-		moved := false
-		for _, x := range []struct{ from, to *session }{{sa, sb}, {sb, sa}} {
-			for x.from.more() && len(x.from.out) == 0 {
-				require.NoError(t, x.from.produce())
-			}
-			for len(x.from.out) > 0 {
-				f := x.from.out[0]
-				x.from.out = x.from.out[1:]
-				all = append(all, said{x.from == sa, f})
-				moved = true
-				if err := x.to.receive(f.kind, f.payload); f.kind != frameRefuse && !x.to.refusing {
-					require.NoError(t, err)
-				}
-			}
+	drive(t, sa, sb, func(from, to *session, f frame) {
+		all = append(all, said{from == sa, f})
+		if err := to.receive(f.kind, f.payload); f.kind != frameRefuse && !to.refusing {
+			require.NoError(t, err)
 		}
-		require.True(t, moved, "stuck: %v %v", sa.expect, sb.expect)
-	}
+	})
 	return all
 }
 

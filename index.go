@@ -54,6 +54,37 @@ func (s state) names() (h sum) {
 
 func (s state) sort() { slices.SortFunc(s, func(a, b version) int { return a.dot.compare(b.dot) }) }
 
+// figures are what is counted of all keys: of a database, or by how much a
+// transaction changes them.
+type figures struct {
+	digest     sum
+	keys       int64 // that hold a value
+	tombstones int64 // keys of which all versions are tombstones
+	disputed   int64 // keys in conflict; count leaves them alone
+}
+
+// count adds the state of a key to the figures (n is 1), or takes it away (-1).
+func (f *figures) count(s state, n int64) {
+	switch {
+	case len(s) == 0:
+	case !s.counted():
+		f.tombstones += n
+	case n > 0:
+		f.keys += n
+		f.digest = f.digest.add(s.hash())
+	default:
+		f.keys += n
+		f.digest = f.digest.sub(s.hash())
+	}
+}
+
+func (f *figures) add(g figures) {
+	f.digest = f.digest.add(g.digest)
+	f.keys += g.keys
+	f.tombstones += g.tombstones
+	f.disputed += g.disputed
+}
+
 // appendIndex writes the log-index of a key.
 func appendIndex(b []byte, s state, os origins) []byte {
 	b = append(b, formatVersion)

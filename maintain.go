@@ -122,17 +122,7 @@ func (db *DB) purge(ctx context.Context) error {
 	if !buried {
 		return nil
 	}
-	for from := []byte(nil); ; {
-		var next []byte
-		err := db.commit(func(t *txn) (err error) {
-			next, err = t.purge(from, purgeStep)
-			return err
-		})
-		if err != nil || next == nil || ctx.Err() != nil {
-			return err
-		}
-		from = next
-	}
+	return inTurn(ctx, db.commit, func(t *txn, from []byte) ([]byte, error) { return t.purge(from, purgeStep) })
 }
 
 // reissueOrphans gives writes of earlier openings that nobody turned out to claim

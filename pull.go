@@ -442,7 +442,7 @@ func (s *session) gotEnd(payload []byte) error {
 	}
 	p := s.pulling
 	if p.repair != nil {
-		return s.fetched()
+		return s.fetchNext()
 	}
 	if p.whole = payload[0]&1 != 0; !p.whole {
 		if err := s.commitPages(); err != nil {

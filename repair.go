@@ -386,8 +386,6 @@ func (s *session) fetchNext() error {
 	return nil
 }
 
-func (s *session) fetched() error { return s.fetchNext() }
-
 // repairKeys takes in keys as they are at the peer.
 func (s *session) repairKeys(keys []heldKey) error {
 	p := s.pulling.repair

@@ -62,10 +62,7 @@ type replica struct {
 	// log-indexes do not name, until a sweep has gone through the log.
 	littered bool
 
-	digest     sum
-	keys       int64 // that hold a value
-	tombstones int64 // keys of which all versions are tombstones
-	disputed   int64 // keys in conflict
+	figures
 
 	pending    *pendingPull          // what an unfinished pull already brought
 	collectors map[*changed]struct{} // of sessions that are serving
@@ -313,21 +310,6 @@ func (r *replica) recount() (named sum, err error) {
 		r.disputed++
 	}
 	return named, x.Error()
-}
-
-// count adds the state of a key to the figures, or takes it away.
-func (r *replica) count(s state, n int64) {
-	switch {
-	case len(s) == 0:
-	case !s.counted():
-		r.tombstones += n
-	case n > 0:
-		r.keys += n
-		r.digest = r.digest.add(s.hash())
-	default:
-		r.keys += n
-		r.digest = r.digest.sub(s.hash())
-	}
 }
 
 // readLog reads the whole log after a crash. It finds the entries above the claim

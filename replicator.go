@@ -122,28 +122,30 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 // crash left in the log, and has the resolver, which may be another one than
 // last time, decide again what keys in conflict show.
 func (r *replica) tidy(commit func(stage func(t *txn) error) error) error {
-	const step = 1 << 14
-	for from, more := []byte(nil), r.littered; more; {
-		err := commit(func(t *txn) (err error) {
-			from, err = t.sweep(from, step)
-			return err
-		})
+	if r.littered {
+		err := inTurn(context.Background(), commit, func(t *txn, from []byte) ([]byte, error) { return t.sweep(from, 1<<14) })
 		if err != nil {
 			return err
 		}
-		more = from != nil
 	}
-	for from, more := []byte(nil), true; more; {
+	return inTurn(context.Background(), commit, func(t *txn, from []byte) ([]byte, error) { return t.resolveAgain(from, 256) })
+}
+
+// inTurn commits one transaction after another, each of which tells where the next
+// is to go on, until one is the last or ctx ends. A transaction may be staged twice,
+// see queue.commit, and begins at the same place then.
+func inTurn(ctx context.Context, commit func(stage func(t *txn) error) error, stage func(t *txn, from []byte) (next []byte, err error)) error {
+	for from := []byte(nil); ; {
+		var next []byte
 		err := commit(func(t *txn) (err error) {
-			from, err = t.resolveAgain(from, 256)
+			next, err = stage(t, from)
 			return err
 		})
-		if err != nil {
+		if err != nil || next == nil || ctx.Err() != nil {
 			return err
 		}
-		more = from != nil
+		from = next
 	}
-	return nil
 }
 
 func listen(o *Options) (net.Listener, error) {
@@ -284,8 +286,6 @@ func (db *DB) advertised() string {
 	return db.listener.Addr().String()
 }
 
-func (db *DB) selfAddr() string { return db.advertised() }
-
 // AddPeer adds the address of another server, "host:port", to those configured.
 // One that is no address is logged and otherwise ignored.
 func (db *DB) AddPeer(addr string) {
@@ -310,8 +310,6 @@ func (db *DB) Sync(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
 	go func() {
 		select {
 		case <-db.ending:

@@ -301,7 +301,7 @@ func reachable(addr string, remote net.Addr) string {
 func (db *DB) discover(ctx context.Context, d Discoverer) {
 	const lasting = time.Minute // who worked that long starts afresh
 	wait := time.Second
-	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.selfAddr(), TLS: db.security.enabled()}
+	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.advertised(), TLS: db.security.enabled()}
 	for failures := 0; ; failures++ {
 		began := time.Now()
 		err := d.Discover(ctx, self, func(addr string) {

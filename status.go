@@ -2,7 +2,10 @@ package replicator
 
 import (
 	"encoding/hex"
+	"slices"
 	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
 )
 
 // Digest is a 128-bit sum of a hash of every version that a server holds under
@@ -84,4 +87,109 @@ type PurgeBlocker struct {
 	Name   string    `json:"name"`
 	Origin Origin    `json:"origin"`
 	Seen   time.Time `json:"seen"` // when it was last heard
+}
+
+// progress keeps long work for Status and tells Events of it.
+func (db *DB) progress(p Progress) {
+	db.mu.Lock()
+	id := p.Work + " " + p.Peer
+	if p.Done {
+		delete(db.work, id)
+	} else {
+		db.work[id] = p
+	}
+	db.mu.Unlock()
+	if f := db.opts.Events.Progress; f != nil {
+		f(p)
+	}
+}
+
+// Status is what this server knows of itself and of its peers.
+func (db *DB) Status() Status {
+	now := time.Now()
+	s := Status{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.listener.Addr().String()}
+	select {
+	case <-db.ready:
+		s.Ready = true
+	default:
+	}
+	broken := db.queue.broken()
+	s.ReadOnly = broken == leveldb.ErrReadOnly
+	members := map[Origin]memberStatus{}
+	db.at(func(r *replica) { db.ownStatus(r, &s, members) })
+	db.mu.Lock()
+	s.Velocity = db.velocity.now(now)
+	s.Pause = db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
+	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches
+	if db.cause != nil {
+		s.Failed = db.cause.Error()
+	}
+	for _, w := range db.work {
+		s.Work = append(s.Work, w)
+	}
+	db.mu.Unlock()
+	slices.SortFunc(s.Work, func(a, b Progress) int {
+		if a.Work+a.Peer < b.Work+b.Peer {
+			return -1
+		}
+		return 1
+	})
+	s.Refusals = db.refusals.status()
+	s.Peers = []PeerStatus{}
+	db.peers.each(func(p *peer) { s.Peers = append(s.Peers, p.status(members, s.Digest, now)) })
+	return s
+}
+
+type memberStatus struct {
+	lag    int64
+	digest Digest
+}
+
+func (db *DB) ownStatus(r *replica, s *Status, members map[Origin]memberStatus) {
+	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
+	s.Claims = []Claim{}
+	for _, w := range r.known.rows {
+		if w.at[claimed] > 0 {
+			s.Claims = append(s.Claims, Claim{w.origin, w.at[claimed], w.at[durable], r.own[w.origin]})
+		}
+	}
+	for o, m := range r.members {
+		members[o] = memberStatus{m.known.behind(&r.known), m.digest.digest()}
+	}
+	s.Blockers = []PurgeBlocker{}
+	if r.tombstones > 0 {
+		for _, o := range r.settlement().blockers {
+			m := r.members[o]
+			s.Blockers = append(s.Blockers, PurgeBlocker{m.name, o, m.seen})
+		}
+	}
+}
+
+// behind counts the writes that other claims and k does not.
+func (k *knowledge) behind(other *knowledge) (n int64) {
+	for _, w := range other.rows {
+		if d := int64(w.at[claimed]) - int64(k.at(claimed, w.origin)); d > 0 {
+			n += d
+		}
+	}
+	return n
+}
+
+func (p *peer) status(members map[Origin]memberStatus, digest Digest, now time.Time) PeerStatus {
+	s := PeerStatus{
+		Addr: p.addr, Name: p.name, Origin: p.origin, Source: p.source.String(), State: p.state, Last: p.last,
+		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
+	}
+	if p.err != nil {
+		s.Error = p.err.Error()
+	}
+	if m, ok := members[p.origin]; ok {
+		s.Lag, s.Digest = m.lag, m.digest
+		s.Agrees = m.lag == 0 && m.digest == digest
+		if m.lag > 0 && !p.last.IsZero() {
+			s.Behind = now.Sub(p.last)
+		}
+	}
+	return s
 }

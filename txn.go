@@ -27,8 +27,7 @@ type txn struct {
 	aliases int       // that were recorded before
 	saved   uint64    // revision up to which checkpoints were staged, or 0
 
-	digest                     sum
-	keys, tombstones, disputed int64
+	figures // by how much they change
 
 	changes []change
 	buf     []byte
@@ -68,7 +67,7 @@ func (r *replica) begin() *txn {
 	t.changes = nil
 	t.known = knowledge{rows: t.known.rows[:0]}
 	t.loose, t.gone, t.saved, t.swept = nil, nil, 0, false
-	t.digest, t.keys, t.tombstones, t.disputed = sum{}, 0, 0, 0
+	t.figures = figures{}
 	return t
 }
 
@@ -365,7 +364,8 @@ func (t *txn) replace(key []byte, old state, k *stagedKey, now state, local bool
 	t.stageLog(key, now)
 	t.stageMarks(key, old, now, was, next.disputed)
 	t.stageIndex(key, next)
-	t.recount(old, now)
+	t.count(old, -1)
+	t.count(now, +1)
 	t.disputed += btoi(next.disputed) - btoi(was)
 	c.versions, c.conflict = now, next.disputed
 	t.changes = append(t.changes, c)
@@ -429,35 +429,21 @@ func (t *txn) stageIndex(key []byte, k *stagedKey) {
 	t.batch.Put(t.keyBuf, t.buf)
 }
 
-// recount brings the figures up to date with a change of state.
-func (t *txn) recount(old, now state) {
-	for _, s := range []struct {
-		state
-		n int64
-	}{{old, -1}, {now, +1}} {
-		switch {
-		case len(s.state) == 0:
-		case !s.counted():
-			t.tombstones += s.n
-		default:
-			t.keys += s.n
-			if s.n > 0 {
-				t.digest = t.digest.add(s.hash())
-			} else {
-				t.digest = t.digest.sub(s.hash())
-			}
-		}
-	}
-}
-
 // resolveAgain stages what keys in conflict show now, if that is something else:
 // the resolver may be another one than when they were written. It goes through the
 // conflicts from a key on, stages at most limit keys, and tells where to go on, or
 // nil at the end. What a key shows is staged with all its state, as ever.
 func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
-	rg := kindRange(kindConflict)
+	return t.eachMarked(kindConflict, from, limit, t.resolveKey)
+}
+
+// eachMarked has f stage something for the keys that have a mark, from a key on,
+// until limit keys are staged or the batch is full, and tells where to go on, or
+// nil at the end.
+func (t *txn) eachMarked(kind byte, from []byte, limit int, f func(key []byte) error) (next []byte, err error) {
+	rg := kindRange(kind)
 	if from != nil {
-		rg.Start = kindKey(kindConflict, from)
+		rg.Start = kindKey(kind, from)
 	}
 	it := t.r.store.NewIterator(rg, nil)
 	defer it.Release()
@@ -466,7 +452,7 @@ func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
 		if n >= limit*16 || len(t.staged) >= limit || t.large() {
 			return key, it.Error()
 		}
-		if err := t.resolveKey(key); err != nil {
+		if err := f(key); err != nil {
 			return nil, err
 		}
 	}
@@ -536,10 +522,7 @@ func (r *replica) apply(t *txn, synced bool) {
 	if synced { // before the checkpoint rises below: that was not written
 		r.secured(t.known.rows)
 	}
-	r.digest = r.digest.add(t.digest)
-	r.keys += t.keys
-	r.tombstones += t.tombstones
-	r.disputed += t.disputed
+	r.figures.add(t.figures)
 	for i := range t.changes { // in order, so that the same writes leave the same cache
 		key := t.changes[i].key
 		r.cache.put(key, t.staged[string(key)].index)

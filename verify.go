@@ -56,7 +56,7 @@ func (db *DB) Verify(ctx context.Context) (Report, error) {
 	var err error
 	db.at(func(c *replica) {
 		v.view.aliases, v.view.index = c.aliases, c.alias
-		v.digest, v.keys, v.tombstones = c.digest, c.keys, c.tombstones
+		v.kept = c.figures
 		v.view.snapshot, err = c.store.snapshot()
 	})
 	if err != nil {
@@ -76,17 +76,14 @@ func (db *DB) Verify(ctx context.Context) (Report, error) {
 
 // verification is one run of Verify.
 type verification struct {
-	db               *DB
-	ctx              context.Context // of the one call that this belongs to
-	view             view
-	report           *Report
-	digest           sum // as kept
-	keys, tombstones int64
-	counted          sum // anew
-	valued, buried   int64
-	named, logged    sum // dots in the index, in the log
-	progress         Progress
-	began            time.Time
+	db            *DB
+	ctx           context.Context // of the one call that this belongs to
+	view          view
+	report        *Report
+	kept, counted figures
+	named, logged sum // dots in the index, in the log
+	progress      Progress
+	began         time.Time
 }
 
 func (v *verification) run() error {
@@ -99,12 +96,12 @@ func (v *verification) run() error {
 	if err := v.checkValues(); err != nil {
 		return err
 	}
-	v.report.Digest = v.counted.digest()
-	if v.counted != v.digest {
-		v.report.fault(nil, "the digest kept is %v, counted %v", v.digest.digest(), v.counted.digest())
+	v.report.Digest = v.counted.digest.digest()
+	if v.counted.digest != v.kept.digest {
+		v.report.fault(nil, "the digest kept is %v, counted %v", v.kept.digest.digest(), v.report.Digest)
 	}
-	if v.valued != v.keys || v.buried != v.tombstones {
-		v.report.fault(nil, "kept are %d keys and %d tombstones, counted %d and %d", v.keys, v.tombstones, v.valued, v.buried)
+	if v.counted.keys != v.kept.keys || v.counted.tombstones != v.kept.tombstones {
+		v.report.fault(nil, "kept are %d keys and %d tombstones, counted %d and %d", v.kept.keys, v.kept.tombstones, v.counted.keys, v.counted.tombstones)
 	}
 	return nil
 }
@@ -116,7 +113,7 @@ func (v *verification) tick(key, value []byte) error {
 	if v.progress.Keys%4096 != 0 {
 		return nil
 	}
-	if v.progress.Total = v.keys + v.tombstones; v.progress.Keys < v.progress.Total {
+	if v.progress.Total = v.kept.keys + v.kept.tombstones; v.progress.Keys < v.progress.Total {
 		v.progress.Left = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
 	}
 	v.db.progress(v.progress)
@@ -141,13 +138,7 @@ func (v *verification) checkIndex() error {
 		for i := range s {
 			v.named = v.named.add(s[i].hash())
 		}
-		switch {
-		case s.counted():
-			v.valued++
-			v.counted = v.counted.add(s.hash())
-		default:
-			v.buried++
-		}
+		v.counted.count(s, +1)
 		if err := v.checkKey(key, s); err != nil {
 			return err
 		}
