@@ -244,8 +244,9 @@ func (c caller) learn(addrs []string) {
 	}
 }
 
-// call dials a peer and holds a session with it.
-func (db *DB) call(ctx context.Context, p *peer) error {
+// call dials a peer and holds a session with it. It is whole if no pull was left
+// out that is to be held later.
+func (db *DB) call(ctx context.Context, p *peer) (whole bool, err error) {
 	started := time.Now()
 	db.peers.mu.Lock()
 	remembered := p.origin
@@ -253,7 +254,7 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 	s := newSession(caller{db, p.addr}, true, db.params(remembered))
 	s.greetedAs = func(h *hello) { db.answers(p, h.origin) }
 	var pace *progressConn
-	err := func() error {
+	err = func() error {
 		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
 		defer cancel()
 		raw, err := db.opts.Dial(dialing, "tcp", p.addr)
@@ -272,11 +273,11 @@ func (db *DB) call(ctx context.Context, p *peer) error {
 	}()
 	if err != nil && ctx.Err() != nil {
 		db.peers.free(p) // we gave up, which says nothing of the peer
-		return err
+		return false, err
 	}
 	db.ended(p, s, pace, err)
 	db.report(p.addr, s, pace, time.Since(started), err)
-	return err
+	return s.leftOut != pullLater && s.theyLeft != pullLater, err
 }
 
 // op names the step that a session was in.

@@ -43,8 +43,7 @@ type pendingPull struct {
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
-	if !s.host.enterPull(s.theirs.origin) {
-		s.skipped = true
+	if s.leftOut = s.host.enterPull(s.theirs.origin); s.leftOut != pullNow {
 		return s.pulled()
 	}
 	p := &pulling{}
@@ -537,7 +536,16 @@ func (s *session) pulled() error {
 		s.expect = wantTheirs
 		return nil
 	}
-	s.send(frameBye, nil)
+	s.send(frameBye, []byte{byte(s.leftOut)})
+	s.part()
+	return nil
+}
+
+func (s *session) gotBye(payload []byte) error {
+	if len(payload) != 1 || payload[0] > byte(pullNever) {
+		return protocolErrorf("a bye of % x", payload)
+	}
+	s.theyLeft = leftOut(payload[0])
 	s.part()
 	return nil
 }

@@ -299,8 +299,11 @@ func (db *DB) AddPeer(addr string) {
 // RemovePeer forgets an address. It may come back if another source names it.
 func (db *DB) RemovePeer(addr string) { db.peers.remove(addr) }
 
-// Sync holds one session with every known peer and returns when the last has
-// ended. Use it in tests and before a planned stop; replication needs no call.
+// Sync holds a session with every known peer, in which each pulls from the other,
+// and returns when the last has ended. Use it in tests and before a planned stop;
+// replication needs no call. What is on its way in another session already is
+// waited for; only a server that takes in nothing any more, because its store
+// failed, is not.
 //
 // A peer that fails does not stop the others: the error joins one [*PeerError]
 // for each. If ctx ends first, Sync returns its error, and what was applied stays.
@@ -330,20 +333,27 @@ func (db *DB) Sync(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// syncOne holds a session that begins after now.
+// syncOne holds a session that begins after now, and further ones while a pull is
+// left out because another brings the same.
 func (db *DB) syncOne(ctx context.Context, addr string) error {
-	for {
+	for pause := time.Millisecond; ; {
+		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
 		if p == nil && wait == nil {
 			return nil // removed meanwhile, or it is this server itself
 		}
 		if p != nil {
-			return db.call(ctx, p)
+			whole, err := db.call(ctx, p)
+			if whole || err != nil {
+				return err
+			}
+			again, pause = time.After(pause), min(2*pause, time.Second)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-wait:
+		case <-again:
 		}
 	}
 }

@@ -99,9 +99,9 @@ const (
 	bulkUntil = 2 * time.Second        // one that takes longer still holds up no other
 )
 
-func (db *DB) enterPull(from Origin) bool {
+func (db *DB) enterPull(from Origin) leftOut {
 	if db.queue.broken() != nil {
-		return false
+		return pullNever
 	}
 	ps := &db.pulls
 	ps.mu.Lock()
@@ -110,14 +110,14 @@ func (db *DB) enterPull(from Origin) bool {
 	for o, since := range ps.active {
 		if took := now.Sub(since); o == from || took > bulkAfter && took < bulkUntil {
 			ps.missed = true
-			return false
+			return pullLater
 		}
 	}
 	if ps.active == nil {
 		ps.active = map[Origin]time.Time{}
 	}
 	ps.active[from] = now
-	return true
+	return pullNow
 }
 
 func (db *DB) leavePull(from Origin) {
@@ -155,10 +155,8 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	}
 	if err == nil {
 		p.endedWellLocked(s.dialed, now)
-		if p.claims, p.digest = s.theirsNow(); s.skipped {
-			p.claims = sum{} // ask again
-		}
-		if p.asked = max(p.asked, s.params.asked); s.skipped && broken != nil {
+		p.claims, p.digest = s.theirsNow()
+		if p.asked = max(p.asked, s.params.asked); s.leftOut == pullNever && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
 	} else {

@@ -130,12 +130,13 @@ func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
 	for _, secret := range [][]byte{nil, secretA} {
 		var mu sync.Mutex
 		var seen bytes.Buffer
-		a := serve(t, Options{Secret: secret, Cluster: "the-cluster"})
-		b := serve(t, Options{Secret: secret, Cluster: "the-cluster", Peers: []string{a.Addr().String()},
-			Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-				return recorder{conn, &mu, &seen}, err
-			}})
+		// Both record: a learns b's address, and may be the one who fetches.
+		dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return recorder{conn, &mu, &seen}, err
+		}
+		a := serve(t, Options{Secret: secret, Cluster: "the-cluster", Dial: dial})
+		b := serve(t, Options{Secret: secret, Cluster: "the-cluster", Dial: dial, Peers: []string{a.Addr().String()}})
 		require.NoError(t, b.Put([]byte("the-key"), []byte("the-value"), nil))
 		require.NoError(t, b.Sync(t.Context()))
 		require.Equal(t, map[string]string{"the-key": "the-value"}, shown(t, a))

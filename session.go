@@ -22,9 +22,9 @@ type host interface {
 	// addresses are those of servers known here; learn takes in others'.
 	addresses() []string
 	learn(addrs []string)
-	// enterPull tells whether it is worth pulling from a peer now: not while the
-	// same is on its way in another session. Each true is followed by a leavePull.
-	enterPull(from Origin) bool
+	// enterPull tells whether a pull from a peer is to be left out. If not, a
+	// leavePull follows.
+	enterPull(from Origin) leftOut
 	leavePull(from Origin)
 }
 
@@ -50,7 +50,8 @@ type session struct {
 
 	serving    *serving
 	pulling    *pulling
-	skipped    bool     // our pull was left out: another was under way, or nothing is written here
+	leftOut    leftOut  // our pull
+	theyLeft   leftOut  // the acceptor's, as it told us
 	spool      [][]byte // values that came in chunks, for the page to come
 	spooled    int
 	spoolEnded bool
@@ -79,6 +80,15 @@ type sessionParams struct {
 	wants func(r *replica, peer Origin) bool
 	asked uint64 // the latest of those who wait for a report, when the session began
 }
+
+// leftOut tells why a session has no pull one way.
+type leftOut byte
+
+const (
+	pullNow   leftOut = iota // it has
+	pullLater                // the same is on its way in another session
+	pullNever                // nothing is written there now
+)
 
 type sessionStats struct {
 	pulled, served, repaired int
@@ -254,8 +264,11 @@ func (s *session) refuseSaying(code refuseCode, err error, text string) error {
 
 // theirsNow is what the peer claims and holds at the end of a session that went
 // well: the dialer pulled first, so what it was told of is what the acceptor had
-// joined with its own.
+// joined with its own. If a pull was left out, nobody knows until they are asked again.
 func (s *session) theirsNow() (claims sum, digest sum) {
+	if s.leftOut != pullNow || s.theyLeft != pullNow {
+		return sum{}, s.theirs.digest
+	}
 	if s.idle || s.dialed {
 		return s.told, s.theirs.digest
 	}
@@ -321,7 +334,7 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
 		return s.gotVectors(payload)
 	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage ||
-		s.expect == wantTheirs && s.skipped): // of an acceptor, on their way while we left out our pull
+		s.expect == wantTheirs && s.leftOut != pullNow): // of an acceptor, on their way while we left out our pull
 		return s.gotAddresses(payload)
 	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
 		return s.gotPull(payload)
@@ -340,8 +353,7 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 	case kind == frameFetch && (s.expect == wantTurn || s.expect == wantTheirs):
 		return s.gotFetch(payload)
 	case kind == frameBye && s.expect == wantTheirs:
-		s.part()
-		return nil
+		return s.gotBye(payload)
 	}
 	return protocolErrorf("frame %d does not belong here", kind)
 }

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -9,7 +10,7 @@ import (
 // busyNode is a server that is pulling in another session.
 type busyNode struct{ *node }
 
-func (busyNode) enterPull(Origin) bool { return false }
+func (busyNode) enterPull(Origin) leftOut { return pullLater }
 
 func TestDialerThatLeavesOutItsPullIsPulledFrom(t *testing.T) {
 	a, b := newNode(t), newNode(t)
@@ -20,4 +21,32 @@ func TestDialerThatLeavesOutItsPullIsPulledFrom(t *testing.T) {
 	drive(t, sa, sb, func(_, to *session, f frame) { require.NoError(t, to.receive(f.kind, f.payload)) })
 	require.Equal(t, "-", a.get("b"))
 	require.Equal(t, "1", b.get("a"))
+}
+
+func TestDialerIsToldThatTheAcceptorLeftOutItsPull(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("a", "1")
+	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10}
+	sa, sb := newSession(a, true, p), newSession(busyNode{b}, false, p)
+	drive(t, sa, sb, func(_, to *session, f frame) { require.NoError(t, to.receive(f.kind, f.payload)) })
+	require.Equal(t, "-", b.get("a"))
+	require.Equal(t, pullLater, sa.theyLeft)
+	claims, _ := sa.theirsNow()
+	require.NotEqual(t, a.r.known.claims, claims, "it must not be taken to know what it did not fetch")
+}
+
+func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
+	a := serve(t, Options{})
+	b := serve(t, Options{Peers: []string{a.Addr().String()}})
+	require.Eventually(t, func() bool { return a.enterPull(b.self) == pullNow }, 5*time.Second, time.Millisecond)
+	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
+
+	before := b.Status().Sessions
+	synced := make(chan error, 1)
+	go func() { synced <- b.Sync(t.Context()) }()
+	require.Eventually(t, func() bool { return b.Status().Sessions > before+3 }, 5*time.Second, time.Millisecond)
+	require.Empty(t, synced)
+	a.leavePull(b.self)
+	require.NoError(t, <-synced)
+	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
 }

@@ -327,10 +327,15 @@ func (n *simNode) claimsHold(rows []row) error {
 	return nil
 }
 
-func (n *simNode) addresses() []string   { return []string{fmt.Sprintf("n%d:9000", n.id)} }
-func (n *simNode) learn([]string)        {}
-func (n *simNode) enterPull(Origin) bool { return n.w.healed || !n.w.conf.skips || n.w.chance(0.9) }
-func (n *simNode) leavePull(Origin)      {}
+func (n *simNode) addresses() []string { return []string{fmt.Sprintf("n%d:9000", n.id)} }
+func (n *simNode) learn([]string)      {}
+func (n *simNode) enterPull(Origin) leftOut {
+	if n.w.healed || !n.w.conf.skips || n.w.chance(0.9) {
+		return pullNow
+	}
+	return pullLater
+}
+func (n *simNode) leavePull(Origin) {}
 
 // down ends the process without a clean close.
 func (n *simNode) down() {
