@@ -87,6 +87,26 @@ func converseFixed(t testing.TB, a, b fixedNode) []said {
 	return overhear(t, newSession(a, true, p), newSession(b, false, b.params()))
 }
 
+// repairFixed is a conversation of two servers that claim the same, while a key
+// is damaged at one.
+func repairFixed(t testing.TB) []said {
+	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
+	for i := range 5000 {
+		b.put(fmt.Sprintf("key-%04d", i), "v")
+	}
+	converseFixed(t, a, b)
+	s, err := b.r.lookup([]byte("key-0007"))
+	require.NoError(t, err)
+	b.r.digest = b.r.digest.sub(s.hash())
+	b.r.cache = cache{}
+	for _, k := range [][]byte{[]byte("key-0007"), kindKey(kindIndex, []byte("key-0007")), appendLogKey(nil, b.r.alias[s[0].origin], s[0].seq)} {
+		require.NoError(t, b.db.Delete(k, nil))
+	}
+	all := converseFixed(t, b, a)
+	requireEqualNodes(t, a.node, b.node)
+	return all
+}
+
 // fixedConversations are such that every type of frame occurs, and leave nodes in
 // whose stores every kind of record does.
 func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
@@ -101,20 +121,11 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 	converseFixed(t, a, b)
 	all["idle"] = converseFixed(t, a, b)
 
-	// A key is damaged at beta, while both claim the same: a repair.
+	all["repair"] = repairFixed(t)
 	for i := range 40 {
 		b.put(fmt.Sprintf("key-%02d", i), "v")
 	}
 	converseFixed(t, a, b)
-	s, err := b.r.lookup([]byte("key-07"))
-	require.NoError(t, err)
-	b.r.digest = b.r.digest.sub(s.hash())
-	b.r.cache = cache{}
-	for _, k := range [][]byte{[]byte("key-07"), kindKey(kindIndex, []byte("key-07")), appendLogKey(nil, b.r.alias[s[0].origin], s[0].seq)} {
-		require.NoError(t, b.db.Delete(k, nil))
-	}
-	all["repair"] = converseFixed(t, b, a)
-	requireEqualNodes(t, a.node, b.node)
 
 	stranger := a.params()
 	stranger.cluster = "c2"

@@ -160,7 +160,7 @@ func FuzzRefuse(f *testing.F) {
 func FuzzProbed(f *testing.F) {
 	for _, settle := range []byte{0, 1} {
 		f.Add(settle, []byte{0, 0})
-		f.Add(settle, []byte{0, probedDots, 2, 0, 8, 1, 3})
+		f.Add(settle, []byte{0, probedDots, 1, 0, 8, 2})
 		for _, s := range goldenFrames(f, "repair") {
 			if s.kind == frameProbed {
 				f.Add(settle, s.payload)

@@ -59,6 +59,10 @@ func (s *session) startPull() error {
 		skip = r.pending.copy()
 	})
 	s.pulling = p
+	if p.settle && len(s.peerLoose) == 0 { // a pull would bring nothing
+		p.rounds, p.claim = 1, s.peer.vector(claimed)
+		return s.startRepair(true)
+	}
 	s.send(framePull, s.sending.frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(skip)))
 		for _, o := range sortedOrigins(skip) {

@@ -2,7 +2,6 @@ package replicator
 
 import (
 	"encoding/binary"
-	"fmt"
 	"maps"
 	"slices"
 )
@@ -16,6 +15,9 @@ import (
 // There are two reasons for one: the peer purged what we never heard was
 // deleted; or both claim the same and hold different versions, because a purge
 // by age went two ways or because one of them is damaged. The second is settled.
+//
+// Both sides split what differs, in turn, so that a range shrinks by the square of
+// splitInto with each round trip.
 type repair struct {
 	settle bool
 	ranges []dotRange // asked for, not yet answered
@@ -28,93 +30,40 @@ type repair struct {
 const (
 	maxRepairs  = 3       // repairs in one pull
 	splitInto   = 16      // parts of a range that differs
-	listBelow   = 32      // dots that are listed rather than split
+	maxListed   = 256     // dots that are listed rather than split
 	probeRanges = 1 << 12 // ranges in one question
 	maxProbes   = 1 << 12
 	fetchKeys   = 1 << 10
 )
 
-// dotRange is a part of the log: first ≤ dot ≤ last.
-type dotRange struct {
-	first, last dot
-	sum         sum
-	count       uint64
-}
-
-var lastDot = dot{Origin{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, maxSeq}
-
-// each calls f with the live log entries of a range in order; counted leaves out
-// those that are not in the digest.
-func (v *view) each(g dotRange, counted bool, f func(e *entry) error) error {
-	if v.sorted == nil {
-		v.sorted = slices.SortedFunc(maps.Keys(v.index), Origin.compare)
-	}
-	i, _ := slices.BinarySearchFunc(v.sorted, g.first.origin, Origin.compare)
-	for ; i < len(v.sorted) && v.sorted[i].compare(g.last.origin) <= 0; i++ {
-		o := v.sorted[i]
-		from, to := uint64(0), uint64(maxSeq)
-		if o == g.first.origin {
-			from = g.first.seq
-		}
-		if o == g.last.origin {
-			to = g.last.seq
-		}
-		if from > to {
-			continue
-		}
-		if err := v.eachOf(v.index[o], from, to, counted, f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (v *view) eachOf(alias uint32, from, to uint64, counted bool, f func(e *entry) error) error {
-	it := v.NewIterator(logRange(alias, from, to), nil)
-	defer it.Release()
-	for it.Next() {
-		e, err := decodeEntry(it.Key(), it.Value(), v)
-		if err != nil {
-			return fmt.Errorf("log entry %x: %w", it.Key(), err)
-		}
-		if counted && !e.counted {
-			continue
-		}
-		if v.litter {
-			if s, err := readIndex(v, e.key, v); err != nil {
-				return err
-			} else if !s.has(e.dot) {
-				continue
-			}
-		}
-		if err := f(&e); err != nil {
-			return err
-		}
-	}
-	return it.Error()
-}
-
-// measure fills in sum and count of ranges.
-func (v *view) measure(gs []dotRange, counted bool) error {
-	for i := range gs {
-		g := &gs[i]
-		g.sum, g.count = sum{}, 0
-		err := v.each(*g, counted, func(e *entry) error {
-			g.sum, g.count = g.sum.add(e.hash()), g.count+1
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (s *session) startRepair(settle bool) error {
-	s.pulling.repair = &repair{settle: settle}
-	s.pulling.repaired = s.peer.vector(purged)
-	s.pulling.repair.queue = []dotRange{{last: lastDot}}
+	p := &repair{settle: settle}
+	s.pulling.repair, s.pulling.repaired = p, s.peer.vector(purged)
+	state, err := s.view(func(*replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	whole := []dotRange{{last: lastDot}}
+	if err := state.measure(whole, settle); err != nil {
+		return err
+	}
+	if err := s.ask(&state, whole[0]); err != nil {
+		return err
+	}
 	return s.probe()
+}
+
+// ask queues a range that was measured, in parts if we hold much of it.
+func (s *session) ask(state *view, g dotRange) error {
+	p := s.pulling.repair
+	if g.count <= s.params.listBelow {
+		p.queue = append(p.queue, g)
+		return nil
+	}
+	parts, err := state.split(g, p.settle)
+	p.queue = append(p.queue, parts...)
+	return err
 }
 
 // probe asks the peer about the next ranges.
@@ -125,14 +74,6 @@ func (s *session) probe() error {
 	}
 	gs := p.queue[:min(len(p.queue), probeRanges)]
 	p.queue = p.queue[len(gs):]
-	state, err := s.view(func(*replica) {})
-	if err != nil {
-		return err
-	}
-	defer state.Release()
-	if err := state.measure(gs, p.settle); err != nil {
-		return err
-	}
 	p.ranges = gs
 	n := &s.sending
 	s.send(frameProbe, n.frame(func(b []byte) []byte {
@@ -192,7 +133,7 @@ func (s *session) gotProbe(payload []byte) error {
 		switch {
 		case g.sum == asked[i].sum:
 			body = append(body, probedSame)
-		case g.count <= listBelow:
+		case g.count <= s.params.listBelow:
 			body, err = state.appendDots(append(body, probedDots), g, counted, os)
 		default:
 			body, err = state.appendSplit(append(body, probedSplit), g, counted, os)
@@ -203,50 +144,6 @@ func (s *session) gotProbe(payload []byte) error {
 	}
 	s.send(frameProbed, os.frame(func(b []byte) []byte { return append(b, body...) }))
 	return nil
-}
-
-// overlap tells whether ranges have a dot in common: those of an honest probe have
-// not, so that answering it is one pass over the log at most.
-func overlap(gs []dotRange) bool {
-	sorted := slices.SortedFunc(slices.Values(gs), func(a, b dotRange) int { return a.first.compare(b.first) })
-	for i := range sorted {
-		if sorted[i].first.compare(sorted[i].last) > 0 || i > 0 && sorted[i].first.compare(sorted[i-1].last) <= 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func (v *view) appendDots(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
-	b = binary.AppendUvarint(b, g.count)
-	return b, v.each(g, counted, func(e *entry) error {
-		b = appendDot(b, e.dot, n)
-		return nil
-	})
-}
-
-// appendSplit cuts a range into parts of as many dots.
-func (v *view) appendSplit(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
-	size := (g.count + splitInto - 1) / splitInto
-	var parts []dotRange
-	part := dotRange{}
-	err := v.each(g, counted, func(e *entry) error {
-		part.last, part.sum, part.count = e.dot, part.sum.add(e.hash()), part.count+1
-		if part.count == size {
-			parts, part = append(parts, part), dotRange{}
-		}
-		return nil
-	})
-	if part.count > 0 {
-		parts = append(parts, part)
-	}
-	parts[len(parts)-1].last = g.last
-	b = binary.AppendUvarint(b, uint64(len(parts)))
-	for _, p := range parts {
-		b = appendDot(b, p.last, n)
-		b = appendSum(b, p.sum)
-	}
-	return b, err
 }
 
 func (s *session) gotProbed(payload []byte) error {
@@ -264,21 +161,14 @@ func (s *session) gotProbed(payload []byte) error {
 		switch d.byte() {
 		case probedSame:
 		case probedDots:
-			n := d.count(2)
-			if n > listBelow {
-				return protocolErrorf("probed: a list of %d dots", n)
-			}
-			theirs := map[dot]bool{}
-			for range n {
-				theirs[d.dot(&s.reading)] = true
-			}
-			if d.err == nil {
+			var theirs map[dot]bool
+			if theirs, err = s.readDots(&d); err == nil && d.err == nil {
 				err = s.compare(&state, g, theirs)
 			}
 		case probedSplit:
 			var parts []dotRange
 			if parts, err = s.readSplit(&d, g); err == nil {
-				err = p.differing(&state, parts)
+				err = s.differing(&state, parts)
 			}
 		default:
 			d.fail(errTrailing)
@@ -301,36 +191,19 @@ func (s *session) gotProbed(payload []byte) error {
 }
 
 // differing queues the parts whose sum is another here.
-func (p *repair) differing(state *view, parts []dotRange) error {
-	mine := slices.Clone(parts)
+func (s *session) differing(state *view, parts []dotRange) error {
+	p, mine := s.pulling.repair, slices.Clone(parts)
 	if err := state.measure(mine, p.settle); err != nil {
 		return err
 	}
 	for i := range mine {
 		if mine[i].sum != parts[i].sum {
-			p.queue = append(p.queue, mine[i])
+			if err := s.ask(state, mine[i]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
-}
-
-func (s *session) readSplit(d *decoder, g dotRange) ([]dotRange, error) {
-	var parts []dotRange
-	first := g.first
-	for range min(d.count(18), splitInto) {
-		part := dotRange{first: first, last: d.dot(&s.reading), sum: d.sum()}
-		if part.last.compare(first) < 0 || part.last.compare(g.last) > 0 {
-			return nil, protocolErrorf("probed: parts are out of order")
-		}
-		parts = append(parts, part)
-		if first = part.last; first.seq < maxSeq {
-			first.seq++
-		}
-	}
-	if d.err == nil && (len(parts) == 0 || parts[len(parts)-1].last != g.last || len(parts) == 1) {
-		return nil, protocolErrorf("probed: parts do not make up the range")
-	}
-	return parts, nil
 }
 
 // compare works out what only one side holds of a range.

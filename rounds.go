@@ -162,7 +162,9 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	} else {
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
-	state, name, behind := p.state, p.name, p.claims != claims && broken == nil
+	// Who left out a pull comes back to it when the other pull is over.
+	whole := s.leftOut == pullNow && s.theyLeft == pullNow
+	state, name, behind := p.state, p.name, whole && p.claims != claims
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {
 		db.logState(p, name, state, err)

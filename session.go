@@ -74,6 +74,7 @@ type sessionParams struct {
 	pageSize            int    // bytes after which a page ends
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
+	listBelow           uint64 // dots that a repair lists rather than splits; 0 means maxListed
 
 	// wants tells whether a peer should bring to disk what it claims and report
 	// it. It is called within at. Nil: never.
@@ -213,6 +214,9 @@ type rejectedError struct {
 func (e *rejectedError) Error() string { return e.why }
 
 func newSession(h host, dialed bool, p sessionParams) *session {
+	if p.listBelow == 0 {
+		p.listBelow = maxListed
+	}
 	return &session{host: h, dialed: dialed, params: p}
 }
 
@@ -333,7 +337,7 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 		return s.gotHello(payload)
 	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
 		return s.gotVectors(payload)
-	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage ||
+	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage || s.expect == wantProbed ||
 		s.expect == wantTheirs && s.leftOut != pullNow): // of an acceptor, on their way while we left out our pull
 		return s.gotAddresses(payload)
 	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
@@ -346,11 +350,11 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 		return s.gotPage(payload)
 	case kind == frameEnd && s.expect == wantPage:
 		return s.gotEnd(payload)
-	case kind == frameProbe && (s.expect == wantTurn || s.expect == wantTheirs):
+	case kind == frameProbe && (s.expect == wantPull || s.expect == wantTurn || s.expect == wantTheirs):
 		return s.gotProbe(payload)
 	case kind == frameProbed && s.expect == wantProbed:
 		return s.gotProbed(payload)
-	case kind == frameFetch && (s.expect == wantTurn || s.expect == wantTheirs):
+	case kind == frameFetch && (s.expect == wantPull || s.expect == wantTurn || s.expect == wantTheirs):
 		return s.gotFetch(payload)
 	case kind == frameBye && s.expect == wantTheirs:
 		return s.gotBye(payload)

@@ -29,7 +29,7 @@ func (c *simConn) over() bool { return c.ends[0].over && c.ends[1].over }
 func (w *simWorld) params(n *simNode) sessionParams {
 	return sessionParams{
 		name: fmt.Sprint("n", n.id), addr: fmt.Sprintf("n%d:9000", n.id),
-		pageSize: w.conf.pageSize, batchSize: w.conf.batchSize, maxValue: 1 << 16, maxKey: 64,
+		pageSize: w.conf.pageSize, listBelow: w.conf.listBelow, batchSize: w.conf.batchSize, maxValue: 1 << 16, maxKey: 64,
 	}
 }
 

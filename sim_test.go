@@ -95,6 +95,7 @@ func (s *simStats) fields() []*int {
 // faults come alone and together.
 type simConf struct {
 	keys, pageSize, batchSize, cache int
+	listBelow                        uint64
 	maxSkew, tombstoneTTL, peerTTL   time.Duration
 	deletes, reissue, syncs          float64
 	skews, joinWrites                bool
@@ -200,6 +201,7 @@ func (w *simWorld) configure() {
 	// Drawn apart from the rest, so that older seeds stay what they were.
 	later := rand.New(rand.NewPCG(w.seed, 8))
 	w.conf.damage, w.conf.skips = later.IntN(10) == 0, later.IntN(4) == 0
+	w.conf.listBelow = uint64(pick(later, 2, 8, 0))
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
 	}
