@@ -19,11 +19,11 @@ const drainTime = 2 * time.Second
 // that it registered, two more virtual seconds pass for what closed databases leave
 // running. If all this takes longer than limit, in real time, the bubble is stuck:
 // the program ends with a panic that prints where every goroutine stands. Zero is
-// a minute.
+// three minutes.
 func Bubble(t *testing.T, limit time.Duration, f func(t *testing.T)) {
 	t.Helper()
 	if limit == 0 {
-		limit = time.Minute
+		limit = 3 * time.Minute
 	}
 	watchdog := time.AfterFunc(limit, func() {
 		debug.SetTraceback("all")
