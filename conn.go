@@ -245,13 +245,15 @@ func (c caller) learn(addrs []string) {
 }
 
 // call dials a peer and holds a session with it. It is whole if no pull was left
-// out that is to be held later.
-func (db *DB) call(ctx context.Context, p *peer) (whole bool, err error) {
+// out or broken off that is to be held later.
+func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err error) {
 	started := time.Now()
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
-	s := newSession(caller{db, p.addr}, true, db.params(remembered))
+	params := db.params(remembered)
+	params.purpose = why
+	s := newSession(caller{db, p.addr}, true, params)
 	s.greetedAs = func(h *hello) { db.answers(p, h.origin) }
 	var pace *progressConn
 	err = func() error {
@@ -277,7 +279,7 @@ func (db *DB) call(ctx context.Context, p *peer) (whole bool, err error) {
 	}
 	db.ended(p, s, pace, err)
 	db.report(p.addr, s, pace, time.Since(started), err)
-	return s.leftOut != pullLater && s.theyLeft != pullLater, err
+	return !s.partial && s.leftOut != pullLater && s.theyLeft != pullLater, err
 }
 
 // op names the step that a session was in.

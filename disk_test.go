@@ -195,3 +195,58 @@ func TestDamagedTablesNeverLookLikeDeletions(t *testing.T) {
 	}
 	require.Positive(t, served, "the damage must not always be found at the opening")
 }
+
+// TestServerWithDamagedTablesIsMendedByItsPeer goes the way of docs/operations.md:
+// have goleveldb recover what it can, then Repair.
+func TestServerWithDamagedTablesIsMendedByItsPeer(t *testing.T) {
+	mended := 0
+	for seed := range uint64(4) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		fs := crashfs.New(nil)
+		peer := onDisk(t, crashfs.New(nil), replicator.Options{})
+		db := onDisk(t, fs, replicator.Options{Peers: []string{peer.Addr().String()}})
+		for i := range 60 { // large enough for several tables
+			ours, theirs := new(leveldb.Batch), new(leveldb.Batch)
+			for j := range 50 {
+				ours.Put(fmt.Appendf(nil, "d%02d/%02d", i, j), randomBytes(rng, 1500))
+				theirs.Put(fmt.Appendf(nil, "p%02d/%02d", i, j), randomBytes(rng, 1500))
+			}
+			require.NoError(t, errors.Join(db.Write(ours, nil), peer.Write(theirs, nil)))
+		}
+		syncedWith(t, db)
+		want := contents(t, peer)
+		require.Len(t, want, 6000)
+		require.NoError(t, db.CompactRange(util.Range{}))
+		require.NoError(t, closeInTime(t, db))
+		_, _, err := fs.FlipRandomBit(storage.TypeTable, rng)
+		require.NoError(t, err)
+
+		raw, err := leveldb.Recover(fs, &opt.Options{Strict: opt.DefaultStrict | opt.StrictRecovery})
+		require.NoError(t, err)
+		db, err = replicator.Replicate(raw, &replicator.Options{Listen: "127.0.0.1:0", Peers: []string{peer.Addr().String()}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil { // what makes sense of the rest was lost: it must be filled anew
+			require.NoError(t, raw.Close())
+			require.NoError(t, closeInTime(t, peer))
+			continue
+		}
+		mended++
+		r, err := db.Repair(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, r.Faults, "seed %d", seed)
+		_ = db.Sync(t.Context()) // the peer still tells of where this server listened before
+		require.Equal(t, want, contents(t, db), "seed %d", seed)
+		require.Equal(t, want, contents(t, peer), "seed %d", seed)
+		require.Equal(t, peer.Digest(), db.Digest(), "seed %d", seed)
+		require.NoError(t, closeInTime(t, db))
+		require.NoError(t, closeInTime(t, peer))
+	}
+	require.Positive(t, mended)
+}
+
+func randomBytes(rng *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}

@@ -158,20 +158,21 @@ func FuzzRefuse(f *testing.F) {
 }
 
 func FuzzProbed(f *testing.F) {
-	for _, settle := range []byte{0, 1} {
-		f.Add(settle, []byte{0, 0})
-		f.Add(settle, []byte{0, probedDots, 1, 0, 8, 2})
+	for _, kind := range []byte{0, 1, 3} {
+		f.Add(kind, []byte{0, 0})
+		f.Add(kind, []byte{0, probedDots, 1, 0, 8, 2})
 		for _, s := range goldenFrames(f, "repair") {
 			if s.kind == frameProbed {
-				f.Add(settle, s.payload)
+				f.Add(kind, s.payload)
 			}
 		}
 	}
 	d := newDry(f)
-	f.Fuzz(func(t *testing.T, settle byte, payload []byte) {
+	f.Fuzz(func(t *testing.T, kind byte, payload []byte) {
 		d.t = t
 		s := d.prepared(true, wantProbed)
-		s.pulling = &pulling{repair: &repair{settle: settle&1 != 0, ranges: []dotRange{{last: lastDot}}}}
+		s.pulling = &pulling{repair: &repair{kind: repairKind(kind % 4), ranges: []dotRange{{last: lastDot}}}}
+		s.params.compare = &Comparison{}
 		d.play(s, frameProbed, payload)
 	})
 }
@@ -194,7 +195,8 @@ func FuzzPage(f *testing.F) {
 		s := d.prepared(true, wantPage)
 		s.pulling = &pulling{}
 		if repairs {
-			s.pulling.repair = &repair{settle: len(chunk)%2 == 1}
+			s.pulling.repair = &repair{kind: repairKind(len(chunk) % 4)}
+			s.params.compare = &Comparison{}
 		} else if len(chunk) > 0 {
 			d.play(s, frameChunk, chunk)
 		}

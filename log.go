@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -156,4 +158,71 @@ func decodeEntry(logKey, record []byte, os origins) (entry, error) {
 		}
 	}
 	return e, d.end()
+}
+
+// ErrDamaged says that log-index, log and value of a key do not fit together: the
+// store is damaged, or was written past the wrapper. [DB.Verify] names all such keys,
+// [DB.Repair] mends them, and [DB.Adopt] logs what is to stay as it is.
+var ErrDamaged = errors.New("replicator: the database is damaged, run Verify")
+
+// damageError tells what is wrong with one version.
+type damageError struct {
+	key     []byte
+	problem string
+}
+
+func (e *damageError) Error() string {
+	return fmt.Sprintf("%v: key %.40q: %s", ErrDamaged, e.key, e.problem)
+}
+
+func (e *damageError) Unwrap() error { return ErrDamaged }
+
+func damaged(key []byte, format string, args ...any) error {
+	return &damageError{key, fmt.Sprintf(format, args...)}
+}
+
+// readEntry reads the log entry of a version that a log-index names. If there is
+// none that fits, the error is [ErrDamaged].
+func readEntry(rd reader, key []byte, want *version, os namer) (e entry, err error) {
+	a, ok := os.aliasOf(want.origin)
+	if !ok {
+		return e, damaged(key, "log entry %v is of an unknown origin", want.dot)
+	}
+	logKey := appendLogKey(nil, a, want.seq)
+	rec, err := rd.Get(logKey, nil)
+	if errors.Is(err, leveldb.ErrNotFound) {
+		return e, damaged(key, "log entry %v is missing", want.dot)
+	}
+	if err != nil {
+		return e, err
+	}
+	e, err = decodeEntry(logKey, rec, os)
+	switch {
+	case err == errVersion:
+		return e, fmt.Errorf("log entry %v: %w", want.dot, err)
+	case err != nil:
+		return e, damaged(key, "log entry %v cannot be read: %v", want.dot, err)
+	case !bytes.Equal(e.key, key):
+		return e, damaged(key, "log entry %v is of key %.40q", want.dot, e.key)
+	case e.clock != want.clock || e.deleted != want.deleted || !slices.Equal(e.vv, want.vv):
+		return e, damaged(key, "log and log-index differ about version %v", want.dot)
+	}
+	return e, nil
+}
+
+// readValue completes an entry whose value stands at the raw key.
+func (e *entry) readValue(rd reader) (err error) {
+	if e.deleted || e.inline {
+		return nil
+	}
+	e.value, err = rd.Get(e.key, nil)
+	switch {
+	case errors.Is(err, leveldb.ErrNotFound):
+		return damaged(e.key, "its value is missing")
+	case err != nil:
+		return err
+	case checksum(e.value) != e.check:
+		return damaged(e.key, "its value is not the one that was logged; if it was written past the wrapper and is to stay, run Adopt")
+	}
+	return nil
 }

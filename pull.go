@@ -59,9 +59,13 @@ func (s *session) startPull() error {
 		skip = r.pending.copy()
 	})
 	s.pulling = p
+	if len(s.params.mend) > 0 {
+		p.repair = &repair{kind: toMend, keys: s.params.mend}
+		return s.fetchNext()
+	}
 	if p.settle && len(s.peerLoose) == 0 { // a pull would bring nothing
 		p.rounds, p.claim = 1, s.peer.vector(claimed)
-		return s.startRepair(true)
+		return s.startRepair(toSettle)
 	}
 	s.send(framePull, s.sending.frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(skip)))
@@ -448,6 +452,7 @@ func (s *session) gotEnd(payload []byte) error {
 		return s.fetchNext()
 	}
 	if p.whole = payload[0]&1 != 0; !p.whole {
+		s.partial = true
 		if err := s.commitPages(); err != nil {
 			return err
 		}
@@ -472,7 +477,10 @@ func (s *session) conclude() error {
 		if p.rounds++; p.rounds > maxRepairs {
 			return s.pulled()
 		}
-		return s.startRepair(settle)
+		if settle {
+			return s.startRepair(toSettle)
+		}
+		return s.startRepair(toForget)
 	}
 	if err := s.recordOrigins(); err != nil {
 		return err
@@ -490,6 +498,9 @@ func (s *session) conclude() error {
 		return err
 	}
 	s.host.at(func(r *replica) { r.pending = nil })
+	if s.params.compare != nil {
+		return s.startCompare()
+	}
 	return s.pulled()
 }
 

@@ -16,16 +16,32 @@ import (
 // deleted; or both claim the same and hold different versions, because a purge
 // by age went two ways or because one of them is damaged. The second is settled.
 //
+// The same conversation fetches keys that are damaged here, and finds what differs
+// when somebody asks.
+//
 // Both sides split what differs, in turn, so that a range shrinks by the square of
 // splitInto with each round trip.
 type repair struct {
-	settle bool
+	kind   repairKind
 	ranges []dotRange // asked for, not yet answered
 	queue  []dotRange // to be asked for
 	probes int        // frames of questions so far
 	keys   [][]byte   // that hold a version here which the peer does not hold
 	dots   []dot      // that only the peer holds
 }
+
+type repairKind byte
+
+const (
+	toForget  repairKind = iota // what the peer has purged
+	toSettle                    // claims are equal, digests are not
+	toMend                      // fetches keys that are damaged here
+	toCompare                   // changes nothing
+)
+
+// counted tells whether only dots matter that are in the digest: tombstones may
+// be forgotten any time.
+func (p *repair) counted() bool { return p.kind != toForget }
 
 const (
 	maxRepairs  = 3       // repairs in one pull
@@ -36,8 +52,8 @@ const (
 	fetchKeys   = 1 << 10
 )
 
-func (s *session) startRepair(settle bool) error {
-	p := &repair{settle: settle}
+func (s *session) startRepair(kind repairKind) error {
+	p := &repair{kind: kind}
 	s.pulling.repair, s.pulling.repaired = p, s.peer.vector(purged)
 	state, err := s.view(func(*replica) {})
 	if err != nil {
@@ -45,7 +61,7 @@ func (s *session) startRepair(settle bool) error {
 	}
 	defer state.Release()
 	whole := []dotRange{{last: lastDot}}
-	if err := state.measure(whole, settle); err != nil {
+	if err := state.measure(whole, p.counted()); err != nil {
 		return err
 	}
 	if err := s.ask(&state, whole[0]); err != nil {
@@ -61,7 +77,7 @@ func (s *session) ask(state *view, g dotRange) error {
 		p.queue = append(p.queue, g)
 		return nil
 	}
-	parts, err := state.split(g, p.settle)
+	parts, err := state.split(g, p.counted())
 	p.queue = append(p.queue, parts...)
 	return err
 }
@@ -77,7 +93,7 @@ func (s *session) probe() error {
 	p.ranges = gs
 	n := &s.sending
 	s.send(frameProbe, n.frame(func(b []byte) []byte {
-		b = append(b, byte(btoi(p.settle)))
+		b = append(b, byte(btoi(p.counted())))
 		b = binary.AppendUvarint(b, uint64(len(gs)))
 		for _, g := range gs {
 			b = appendDot(b, g.first, n)
@@ -193,7 +209,7 @@ func (s *session) gotProbed(payload []byte) error {
 // differing queues the parts whose sum is another here.
 func (s *session) differing(state *view, parts []dotRange) error {
 	p, mine := s.pulling.repair, slices.Clone(parts)
-	if err := state.measure(mine, p.settle); err != nil {
+	if err := state.measure(mine, p.counted()); err != nil {
 		return err
 	}
 	for i := range mine {
@@ -209,18 +225,18 @@ func (s *session) differing(state *view, parts []dotRange) error {
 // compare works out what only one side holds of a range.
 func (s *session) compare(state *view, g dotRange, theirs map[dot]bool) error {
 	p := s.pulling.repair
-	err := state.each(g, p.settle, func(e *entry) error {
+	err := state.each(g, p.counted(), func(e *entry) error {
 		if theirs[e.dot] {
 			delete(theirs, e.dot)
 			return nil
 		}
-		if !p.settle && e.seq > s.peer.at(purged, e.origin) {
+		if !p.counted() && e.seq > s.peer.at(purged, e.origin) {
 			return nil // the peer has no proof against it
 		}
 		p.keys = append(p.keys, slices.Clone(e.key))
 		return nil
 	})
-	if p.settle {
+	if p.counted() {
 		p.dots = slices.AppendSeq(p.dots, maps.Keys(theirs))
 		slices.SortFunc(p.dots, dot.compare)
 	}
@@ -233,6 +249,9 @@ func (s *session) fetchNext() error {
 	p := s.pulling.repair
 	if len(p.keys)+len(p.dots) == 0 {
 		s.pulling.repair = nil
+		if p.kind == toMend || p.kind == toCompare {
+			return s.pulled()
+		}
 		return s.conclude()
 	}
 	var keys [][]byte
@@ -262,17 +281,24 @@ func (s *session) fetchNext() error {
 // repairKeys takes in keys as they are at the peer.
 func (s *session) repairKeys(keys []heldKey) error {
 	p := s.pulling.repair
+	if p.kind == toCompare {
+		return s.compareKeys(keys)
+	}
+	count := &s.stats.repaired
+	if p.kind == toMend {
+		count = &s.stats.mended
+	}
 	return s.inPieces(pieces{
 		n:     len(keys),
 		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
 		step: func(t *txn, i int) (back int, err error) {
 			k := keys[i]
-			if p.settle {
+			if p.kind != toForget {
 				return t.settle(k.key, k.versions, &s.peer)
 			}
 			return 0, t.repair(k.key, k.versions, &s.peer)
 		},
-		count: &s.stats.repaired,
+		count: count,
 	})
 }
 
@@ -312,7 +338,7 @@ func (t *txn) settle(key []byte, theirs []version, peer *knowledge) (back int, e
 	if err != nil {
 		return 0, err
 	}
-	full, err := t.full(key, old, k)
+	full, lost, err := t.intact(key, old, k)
 	if err != nil {
 		return 0, err
 	}
@@ -326,7 +352,7 @@ func (t *txn) settle(key []byte, theirs []version, peer *knowledge) (back int, e
 	})
 	had := len(now) > 0
 	for _, x := range theirs {
-		if had && x.seq <= max(t.at(pruned, x.origin), t.at(purged, x.origin)) {
+		if had && !lost.has(x.dot) && x.seq <= max(t.at(pruned, x.origin), t.at(purged, x.origin)) {
 			continue
 		}
 		if slices.ContainsFunc(now, func(y version) bool { return y.dot == x.dot || y.saw(x.dot) }) {
@@ -339,8 +365,14 @@ func (t *txn) settle(key []byte, theirs []version, peer *knowledge) (back int, e
 			t.loose = t.loose.raise(x.dot)
 		}
 	}
-	if now.sameDots(old) {
+	if now.sameDots(old) && len(lost) == 0 {
 		return 0, nil
 	}
-	return back, t.replace(key, old, k, now, false)
+	for _, y := range lost { // what nothing replaces stays, for somebody else to mend
+		proved := len(theirs) > 0 && peer.proves(y.dot)
+		if !proved && !slices.ContainsFunc(now, func(z version) bool { return z.dot == y.dot || z.saw(y.dot) }) {
+			return 0, nil
+		}
+	}
+	return back, t.stage(key, old, k, now, false)
 }

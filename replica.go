@@ -2,7 +2,6 @@ package replicator
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -378,40 +377,23 @@ func (r *replica) lookup(key []byte) (state, error) {
 	return s, nil
 }
 
-// errDamaged says that log and index do not agree.
-var errDamaged = errors.New("replicator: the log lacks an entry that the log-index names; run Verify")
-
-// readVersions reads the versions that a state names, with their values.
-func readVersions(rd reader, key []byte, s state, os interface {
+// namer gives the origins of what a store holds their aliases, and back.
+type namer interface {
 	origins
 	aliasOf(Origin) (uint32, bool)
-}) ([]version, error) {
+}
+
+// readVersions reads the versions that a state names, with their values. If one of
+// them is not what was logged the error is [ErrDamaged].
+func readVersions(rd reader, key []byte, s state, os namer) ([]version, error) {
 	vs := make([]version, 0, len(s))
-	var logKey []byte
 	for i := range s {
-		a, ok := os.aliasOf(s[i].origin)
-		if !ok {
-			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, errDamaged)
-		}
-		logKey = appendLogKey(logKey[:0], a, s[i].seq)
-		rec, err := rd.Get(logKey, nil)
-		if err == leveldb.ErrNotFound {
-			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, errDamaged)
+		e, err := readEntry(rd, key, &s[i], os)
+		if err == nil {
+			err = e.readValue(rd)
 		}
 		if err != nil {
 			return nil, err
-		}
-		e, err := decodeEntry(logKey, rec, os)
-		if err != nil {
-			return nil, fmt.Errorf("key %q, version %v: %w", key, s[i].dot, err)
-		}
-		if !e.deleted && !e.inline {
-			if e.value, err = rd.Get(key, nil); err == leveldb.ErrNotFound {
-				e.value, err = nil, nil
-			}
-			if err != nil {
-				return nil, err
-			}
 		}
 		vs = append(vs, e.version)
 	}

@@ -324,7 +324,7 @@ func (db *DB) Sync(ctx context.Context) error {
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
 	for i, addr := range addrs {
-		wg.Go(func() { errs[i] = db.syncOne(ctx, addr) })
+		wg.Go(func() { errs[i] = db.syncOne(ctx, addr, purpose{}) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -335,7 +335,7 @@ func (db *DB) Sync(ctx context.Context) error {
 
 // syncOne holds a session that begins after now, and further ones while a pull is
 // left out because another brings the same.
-func (db *DB) syncOne(ctx context.Context, addr string) error {
+func (db *DB) syncOne(ctx context.Context, addr string, why purpose) error {
 	for pause := time.Millisecond; ; {
 		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
@@ -343,7 +343,7 @@ func (db *DB) syncOne(ctx context.Context, addr string) error {
 			return nil // removed meanwhile, or it is this server itself
 		}
 		if p != nil {
-			whole, err := db.call(ctx, p)
+			whole, err := db.call(ctx, p, why)
 			if whole || err != nil {
 				return err
 			}

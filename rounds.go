@@ -51,7 +51,7 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) {
 	db.at(func(r *replica) { claims = r.known.claims })
 	skip := func(p *peer) bool { return kicked && (p.answering > 0 || p.claims == claims) }
 	for _, p := range db.peers.pick(n, now, skip) {
-		db.spawn(func() { db.call(ctx, p) })
+		db.spawn(func() { db.call(ctx, p, purpose{}) })
 	}
 }
 

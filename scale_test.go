@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	scale    = flag.Bool("scale", false, "run TestScale")
+	scale    = flag.Bool("scale", false, "run TestScale, and other tests at the size that is promised")
 	scaleDoc = flag.String("scale.doc", "", "write table and plot of TestScale into this directory")
 )
 

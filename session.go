@@ -51,6 +51,7 @@ type session struct {
 	serving    *serving
 	pulling    *pulling
 	leftOut    leftOut  // our pull
+	partial    bool     // our pull is to go on in another session
 	theyLeft   leftOut  // the acceptor's, as it told us
 	spool      [][]byte // values that came in chunks, for the page to come
 	spooled    int
@@ -80,6 +81,8 @@ type sessionParams struct {
 	// it. It is called within at. Nil: never.
 	wants func(r *replica, peer Origin) bool
 	asked uint64 // the latest of those who wait for a report, when the session began
+
+	purpose
 }
 
 // leftOut tells why a session has no pull one way.
@@ -91,8 +94,17 @@ const (
 	pullNever                // nothing is written there now
 )
 
+// purpose is what a dialer wants beyond bringing both sides up to date.
+type purpose struct {
+	mend    [][]byte    // keys that are damaged here
+	compare *Comparison // to be filled in
+}
+
+func (p *purpose) any() bool { return len(p.mend) > 0 || p.compare != nil }
+
 type sessionStats struct {
-	pulled, served, repaired int
+	pulled, served   int
+	repaired, mended int // versions that came back: of a digest that differed, of damage that was known
 }
 
 type frame struct {
@@ -129,6 +141,7 @@ type hello struct {
 	baseRev   uint64 // up to this revision
 	following bool   // vectors and addresses follow
 	wants     bool   // the peer should bring to disk what it claims, and report it
+	asks      bool   // there is something to talk about, even if both hold the same
 	book      uint32 // sum of the addresses it would tell; 0 for none
 	baseBook  uint32 // sum of the addresses that base last told it
 }
@@ -149,7 +162,7 @@ func (h *hello) append(b []byte) []byte {
 	b = appendSum(b, h.digest)
 	b = append(b, h.base[:]...)
 	b = binary.AppendUvarint(b, h.baseRev)
-	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1)
+	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1|byte(btoi(h.asks))<<2)
 	b = binary.BigEndian.AppendUint32(b, h.book)
 	return binary.BigEndian.AppendUint32(b, h.baseBook)
 }
@@ -169,7 +182,7 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.claims, h.digest = d.sum(), d.sum()
 	h.base, h.baseRev = d.origin(), d.uint()
 	flags := d.byte()
-	h.following, h.wants = flags&1 != 0, flags&2 != 0
+	h.following, h.wants, h.asks = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	h.book, h.baseBook = d.uint32(), d.uint32()
 	return h, d.err
 }
@@ -244,6 +257,7 @@ func (s *session) sendHello(peer Origin) {
 			s.peer = m.known
 		}
 		s.mine.wants = s.params.wants != nil && s.params.wants(r, peer)
+		s.mine.asks = s.params.purpose.any()
 	})
 	s.book = s.host.addresses()
 	s.book = s.book[:min(len(s.book), maxAddresses)]
@@ -427,7 +441,7 @@ func (s *session) greeted() error {
 	}
 	equal := dialer.claims == acceptor.claims && dialer.digest == acceptor.digest
 	told := acceptor.base == dialer.origin && acceptor.baseRev == dialer.rev && acceptor.baseBook == dialer.book
-	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants {
+	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.asks {
 		s.idle = true
 		s.part()
 		return nil

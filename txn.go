@@ -73,7 +73,7 @@ func (r *replica) begin() *txn {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && len(t.r.aliases) == t.aliases
+	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && t.figures == (figures{}) && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -332,6 +332,11 @@ func (t *txn) replace(key []byte, old state, k *stagedKey, now state, local bool
 			}
 		}
 	}
+	return t.stage(key, old, k, now, local)
+}
+
+// stage stages the new state of a key; all its versions carry value and time.
+func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) error {
 	now.sort()
 	was := k != nil && k.disputed
 	if k == nil && len(old) > 1 {

@@ -18,6 +18,7 @@ type Report struct {
 	Digest   Digest  `json:"digest"`   // counted anew
 	Faults   []Fault `json:"faults"`   // the first 1,000
 	More     int64   `json:"more"`     // faults beyond those
+	Mended   int64   `json:"mended"`   // faults that [DB.Repair] found and put right
 }
 
 // OK tells whether nothing was wrong.
@@ -48,11 +49,15 @@ func (r *Report) fault(key []byte, format string, args ...any) {
 // could not be carried through: ctx ended, or the store cannot be read, which
 // the report names too.
 func (db *DB) Verify(ctx context.Context) (Report, error) {
-	var r Report
+	v, err := db.verify(ctx)
+	return v.report, err
+}
+
+func (db *DB) verify(ctx context.Context) (*verification, error) {
+	v := &verification{db: db, ctx: ctx, damaged: map[string][]dot{}, progress: Progress{Work: "verify"}, began: time.Now()}
 	if db.isClosing() {
-		return r, leveldb.ErrClosed
+		return v, leveldb.ErrClosed
 	}
-	v := verification{db: db, report: &r, ctx: ctx, progress: Progress{Work: "verify"}, began: time.Now()}
 	var err error
 	db.at(func(c *replica) {
 		v.view.aliases, v.view.index = c.aliases, c.alias
@@ -60,18 +65,18 @@ func (db *DB) Verify(ctx context.Context) (Report, error) {
 		v.view.snapshot, err = c.store.snapshot()
 	})
 	if err != nil {
-		return r, err
+		return v, err
 	}
 	if v.view.snapshot == nil {
-		return r, leveldb.ErrClosed
+		return v, leveldb.ErrClosed
 	}
 	defer v.view.Release()
 	if err = v.run(); err != nil && ctx.Err() == nil {
-		r.fault(nil, "the store cannot be read: %v", err)
+		v.report.fault(nil, "the store cannot be read: %v", err)
 	}
 	v.progress.Done = true
 	db.progress(v.progress)
-	return r, err
+	return v, err
 }
 
 // verification is one run of Verify.
@@ -79,11 +84,21 @@ type verification struct {
 	db            *DB
 	ctx           context.Context // of the one call that this belongs to
 	view          view
-	report        *Report
+	report        Report
+	damaged       map[string][]dot // keys to be mended, with log entries that their log-index does not name
 	kept, counted figures
-	named, logged sum // dots in the index, in the log
+	counting      bool // all of it was counted
+	named, logged sum  // dots in the index, in the log
 	progress      Progress
 	began         time.Time
+}
+
+// fault reports what is wrong with a key, which can be mended.
+func (v *verification) fault(key []byte, format string, args ...any) {
+	v.report.fault(key, format, args...)
+	if len(v.damaged) < maxFaults {
+		v.damaged[string(key)] = v.damaged[string(key)]
+	}
 }
 
 func (v *verification) run() error {
@@ -96,6 +111,7 @@ func (v *verification) run() error {
 	if err := v.checkValues(); err != nil {
 		return err
 	}
+	v.counting = true
 	v.report.Digest = v.counted.digest.digest()
 	if v.counted.digest != v.kept.digest {
 		v.report.fault(nil, "the digest kept is %v, counted %v", v.kept.digest.digest(), v.report.Digest)
@@ -132,7 +148,7 @@ func (v *verification) checkIndex() error {
 		v.report.Keys++
 		s, err := decodeIndex(it.Value(), &v.view)
 		if err != nil {
-			v.report.fault(key, "its log-index cannot be read: %v", err)
+			v.fault(key, "its log-index cannot be read: %v", err)
 			continue
 		}
 		for i := range s {
@@ -155,58 +171,29 @@ func (v *verification) checkKey(key []byte, s state) error {
 	}
 	vs := make([]version, 0, len(s))
 	for i := range s {
-		e, err := v.entry(key, &s[i])
-		if err != nil {
+		e, err := readEntry(&v.view, key, &s[i], &v.view)
+		if err == nil {
+			err = e.readValue(&v.view)
+		}
+		var damage *damageError
+		switch {
+		case errors.As(err, &damage):
+			v.fault(key, "%s", damage.problem)
+		case err != nil:
 			return err
+		case e.inline != (len(s) > 1):
+			v.fault(key, "log entry %v has its value in the wrong place", e.dot)
+		default:
+			vs = append(vs, e.version)
 		}
-		if e == nil {
-			continue
-		}
-		if !e.inline && !e.deleted {
-			if absent {
-				v.report.fault(key, "its value is missing")
-			} else if checksum(raw) != e.check {
-				v.report.fault(key, "its value is not the one that was logged; if it was written past the wrapper, run Adopt")
-			}
-		}
-		if e.inline != (len(s) > 1) {
-			v.report.fault(key, "log entry %v has its value in the wrong place", e.dot)
-		}
-		vs = append(vs, e.version)
 	}
 	switch {
 	case len(s) == 1 && s[0].deleted && !absent:
-		v.report.fault(key, "it was deleted and has a value")
+		v.fault(key, "it was deleted and has a value")
 	case len(s) > 1 && len(vs) == len(s):
 		v.checkShown(key, vs, raw, absent)
 	}
 	return nil
-}
-
-// entry reads a version's log entry, or reports what is wrong with it.
-func (v *verification) entry(key []byte, want *version) (*entry, error) {
-	a, _ := v.view.aliasOf(want.origin)
-	logKey := appendLogKey(nil, a, want.seq)
-	rec, err := v.view.Get(logKey, nil)
-	if errors.Is(err, leveldb.ErrNotFound) {
-		v.report.fault(key, "log entry %v is missing", want.dot)
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	e, err := decodeEntry(logKey, rec, &v.view)
-	switch {
-	case err != nil:
-		v.report.fault(key, "log entry %v cannot be read: %v", want.dot, err)
-	case !bytes.Equal(e.key, key):
-		v.report.fault(key, "log entry %v is of key %q", want.dot, e.key)
-	case e.clock != want.clock || e.deleted != want.deleted || !slices.Equal(e.vv, want.vv):
-		v.report.fault(key, "log and log-index differ about version %v", want.dot)
-	default:
-		return &e, nil
-	}
-	return nil, nil
 }
 
 // checkShown checks what a key with several versions shows, unless its resolver
@@ -218,7 +205,7 @@ func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent b
 		return
 	}
 	if first.Deleted != absent || !absent && !bytes.Equal(first.Value, raw) {
-		v.report.fault(key, "it shows another value than the resolver gives")
+		v.fault(key, "it shows another value than the resolver gives")
 	}
 }
 
@@ -254,8 +241,11 @@ func (v *verification) checkLog() error {
 			return nil
 		}
 		s, err := readIndex(&v.view, e.key, &v.view)
-		if err == nil && !s.has(d) {
-			v.report.fault(e.key, "log entry %v is not in its log-index", d)
+		if err != nil || !s.has(d) { // one that cannot be read was reported, and names nothing
+			v.fault(e.key, "log entry %v is not in its log-index", d)
+			if ds, ok := v.damaged[string(e.key)]; ok && len(ds) < maxFaults {
+				v.damaged[string(e.key)] = append(ds, d)
+			}
 		}
 		return v.ctx.Err()
 	})

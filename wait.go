@@ -311,7 +311,7 @@ func (db *DB) hasten(ctx context.Context) {
 		skip := func(p *peer) bool { return !due(p) || first && !source[p.origin] }
 		for _, p := range db.peers.pick(max(n, 0), now, skip) {
 			n--
-			db.spawn(func() { db.call(ctx, p) })
+			db.spawn(func() { db.call(ctx, p, purpose{}) })
 		}
 	}
 }
