@@ -200,3 +200,35 @@ func TestCompareNamesTheKeysThatDifferAndChangesNothing(t *testing.T) {
 	_, err = b.Repair(t.Context())
 	require.ErrorIs(t, err, leveldb.ErrClosed)
 }
+
+func TestGarbageOfACrashIsNotTakenForAKey(t *testing.T) {
+	b := serve(t, Options{})
+	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
+	wound(t, b, "k", "i")
+	require.NoError(t, b.commit(func(tx *txn) error { // its deletion was forgotten, says the proof
+		tx.prove(purged, dot{b.self, 1})
+		return nil
+	}))
+	_, err := b.Repair(t.Context())
+	require.NoError(t, err)
+	_, err = b.raw.Get(kindKey(kindIndex, []byte("k")), nil)
+	require.ErrorIs(t, err, leveldb.ErrNotFound)
+}
+
+func TestCompareCountsNoWritesThatAreOnTheirWay(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	gossip(t, a, b)
+	c := &Comparison{}
+	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10, purpose: purpose{compare: c}}
+	sa, sb := newSession(a, true, p), newSession(b, false, p)
+	drive(t, sa, sb, func(from, to *session, f frame) {
+		if f.kind == frameProbe { // after the pull
+			a.put("from a", "v")
+			b.put("from b", "v")
+		}
+		require.NoError(t, to.receive(f.kind, f.payload))
+	})
+	require.Empty(t, c.Differences)
+	require.Empty(t, c.More)
+}
