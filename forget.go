@@ -120,25 +120,50 @@ func (r *replica) readMembers() error {
 
 // settlement is what a run of purge goes by.
 type settlement struct {
-	now      time.Time
-	stable   vector   // on disk at every member, and all that they knew then is known here; nil if that cannot be said
-	blockers []Origin // members that it cannot be said of
-	proofs   bool     // what vvs leave out is within the checkpoint, as what they name must be
+	now    time.Time
+	stable vector // on disk at every member, and all that they knew then is known here; nil if that cannot be said
+	proofs bool   // what vvs leave out is within the checkpoint, as what they name must be
 }
 
 func (r *replica) settlement() settlement {
 	s := settlement{now: r.now(), stable: r.stable(), proofs: r.known.within(pruned, &r.known, durable)}
-	for _, m := range r.counted() {
-		// What a member wrote before it knew of a deletion may still be on its
-		// way, unless all that it has on disk is claimed here.
-		if m.rev == 0 || !m.known.within(durable, &r.known, claimed) {
-			s.blockers = append(s.blockers, m.origin)
-		}
-	}
-	if len(s.blockers) > 0 {
+	if slices.ContainsFunc(r.counted(), r.unclear) {
 		s.stable = nil
 	}
 	return s
+}
+
+// unclear tells whether nothing can be said of what a member may still come up
+// with. What it wrote before it knew of a deletion may still be on its way, unless
+// all that it has on disk is claimed here.
+func (r *replica) unclear(m *member) bool {
+	return m.rev == 0 || !m.known.within(durable, &r.known, claimed)
+}
+
+// blockers are the members that hold back the forgetting of deletions that the last
+// purge had to leave, and notes since when: those that are unclear, and those that
+// have not reported to have on disk what these deletions need.
+func (r *replica) blockers() []*member {
+	if len(r.waiting) == 0 {
+		return nil
+	}
+	now := r.now()
+	var ms []*member
+	for _, m := range r.counted() {
+		lacks := func(d dot) bool { return d.seq > m.known.at(durable, d.origin) }
+		if !r.unclear(m) && !slices.ContainsFunc(r.waiting, lacks) {
+			m.holding = time.Time{}
+			continue
+		}
+		if m.holding.IsZero() {
+			m.holding = now
+			if m.rev == 0 { // not heard since the opening
+				m.holding = m.seen
+			}
+		}
+		ms = append(ms, m)
+	}
+	return ms
 }
 
 // settled tells whether nothing that its writer did not see can still turn up
@@ -166,7 +191,14 @@ func (s *settlement) settled(r *replica, v *version) bool {
 // proof is part of the batch, which is committed with Sync unless it is on disk.
 func (t *txn) purge(from []byte, limit int) (next []byte, err error) {
 	s := t.r.settlement()
-	return t.eachMarked(kindTombstone, from, limit, func(key []byte) error { return t.purgeKey(&s, key) })
+	if from == nil {
+		t.r.found = nil
+	}
+	next, err = t.eachMarked(kindTombstone, from, limit, func(key []byte) error { return t.purgeKey(&s, key) })
+	if err == nil && next == nil {
+		t.r.waiting = t.r.found
+	}
+	return next, err
 }
 
 func (t *txn) purgeKey(s *settlement, key []byte) error {
@@ -183,6 +215,9 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 		return err
 	}
 	if slices.ContainsFunc(vs, func(v version) bool { return !s.settled(t.r, &v) }) {
+		for _, v := range vs {
+			t.r.found = t.r.found.join(v.vv).raise(v.dot)
+		}
 		return nil
 	}
 	shown := vs[0].public()

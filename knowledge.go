@@ -163,6 +163,22 @@ func (k *knowledge) within(c column, l *knowledge, d column) bool {
 	return true
 }
 
+// behind counts the writes that other claims and k does not.
+func (k *knowledge) behind(other *knowledge) (n int64) {
+	for _, w := range other.rows {
+		n += above(w.at[claimed], k.at(claimed, w.origin))
+	}
+	return n
+}
+
+// above is by how much a seq is above another, if it is.
+func above(n, than uint64) int64 {
+	if n <= than {
+		return 0
+	}
+	return int64(n - than)
+}
+
 func (k *knowledge) clone() knowledge {
 	c := *k
 	c.rows = slices.Clone(k.rows)

@@ -118,11 +118,17 @@ func (db *DB) warnOfExpiry(now time.Time) {
 // purge goes through all tombstones once.
 func (db *DB) purge(ctx context.Context) error {
 	buried := false
-	db.at(func(r *replica) { buried = r.tombstones > 0 || r.disputed > 0 })
+	db.at(func(r *replica) {
+		if buried = r.tombstones > 0 || r.disputed > 0; !buried {
+			r.waiting = nil
+		}
+	})
 	if !buried {
 		return nil
 	}
-	return inTurn(ctx, db.commit, func(t *txn, from []byte) ([]byte, error) { return t.purge(from, purgeStep) })
+	err := inTurn(ctx, db.commit, func(t *txn, from []byte) ([]byte, error) { return t.purge(from, purgeStep) })
+	db.at(func(r *replica) { r.blockers() }) // notes since when
+	return err
 }
 
 // reissueOrphans gives writes of earlier openings that nobody turned out to claim

@@ -27,7 +27,8 @@ type peer struct {
 	seen      time.Time     // when its address was last heard of
 	failed    int           // sessions in a row
 	claims    sum           // what it claimed at the end of the last good session
-	digest    sum
+	has       vector        // that it is sure to claim; nil if nothing is
+	covered   time.Time     // all that was known here then it has
 	pulled    int64
 	served    int64
 	in, out   int64
@@ -97,7 +98,7 @@ func (ps *peers) add(addr string, s source, now time.Time) bool {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = ps.least, ps.most, 2, 0.3
 	b.Reset()
-	ps.list = slices.Insert(ps.list, i, &peer{addr: addr, source: s, state: "new", seen: now, backoff: b})
+	ps.list = slices.Insert(ps.list, i, &peer{addr: addr, source: s, state: "new", seen: now, covered: now, backoff: b})
 	select {
 	case ps.found <- struct{}{}:
 	default:

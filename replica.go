@@ -74,6 +74,9 @@ type replica struct {
 	savedRev  uint64 // revision up to which checkpoints are stored
 	stableVec vector // see stable; nil if it must be worked out anew
 
+	waiting vector // what the deletions that the last purge had to leave have seen, and they,
+	found   vector // and what the one under way has found so far
+
 	txn txn // reused: there is one at a time
 }
 
@@ -95,8 +98,10 @@ type member struct {
 	known    knowledge // what it last told us of its knowledge
 	rev      uint64    // its revision then
 	book     uint32    // sum of the addresses it last told us
-	digest   sum       // of what it held when last asked
+	claims   sum       // what it claimed when last asked,
+	digest   sum       // and of what it held then
 	agreed   time.Time // when it last held what we did
+	holding  time.Time // since when it is seen to hold back the forgetting of deletions; zero: it does not
 	replaced bool      // somebody else answered where it did: it counts no more until it is heard again
 }
 

@@ -136,8 +136,14 @@ func (db *DB) leavePull(from Origin) {
 func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	now := time.Now()
 	broken := db.queue.broken()
+	theirs := s.theirsNow()
 	var claims sum
-	db.at(func(r *replica) { claims = r.known.claims })
+	var has vector
+	db.at(func(r *replica) {
+		if claims = r.known.claims; err == nil && theirs == claims {
+			has = r.known.vector(claimed)
+		}
+	})
 	db.peers.mu.Lock()
 	was := p.state
 	if s.dialed {
@@ -150,12 +156,21 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		p.in += pace.in.Load()
 		p.out += pace.out.Load()
 	}
-	if (s.theirs.origin != Origin{}) {
-		p.origin, p.name = s.theirs.origin, s.theirs.name
+	if o := s.theirs.origin; o != (Origin{}) {
+		if p.origin != o {
+			p.has, p.covered = nil, now
+		}
+		p.origin, p.name = o, s.theirs.name
 	}
 	if err == nil {
 		p.endedWellLocked(s.dialed, now)
-		p.claims, p.digest = s.theirsNow()
+		p.claims = theirs
+		if has != nil {
+			p.has = has
+		}
+		if s.idle || s.gave {
+			p.covered = s.mine.wall
+		}
 		if p.asked = max(p.asked, s.params.asked); s.leftOut == pullNever && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}

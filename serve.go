@@ -135,6 +135,7 @@ func (s *session) produce() error {
 // endServing says that the pull is whole, or that the peer should come again.
 func (s *session) endServing(whole bool) {
 	s.send(frameEnd, []byte{byte(btoi(whole))})
+	s.gave = whole
 	s.leaveServing()
 	if s.expect == wantPull {
 		s.expect = wantTurn

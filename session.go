@@ -66,6 +66,7 @@ type session struct {
 	done     bool
 	refusing bool // the last word is a refusal
 	idle     bool
+	gave     bool // a pull of the peer's was served to its end
 	stats    sessionStats
 }
 
@@ -280,17 +281,16 @@ func (s *session) refuseSaying(code refuseCode, err error, text string) error {
 	return err
 }
 
-// theirsNow is what the peer claims and holds at the end of a session that went
-// well: the dialer pulled first, so what it was told of is what the acceptor had
+// theirsNow is what the peer claims at the end of a session that went well: the dialer pulled first, so what it was told of is what the acceptor had
 // joined with its own. If a pull was left out, nobody knows until they are asked again.
-func (s *session) theirsNow() (claims sum, digest sum) {
+func (s *session) theirsNow() sum {
 	if s.leftOut != pullNow || s.theyLeft != pullNow {
-		return sum{}, s.theirs.digest
+		return sum{}
 	}
 	if s.idle || s.dialed {
-		return s.told, s.theirs.digest
+		return s.told
 	}
-	return s.peer.claims, s.theirs.digest
+	return s.peer.claims
 }
 
 // part ends a session that went well.
@@ -396,7 +396,7 @@ func (s *session) gotHello(payload []byte) error {
 	}
 	s.host.at(func(r *replica) {
 		m := r.heard(h.origin, h.name)
-		m.digest = h.digest
+		m.claims, m.digest = h.claims, h.digest
 		if h.digest == s.mine.digest && h.claims == s.mine.claims {
 			m.agreed = r.now()
 		}

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"cmp"
 	"encoding/hex"
 	"slices"
 	"time"
@@ -23,8 +24,9 @@ func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 func (d *Digest) UnmarshalText(text []byte) error { return (*Origin)(d).UnmarshalText(text) }
 
 // Status is what a server knows of itself and of its peers at one moment. It
-// marshals to JSON; durations are in nanoseconds there.
+// marshals to JSON, with durations in nanoseconds and without times that are zero.
 type Status struct {
+	Time       time.Time      `json:"time"` // when it was taken
 	Name       string         `json:"name"`
 	Cluster    string         `json:"cluster"`
 	Origin     Origin         `json:"origin"` // of this opening
@@ -37,18 +39,19 @@ type Status struct {
 	Tombstones int64          `json:"tombstones"` // deleted keys that are still remembered
 	Conflicts  int64          `json:"conflicts"`  // keys in conflict
 	Claims     []Claim        `json:"claims"`     // by origin
+	Unsaved    int64          `json:"unsaved"`    // writes known here that a power failure here could take, as far as is known
 	Velocity   float64        `json:"velocity"`   // changes per second, decaying with a half-life of 5 s
 	Pause      time.Duration  `json:"pause"`      // between rounds, at this velocity
 	Sessions   int64          `json:"sessions"`   // since the opening
 	Pulled     int64          `json:"pulled"`     // versions taken from peers since the opening
 	Served     int64          `json:"served"`     // versions sent to peers since the opening
-	BytesIn    int64          `json:"bytesIn"`
+	BytesIn    int64          `json:"bytesIn"`    // since the opening; on the network, so with what TLS adds
 	BytesOut   int64          `json:"bytesOut"`
 	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
-	Peers      []PeerStatus   `json:"peers"`
-	Refusals   []Refusal      `json:"refusals"` // connections turned away lately, at most 33
-	Blockers   []PurgeBlocker `json:"blockers"` // members that hold back the forgetting of deletions
-	Work       []Progress     `json:"work"`     // long work under way
+	Peers      []PeerStatus   `json:"peers"`      // by address
+	Refusals   []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
+	Blockers   []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
+	Work       []Progress     `json:"work"`       // long work under way
 }
 
 // Claim says how far a server knows one origin's log: of every write up to Seq
@@ -60,64 +63,89 @@ type Claim struct {
 	Own     bool   `json:"own"` // an opening of this database
 }
 
-// PeerStatus is what a server knows of a peer.
+// PeerStatus is what a server knows of a peer. What the peer holds, claims and has
+// on disk is as it told when last asked, in a session; what it took from us since
+// counts where that is certain.
 type PeerStatus struct {
-	Addr     string        `json:"addr"`
-	Name     string        `json:"name"`
-	Origin   Origin        `json:"origin"`
-	Source   string        `json:"source"` // "list", "discovered", "learnt", "incoming"
-	State    string        `json:"state"`  // "new", "ok", "failing", "refused"
-	Last     time.Time     `json:"last"`   // end of the last good session
-	Failures int           `json:"failures"`
-	Error    string        `json:"error,omitempty"` // of the last session, if it failed; or why nothing was pulled, if nothing is written here
-	Next     time.Time     `json:"next"`            // not dialed before
-	Agrees   bool          `json:"agrees"`          // it held exactly what we did when last asked
-	Lag      int64         `json:"lag"`             // writes known here that it had not claimed when last asked
-	Behind   time.Duration `json:"behind"`          // if it lags: since the last good session
-	Digest   Digest        `json:"digest"`          // of what it held when last asked
-	Pulled   int64         `json:"pulled"`
-	Served   int64         `json:"served"`
-	BytesIn  int64         `json:"bytesIn"`
-	BytesOut int64         `json:"bytesOut"`
+	Addr     string    `json:"addr"`
+	Name     string    `json:"name"`
+	Origin   Origin    `json:"origin"`
+	Source   string    `json:"source"`          // "list", "discovered", "learnt", "incoming"
+	State    string    `json:"state"`           // "new", "ok", "failing", "refused", "self"
+	Last     time.Time `json:"last,omitzero"`   // end of the last good session
+	Failures int       `json:"failures"`        // sessions in a row
+	Error    string    `json:"error,omitempty"` // of the last session, if it failed; or why nothing was pulled, if nothing is written here
+	Next     time.Time `json:"next,omitzero"`   // not dialed before
+
+	Agrees  bool          `json:"agrees"`          // it held exactly what we do now
+	Differs bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
+	Agreed  time.Time     `json:"agreed,omitzero"` // when it was last found to hold exactly what we held then
+	Digest  Digest        `json:"digest"`          // of what it held
+	Lag     int64         `json:"lag"`             // writes known here that it does not claim
+	Behind  time.Duration `json:"behind"`          // if it lags: at most so long ago was the oldest of them known here
+	Ahead   int64         `json:"ahead"`           // writes it claims that are not known here
+	Unsaved int64         `json:"unsaved"`         // writes known here that it did not report to be on its disk
+
+	Pulled   int64 `json:"pulled"` // versions, from it, since the opening
+	Served   int64 `json:"served"` // versions, to it
+	BytesIn  int64 `json:"bytesIn"`
+	BytesOut int64 `json:"bytesOut"`
 }
 
-// PurgeBlocker is a member whose last report does not cover a deletion that
-// could otherwise be forgotten.
+// PurgeBlocker is a member that holds back the forgetting of a deletion: it has not
+// been heard since the opening, or has not reported to have the deletion on disk.
+// What it does not confirm is forgotten by age, see Options.TombstoneTTL; the
+// member counts no more once it was not seen for Options.PeerTTL. Deletions are looked
+// through every 10 s, so a blocker is named, and no longer named, so much later.
 type PurgeBlocker struct {
 	Name   string    `json:"name"`
 	Origin Origin    `json:"origin"`
-	Seen   time.Time `json:"seen"` // when it was last heard
+	Seen   time.Time `json:"seen"`  // when it was last heard
+	Since  time.Time `json:"since"` // when it was first noticed to hold back
 }
 
-// progress keeps long work for Status and tells Events of it.
-func (db *DB) progress(p Progress) {
-	db.mu.Lock()
-	id := p.Work + " " + p.Peer
-	if p.Done {
-		delete(db.work, id)
-	} else {
-		db.work[id] = p
-	}
-	db.mu.Unlock()
-	if f := db.opts.Events.Progress; f != nil {
-		f(p)
-	}
-}
-
-// Status is what this server knows of itself and of its peers.
+// Status is what this server knows of itself and of its peers. It asks nobody and
+// reads nothing from the store, so it may be called often: it costs a few
+// microseconds for each peer, and more with origins, of which every opening of every
+// database that wrote is one. The caller owns what it gets.
 func (db *DB) Status() Status {
-	now := time.Now()
-	s := Status{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.listener.Addr().String()}
+	now := db.opts.Now()
+	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.listener.Addr().String()}
 	select {
 	case <-db.ready:
 		s.Ready = true
 	default:
 	}
-	broken := db.queue.broken()
-	s.ReadOnly = broken == leveldb.ErrReadOnly
-	members := map[Origin]memberStatus{}
-	db.at(func(r *replica) { db.ownStatus(r, &s, members) })
+	s.ReadOnly = db.queue.broken() == leveldb.ErrReadOnly
+	var known knowledge
+	var members map[Origin]member
+	db.at(func(r *replica) {
+		r.ownStatus(&s)
+		// What a member told is replaced, never changed, so it may be read later.
+		known, members = r.known.clone(), make(map[Origin]member, len(r.members))
+		for o, m := range r.members {
+			members[o] = *m
+		}
+	})
+	db.figuresStatus(&s)
+	s.Refusals = append([]Refusal{}, db.refusals.status()...)
+	s.Peers = []PeerStatus{}
+	db.peers.each(func(p *peer) {
+		ps := p.status()
+		if m, ok := members[p.origin]; ok {
+			ps.compare(&m, p, &known, s.Digest, now)
+		}
+		s.Peers = append(s.Peers, ps)
+	})
+	return s
+}
+
+// figuresStatus fills in what is kept beside the replica.
+func (db *DB) figuresStatus(s *Status) {
+	now := time.Now()
+	s.Work = []Progress{}
 	db.mu.Lock()
+	defer db.mu.Unlock()
 	s.Velocity = db.velocity.now(now)
 	s.Pause = db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
 	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
@@ -128,55 +156,25 @@ func (db *DB) Status() Status {
 	for _, w := range db.work {
 		s.Work = append(s.Work, w)
 	}
-	db.mu.Unlock()
-	slices.SortFunc(s.Work, func(a, b Progress) int {
-		if a.Work+a.Peer < b.Work+b.Peer {
-			return -1
-		}
-		return 1
-	})
-	s.Refusals = db.refusals.status()
-	s.Peers = []PeerStatus{}
-	db.peers.each(func(p *peer) { s.Peers = append(s.Peers, p.status(members, s.Digest, now)) })
-	return s
+	slices.SortFunc(s.Work, func(a, b Progress) int { return cmp.Compare(a.Work+" "+a.Peer, b.Work+" "+b.Peer) })
 }
 
-type memberStatus struct {
-	lag    int64
-	digest Digest
-}
-
-func (db *DB) ownStatus(r *replica, s *Status, members map[Origin]memberStatus) {
+func (r *replica) ownStatus(s *Status) {
 	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
 	s.Claims = []Claim{}
 	for _, w := range r.known.rows {
 		if w.at[claimed] > 0 {
 			s.Claims = append(s.Claims, Claim{w.origin, w.at[claimed], w.at[durable], r.own[w.origin]})
+			s.Unsaved += int64(w.at[claimed] - w.at[durable])
 		}
-	}
-	for o, m := range r.members {
-		members[o] = memberStatus{m.known.behind(&r.known), m.digest.digest()}
 	}
 	s.Blockers = []PurgeBlocker{}
-	if r.tombstones > 0 {
-		for _, o := range r.settlement().blockers {
-			m := r.members[o]
-			s.Blockers = append(s.Blockers, PurgeBlocker{m.name, o, m.seen})
-		}
+	for _, m := range r.blockers() {
+		s.Blockers = append(s.Blockers, PurgeBlocker{m.name, m.origin, m.seen, m.holding})
 	}
 }
 
-// behind counts the writes that other claims and k does not.
-func (k *knowledge) behind(other *knowledge) (n int64) {
-	for _, w := range other.rows {
-		if d := int64(w.at[claimed]) - int64(k.at(claimed, w.origin)); d > 0 {
-			n += d
-		}
-	}
-	return n
-}
-
-func (p *peer) status(members map[Origin]memberStatus, digest Digest, now time.Time) PeerStatus {
+func (p *peer) status() PeerStatus {
 	s := PeerStatus{
 		Addr: p.addr, Name: p.name, Origin: p.origin, Source: p.source.String(), State: p.state, Last: p.last,
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
@@ -184,12 +182,20 @@ func (p *peer) status(members map[Origin]memberStatus, digest Digest, now time.T
 	if p.err != nil {
 		s.Error = p.err.Error()
 	}
-	if m, ok := members[p.origin]; ok {
-		s.Lag, s.Digest = m.lag, m.digest
-		s.Agrees = m.lag == 0 && m.digest == digest
-		if m.lag > 0 && !p.last.IsZero() {
-			s.Behind = now.Sub(p.last)
-		}
-	}
 	return s
+}
+
+// compare fills in how a peer stands to what is known and held here.
+func (s *PeerStatus) compare(m *member, p *peer, known *knowledge, digest Digest, now time.Time) {
+	for _, w := range known.rows {
+		s.Lag += above(w.at[claimed], max(m.known.at(claimed, w.origin), p.has.seq(w.origin)))
+		s.Unsaved += above(w.at[claimed], m.known.at(durable, w.origin))
+	}
+	s.Ahead = known.behind(&m.known)
+	s.Digest, s.Agreed = m.digest.digest(), m.agreed
+	s.Agrees = s.Lag == 0 && s.Ahead == 0 && s.Digest == digest
+	s.Differs = m.claims == known.claims && s.Digest != digest
+	if s.Lag > 0 {
+		s.Behind = max(now.Sub(p.covered), 0)
+	}
 }
