@@ -56,6 +56,8 @@ func (db *DB) adopt(ctx context.Context) error {
 	}
 	err := db.adoptInTurn(ctx, values, (*txn).adopt, func() { db.progress(progress) })
 	if err != nil {
+		progress.Done = true
+		db.progress(progress)
 		return err
 	}
 	return db.adoptInTurn(ctx, db.missing, (*txn).adoptDeletes, func() {})

@@ -26,6 +26,7 @@ type conversation struct {
 	ticket  *ticket // of an accepted connection
 	w       *bufio.Writer
 	r       *bufio.Reader
+	work    pullWork
 	held    int  // bytes of MaxInFlight
 	large   bool // it has the one place of those that hold more than their share
 }
@@ -39,13 +40,15 @@ func (db *DB) params(remembered Origin) sessionParams {
 }
 
 // converse holds a session over a connection that is through with its handshake.
-// The connection is closed then.
-func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s *session, tk *ticket) error {
+// The connection is closed then. peer gives the peer's address, once it is greeted.
+func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s *session, tk *ticket, peer func() string) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
 	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
+	t.work = pullWork{db: db, peer: peer}
 	defer t.keep(0)
+	defer t.work.end()
 	err := t.run(ctx)
 	if s.refusing {
 		t.linger()
@@ -148,6 +151,7 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.pace.frameDone()
 	err = t.session.receive(kind, payload)
+	t.work.follow(t.session, t.pace)
 	if kind == frameVectors {
 		t.db.reported()
 	}
@@ -268,7 +272,7 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err e
 		if err != nil {
 			return &PeerError{p.addr, "handshake", err}
 		}
-		if err := db.converse(ctx, conn, pace, s, nil); err != nil {
+		if err := db.converse(ctx, conn, pace, s, nil, func() string { return p.addr }); err != nil {
 			return &PeerError{p.addr, s.op(), err}
 		}
 		return nil
@@ -353,11 +357,14 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 		from = db.incoming(h, raw.RemoteAddr())
 		db.answers(from, h.origin)
 	}
-	err = db.converse(ctx, conn, pace, s, tk)
-	addr := raw.RemoteAddr().String()
-	if from != nil {
-		addr = from.addr
+	called := func() string {
+		if from != nil {
+			return from.addr
+		}
+		return raw.RemoteAddr().String()
 	}
+	err = db.converse(ctx, conn, pace, s, tk, called)
+	addr := called()
 	if err != nil {
 		err = &PeerError{addr, s.op(), tk.explain(err)}
 	}

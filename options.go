@@ -218,15 +218,16 @@ type SessionEvent struct {
 	Err      error         // nil if it ended well
 }
 
-// Progress tells how far a long work has come.
+// Progress tells how far a long work has come. Pulls and repairs are told of when
+// they take longer than a second.
 type Progress struct {
 	Work  string        `json:"work"`  // "adopt", "pull", "verify", "repair"
 	Peer  string        `json:"peer"`  // for pull and repair
-	Keys  int64         `json:"keys"`  // done so far
-	Bytes int64         `json:"bytes"` // done so far
-	Total int64         `json:"total"` // keys in all, as far as known, else 0
+	Keys  int64         `json:"keys"`  // done so far; of a pull and a repair, versions
+	Bytes int64         `json:"bytes"` // done so far; of a pull and a repair, on the network
+	Total int64         `json:"total"` // of them in all, or at most if some were overwritten since; 0 if unknown
 	Left  time.Duration `json:"left"`  // estimate, 0 if unknown
-	Done  bool          `json:"done"`
+	Done  bool          `json:"done"`  // it has ended, well or not
 }
 
 // withDefaults gives a copy with every default filled in, or says what is

@@ -3,6 +3,8 @@ package replicator_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,6 +129,44 @@ func TestStatusGoesThroughJSONUnharmed(t *testing.T) {
 		require.NoError(t, err)
 		require.JSONEq(t, string(text), string(again))
 		require.Equal(t, s.Claims, back.Claims)
+	})
+}
+
+func TestLongPullTellsHowFarItIs(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.open("a", replicatortest.MemDB(t), &replicator.Options{WriteRate: 64 << 10})
+		for i := range 3000 {
+			put(t, a, fmt.Sprint(i), strings.Repeat("v", 1000))
+		}
+		var mu sync.Mutex
+		var told []replicator.Progress
+		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{Peers: []string{"a:9000"}, Events: &replicator.Events{
+			Progress: func(p replicator.Progress) {
+				mu.Lock()
+				defer mu.Unlock()
+				if p.Work == "pull" {
+					told = append(told, p)
+				}
+			},
+		}})
+		time.Sleep(25 * time.Second)
+		require.Len(t, b.Status().Work, 1)
+		p := b.Status().Work[0]
+		require.Equal(t, "pull", p.Work)
+		require.Equal(t, "a:9000", p.Peer)
+		require.EqualValues(t, 3000, p.Total)
+		require.InDelta(t, 1500, p.Keys, 1000)
+		require.InDelta(t, 25*64<<10, p.Bytes, 500<<10)
+		require.Positive(t, p.Left)
+		require.Less(t, p.Left, 2*time.Minute)
+		requireAgreement(t, a, b)
+		time.Sleep(time.Second)
+		require.Empty(t, b.Status().Work)
+		mu.Lock()
+		defer mu.Unlock()
+		require.True(t, told[len(told)-1].Done)
+		require.EqualValues(t, 3000, told[len(told)-1].Keys)
 	})
 }
 

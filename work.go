@@ -1,5 +1,7 @@
 package replicator
 
+import "time"
+
 // progress keeps long work for Status and tells Events of it.
 func (db *DB) progress(p Progress) {
 	db.mu.Lock()
@@ -13,4 +15,58 @@ func (db *DB) progress(p Progress) {
 	if f := db.opts.Events.Progress; f != nil {
 		f(p)
 	}
+}
+
+// pullWork follows what one session brings over, and tells of it if it takes long.
+type pullWork struct {
+	db   *DB
+	peer func() string // its address
+
+	now   Progress  // Work is empty if nothing is under way
+	began time.Time // of it
+	told  time.Time
+	bytes int64 // of the connection, and
+	keys  int64 // of the session, when it began
+}
+
+// Who takes less than tellAfter is not worth telling of.
+const tellAfter = time.Second
+
+// follow is called after each frame that came.
+func (w *pullWork) follow(s *session, pace *progressConn) {
+	now := time.Now()
+	work := ""
+	switch {
+	case s.pulling == nil:
+	case s.pulling.repair != nil:
+		work = "repair"
+	default:
+		work = "pull"
+	}
+	keys, bytes := int64(s.stats.pulled+s.stats.repaired), pace.in.Load()
+	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
+	if work != w.now.Work {
+		w.end()
+		w.now, w.began, w.told, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
+		if work == "pull" {
+			w.db.at(func(r *replica) { w.now.Total = r.known.behind(&s.peer) })
+		}
+	}
+	if work == "" || now.Sub(w.told) < tellAfter {
+		return
+	}
+	w.told, w.now.Peer, w.now.Left = now, w.peer(), 0
+	if left := w.now.Total - w.now.Keys; left > 0 && w.now.Keys > 0 {
+		w.now.Left = time.Duration(float64(now.Sub(w.began)) * float64(left) / float64(w.now.Keys))
+	}
+	w.db.progress(w.now)
+}
+
+// end tells that what was told of is over.
+func (w *pullWork) end() {
+	if w.now.Peer != "" {
+		w.now.Done, w.now.Left = true, 0
+		w.db.progress(w.now)
+	}
+	w.now = Progress{}
 }
