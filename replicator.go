@@ -50,6 +50,7 @@ type DB struct {
 
 	mu       sync.Mutex // guards what follows; never held over I/O or a callback
 	velocity velocity
+	recent   recent
 	total    totals
 	cause    error // of the write that failed
 	work     map[string]Progress

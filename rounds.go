@@ -77,7 +77,9 @@ func (db *DB) pause(now time.Time) time.Duration {
 func (db *DB) news(changes int) {
 	if changes > 0 {
 		db.mu.Lock()
-		db.velocity.add(time.Now(), changes)
+		now := time.Now()
+		db.velocity.add(now, changes)
+		db.recent.add(now, changes)
 		db.mu.Unlock()
 	}
 	select {

@@ -41,6 +41,7 @@ type Status struct {
 	Claims     []Claim        `json:"claims"`     // by origin
 	Unsaved    int64          `json:"unsaved"`    // writes known here that a power failure here could take, as far as is known
 	Velocity   float64        `json:"velocity"`   // changes per second, decaying with a half-life of 5 s
+	Recent     []int64        `json:"recent"`     // changes in each of the last 60 whole seconds, the latest last
 	Pause      time.Duration  `json:"pause"`      // between rounds, at this velocity
 	Sessions   int64          `json:"sessions"`   // since the opening
 	Pulled     int64          `json:"pulled"`     // versions taken from peers since the opening
@@ -147,6 +148,7 @@ func (db *DB) figuresStatus(s *Status) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	s.Velocity = db.velocity.now(now)
+	s.Recent = db.recent.list(now)
 	s.Pause = db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
 	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
 	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches

@@ -47,3 +47,38 @@ func (v *velocity) pause(now time.Time, least, most time.Duration) time.Duration
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
+
+// recentSeconds is how far back changes are counted by the second.
+const recentSeconds = 60
+
+// recent counts changes by the second, for the last whole seconds and the one under
+// way.
+type recent struct {
+	second int64 // the one under way when it was last touched
+	counts [recentSeconds + 1]int64
+}
+
+// roll moves on to a time. A clock that went back stands still.
+func (r *recent) roll(now time.Time) {
+	if second := now.Unix(); second > r.second {
+		for s := max(r.second+1, second-recentSeconds); s <= second; s++ {
+			r.counts[s%(recentSeconds+1)] = 0
+		}
+		r.second = second
+	}
+}
+
+func (r *recent) add(now time.Time, changes int) {
+	r.roll(now)
+	r.counts[r.second%(recentSeconds+1)] += int64(changes)
+}
+
+// list gives the counts of the whole seconds before now, the latest last.
+func (r *recent) list(now time.Time) []int64 {
+	r.roll(now)
+	counts := make([]int64, recentSeconds)
+	for i := range counts {
+		counts[i] = r.counts[(r.second-recentSeconds+int64(i))%(recentSeconds+1)]
+	}
+	return counts
+}

@@ -65,3 +65,19 @@ func TestJitterIsAFifthEitherWay(t *testing.T) {
 	require.LessOrEqual(t, high, 1200*time.Millisecond)
 	require.Greater(t, high, 1150*time.Millisecond)
 }
+
+func TestRecentChangesAreCountedByTheSecond(t *testing.T) {
+	at := func(s float64) time.Time { return time.UnixMilli(1_700_000_000_000 + int64(s*1000)) }
+	var r recent
+	r.add(at(0.1), 3)
+	r.add(at(0.9), 2)
+	r.add(at(2), 7)
+	require.Equal(t, make([]int64, recentSeconds-2), r.list(at(2.5))[:recentSeconds-2])
+	require.Equal(t, []int64{5, 0}, r.list(at(2.5))[recentSeconds-2:], "the second under way is left out")
+	require.Equal(t, []int64{5, 0, 7, 0}, r.list(at(4))[recentSeconds-4:])
+	require.Equal(t, []int64{5, 0, 7}, r.list(at(60))[:3])
+	require.Equal(t, []int64{0, 7, 0}, r.list(at(61))[:3])
+	r.add(at(50), 1) // the clock went back
+	require.EqualValues(t, 1, r.list(at(62))[recentSeconds-1])
+	require.Equal(t, make([]int64, recentSeconds), r.list(at(1000)))
+}
