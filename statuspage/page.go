@@ -1,0 +1,127 @@
+package statuspage
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/level-replicator/replicator"
+)
+
+// Bounds of what is listed, so that the page stays a page whatever the database
+// holds.
+const (
+	maxConflicts = 20      // keys
+	maxVersions  = 8       // of one key
+	maxText      = 4 << 10 // bytes of a key or a value
+	maxServers   = 100
+	maxClaims    = 100
+	maxTold      = 20 // lines of blockers, of refusals
+)
+
+// Page is what the status page shows, as JSON has it.
+type Page struct {
+	Status    replicator.Status `json:"status"`
+	Conflicts []Conflict        `json:"conflicts"` // the first 20 keys in conflict, in key order
+	More      int64             `json:"more"`      // keys in conflict that are not listed
+}
+
+// Conflict is a key in conflict.
+type Conflict struct {
+	Key          []byte    `json:"key"`            // base64 in JSON; at most 4 KiB
+	Text         string    `json:"text,omitempty"` // the key, if it is printable text
+	Versions     []Version `json:"versions"`       // the first 8, in canonical order
+	MoreVersions int       `json:"moreVersions"`   // that are not listed
+	Shown        Value     `json:"shown"`          // what the key shows
+}
+
+// Version is one of the versions of a key in conflict.
+type Version struct {
+	Value
+	Clock  uint64            `json:"clock"`
+	Time   time.Time         `json:"time"`
+	Origin replicator.Origin `json:"origin"`
+	Seq    uint64            `json:"seq"`
+	Server string            `json:"server,omitempty"` // the name of who wrote it, if it is this server or a peer as it runs now
+	Shown  bool              `json:"shown"`            // the key shows this
+}
+
+// Value is what a key or a version holds.
+type Value struct {
+	Deleted bool   `json:"deleted,omitempty"`
+	Value   []byte `json:"value"`          // base64 in JSON; at most 4 KiB
+	Text    string `json:"text,omitempty"` // the same, if it is printable text
+	Size    int    `json:"size"`           // of the whole, in bytes
+}
+
+// take looks at the database. The conflicts are read again only if what the server
+// holds is not what it held before.
+func take(db *replicator.DB, before *Page) *Page {
+	p := &Page{Status: db.Status(), Conflicts: []Conflict{}}
+	s := &p.Status
+	if before != nil && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
+		p.Conflicts, p.More = before.Conflicts, before.More
+		return p
+	}
+	if s.Conflicts == 0 {
+		return p
+	}
+	names := names(s)
+	for key, versions := range db.Conflicts() {
+		if len(p.Conflicts) == maxConflicts {
+			break
+		}
+		p.Conflicts = append(p.Conflicts, conflict(db, key, versions, names))
+	}
+	p.More = max(s.Conflicts-int64(len(p.Conflicts)), 0)
+	return p
+}
+
+func conflict(db *replicator.DB, key []byte, versions []replicator.Version, names map[replicator.Origin]string) Conflict {
+	shown, err := db.Get(key, nil)
+	c := Conflict{
+		Key: clip(key), Text: text(clip(key)), Shown: value(shown, err != nil),
+		MoreVersions: max(len(versions)-maxVersions, 0),
+	}
+	// Equal content is shown once: the latest of those that have it is named.
+	is := -1
+	for i, v := range versions {
+		if v.Deleted == (err != nil) && bytes.Equal(v.Value, shown) {
+			is = i
+		}
+	}
+	for i, v := range versions[:min(len(versions), maxVersions)] {
+		c.Versions = append(c.Versions, Version{
+			Value: value(v.Value, v.Deleted), Clock: v.Clock, Time: v.Time, Origin: v.Origin, Seq: v.Seq,
+			Server: names[v.Origin], Shown: i == is,
+		})
+	}
+	return c
+}
+
+func value(b []byte, deleted bool) Value {
+	if deleted {
+		return Value{Deleted: true}
+	}
+	return Value{Value: clip(b), Text: text(clip(b)), Size: len(b)}
+}
+
+// clip gives the beginning of a key or a value, and does not keep the rest in memory.
+func clip(b []byte) []byte { return slices.Clone(b[:min(len(b), maxText)]) }
+
+// names are the servers that go by an origin now.
+func names(s *replicator.Status) map[replicator.Origin]string {
+	m := map[replicator.Origin]string{}
+	for _, p := range s.Peers {
+		if (p.Origin != replicator.Origin{}) {
+			m[p.Origin] = p.Name
+		}
+	}
+	for _, c := range s.Claims {
+		if c.Own {
+			m[c.Origin] = s.Name
+		}
+	}
+	m[s.Origin] = s.Name
+	return m
+}

@@ -1,0 +1,183 @@
+package statuspage
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/level-replicator/replicator"
+)
+
+// server is a line of the table of servers.
+type server struct {
+	Name, Addr                 string
+	Standing                   line
+	Error                      string
+	Digest                     *digest
+	Lag, Behind, Unsaved, Last string
+	Pulled, BytesIn            string
+	Served, BytesOut           string
+}
+
+// digest is shown with a colour for those who have the same.
+type digest struct{ Short, Long, Class string }
+
+const colours = 6
+
+// servers are this one and its peers, those in trouble first if there are too many.
+func servers(s *replicator.Status) []server {
+	groups := map[replicator.Digest]int{}
+	group := func(d replicator.Digest) *digest {
+		if _, ok := groups[d]; !ok {
+			groups[d] = len(groups)
+		}
+		return &digest{d.String()[:8], d.String(), fmt.Sprintf("g%d", groups[d]%colours)}
+	}
+	list := []server{{
+		Name: s.Name, Addr: s.Addr, Standing: line{"", "this server"}, Digest: group(s.Digest),
+		Lag: "–", Unsaved: count(s.Unsaved), Last: "–", Pulled: "–", Served: "–",
+	}}
+	for _, p := range sorted(s.Peers) {
+		x := server{
+			Name: cmp.Or(p.Name, p.Addr), Addr: p.Addr, Standing: standing(&p), Error: strings.TrimPrefix(p.Error, "replicator: "), Last: ago(p.Last, s.Time),
+			Lag: "–", Unsaved: "–", Pulled: count(p.Pulled), Served: count(p.Served),
+			BytesIn: size(p.BytesIn) + " in", BytesOut: size(p.BytesOut) + " out",
+		}
+		if met(&p) {
+			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.Unsaved)
+			switch {
+			case p.Lag > 0:
+				x.Behind = "at most " + span(p.Behind)
+			case p.Ahead > 0:
+				x.Behind = count(p.Ahead) + " ahead"
+			}
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// sorted leaves out this server's own addresses.
+func sorted(peers []replicator.PeerStatus) []replicator.PeerStatus {
+	list := slices.DeleteFunc(slices.Clone(peers), func(p replicator.PeerStatus) bool { return p.State == "self" })
+	slices.SortStableFunc(list, func(a, b replicator.PeerStatus) int {
+		if len(list) >= maxServers {
+			if c := cmp.Compare(severity(standing(&b).Class), severity(standing(&a).Class)); c != 0 {
+				return c
+			}
+		}
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Addr, b.Addr))
+	})
+	return list
+}
+
+func severity(class string) int { return slices.Index([]string{"ok", "", "busy", "bad"}, class) }
+
+// met tells whether a peer has ever said what it holds.
+func met(p *replicator.PeerStatus) bool { return !p.Last.IsZero() }
+
+// standing says in a word or two how a peer stands.
+func standing(p *replicator.PeerStatus) line {
+	switch {
+	case p.State == "new":
+		return line{"", "not met yet"}
+	case p.State == "refused":
+		return line{"bad", "refused"}
+	case p.State == "failing" && strings.Contains(p.Error, "dial "):
+		return line{"bad", "unreachable"}
+	case p.State == "failing":
+		return line{"bad", "failing"}
+	case p.Differs:
+		return line{"bad", "differs"}
+	case p.Agrees:
+		return line{"ok", "agrees"}
+	case p.Lag > 0:
+		return line{"busy", "behind"}
+	case p.Ahead > 0:
+		return line{"busy", "ahead"}
+	}
+	return line{"", "caught up"}
+}
+
+// verdict is the page in one sentence.
+func verdict(s *replicator.Status) line {
+	if s.Failed != "" {
+		return line{"bad", "This server refuses writes: its store failed"}
+	}
+	// A server that is known by several addresses is one, and stands as it does by
+	// the best of them.
+	best := map[string]string{}
+	words := map[string]bool{}
+	for _, p := range sorted(s.Peers) {
+		id := p.Addr
+		if (p.Origin != replicator.Origin{}) {
+			id = p.Origin.String()
+		}
+		is := standing(&p)
+		if before, ok := best[id]; !ok || severity(is.Class) < severity(before) {
+			best[id] = is.Class
+		}
+		words[is.Text] = true
+	}
+	if len(best) == 0 {
+		return line{"", "No other server is known yet"}
+	}
+	agree, worst := 1, "ok"
+	for _, class := range best {
+		if class == "ok" {
+			agree++
+		} else if severity(class) > severity(worst) {
+			worst = class
+		}
+	}
+	all := len(best) + 1
+	every := "All " + plural(all, "server")
+	if all == 2 {
+		every = "Both servers"
+	}
+	switch {
+	case agree == all:
+		return line{"ok", every + " agree"}
+	case worst == "" && !words["not met yet"]:
+		return line{"ok", every + " have the same writes"}
+	}
+	return line{cmp.Or(worst, "busy"), fmt.Sprintf("%d of %s agree", agree, plural(all, "server"))}
+}
+
+// notes are what an operator should know.
+func notes(s *replicator.Status) []line {
+	var list []line
+	note := func(class, format string, args ...any) {
+		list = append(list, line{class, fmt.Sprintf(format, args...)})
+	}
+	if s.Failed != "" {
+		note("bad", "The store failed to write: %s. Reads go on; look at the disk, then open the database again.", s.Failed)
+	}
+	if s.ReadOnly {
+		note("busy", "This server is read-only: it serves, and takes nothing in.")
+	}
+	if !s.Ready {
+		note("busy", "The first attempt to replicate is under way; writes wait for it.")
+	}
+	if s.Mismatches > 0 {
+		note("bad", "%s had to come back after digests differed: a store was damaged, here or at a peer. Verify tells which.", plural(s.Mismatches, "version"))
+	}
+	for _, p := range sorted(s.Peers) {
+		name := cmp.Or(p.Name, p.Addr)
+		switch {
+		case p.Differs:
+			note("bad", "%s claims the same writes and holds something else. The next session repairs it.", name)
+		case p.State == "failing" && met(&p):
+			note("bad", "%s was last heard %s.", name, ago(p.Last, s.Time))
+		case p.State == "failing":
+			note("bad", "%s has never answered.", name)
+		case p.State == "refused":
+			note("bad", "%s refuses this server, or is refused by it.", name)
+		}
+	}
+	if n := len(list) - maxTold; n > 0 {
+		list = append(list[:maxTold], line{"", fmt.Sprintf("… and %s more.", count(n))})
+	}
+	return list
+}

@@ -1,0 +1,122 @@
+package statuspage
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/level-replicator/replicator"
+)
+
+var (
+	//go:embed page.html
+	pageHTML string
+	//go:embed page.css
+	pageCSS string
+	//go:embed page.js
+	pageJS string
+
+	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
+
+	// Whatever of a key or a value might slip through as markup, the browser runs and
+	// loads nothing but these two.
+	policy = fmt.Sprintf("default-src 'none'; style-src '%s'; script-src '%s'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+		hashOf(pageCSS), hashOf(pageJS))
+)
+
+func hashOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// Handler serves the status of a database, at whatever path it is asked. It answers
+// GET and HEAD, to many at once: the database is looked at once a second at most. It
+// must not be asked by strangers; see the package's documentation.
+//
+// After db.Close it goes on showing what is left in memory.
+func Handler(db *replicator.DB) http.Handler { return &handler{db: db} }
+
+type handler struct {
+	db *replicator.DB
+
+	mu    sync.Mutex
+	page  *Page // as last taken; never changed
+	taken time.Time
+}
+
+// lastingFor is how long a page is shown to others who ask.
+const lastingFor = time.Second
+
+// now gives the page, and a new one if it is not of this moment. Those who ask
+// meanwhile wait for it, rather than have the store read for each.
+func (h *handler) now() *Page {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.page == nil || time.Since(h.taken) >= lastingFor {
+		h.page = take(h.db, h.page)
+		h.taken = time.Now()
+	}
+	return h.page
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "the status page can only be read: use GET", http.StatusMethodNotAllowed)
+		return
+	}
+	var body bytes.Buffer
+	kind, err := "text/html; charset=utf-8", error(nil)
+	if wantsJSON(r) {
+		kind = "application/json"
+		enc := json.NewEncoder(&body)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(h.now())
+	} else {
+		err = pageTemplate.Execute(&body, newView(h.now()))
+	}
+	if err != nil {
+		http.Error(w, "the status page could not be made: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	head := w.Header()
+	head.Set("Content-Type", kind)
+	head.Set("Content-Length", strconv.Itoa(body.Len()))
+	head.Set("Content-Security-Policy", policy)
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("Referrer-Policy", "no-referrer")
+	head.Set("Cache-Control", "no-store")
+	head.Set("Vary", "Accept")
+	if r.Method == http.MethodGet {
+		w.Write(body.Bytes())
+	}
+}
+
+// wantsJSON tells what was asked for: by the address, or by naming JSON and not HTML.
+func wantsJSON(r *http.Request) bool {
+	if f := r.URL.Query().Get("format"); f != "" {
+		return f == "json"
+	}
+	asJSON := false
+	for _, accept := range r.Header.Values("Accept") {
+		for part := range strings.SplitSeq(accept, ",") {
+			switch kind, _, _ := mime.ParseMediaType(part); kind {
+			case "text/html":
+				return false
+			case "application/json":
+				asJSON = true
+			}
+		}
+	}
+	return asJSON
+}

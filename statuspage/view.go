@@ -1,0 +1,259 @@
+package statuspage
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/level-replicator/replicator"
+)
+
+// view is the page in words, as the template wants it.
+type view struct {
+	Title, Cluster, Name, Addr, Origin string
+	Seen                               moment
+	Verdict                            line
+	Notes                              []line
+	Velocity                           string
+	Spark                              spark
+	Tiles                              []tile
+	Servers                            []server
+	MoreServers                        string
+	Work                               []work
+	Conflicts                          []conflictView
+	MoreConflicts                      string
+	Blockers, Refusals                 []string
+	Origins                            string
+	Claims                             []claim
+	MoreClaims                         string
+	Style, Script                      template.HTML
+}
+
+// line is a text with what it means: "ok", "busy", "bad" or "".
+type line struct{ Class, Text string }
+
+type moment struct{ ISO, Clock string }
+
+type tile struct{ Class, Label, Value, Note string }
+
+type work struct {
+	Text, Note string
+	Value, Max int64
+}
+
+type claim struct{ Origin, Of, Seq, Durable string }
+
+func newView(p *Page) *view {
+	s := &p.Status
+	v := &view{
+		Cluster: s.Cluster, Name: s.Name, Addr: s.Addr, Origin: s.Origin.Short(),
+		Seen:     moment{s.Time.UTC().Format(time.RFC3339), s.Time.UTC().Format(time.TimeOnly)},
+		Velocity: rate(s.Velocity),
+		Spark:    newSpark(s.Recent),
+		Tiles:    tiles(s),
+		// Written here as they are, for the template's escaping would change what the
+		// policy has the hashes of.
+		Style:  template.HTML("<style>" + pageCSS + "</style>"),
+		Script: template.HTML("<script>" + pageJS + "</script>"),
+	}
+	v.Servers = servers(s)
+	v.Verdict = verdict(s)
+	v.Notes = notes(s)
+	v.Title = v.Verdict.Text + " – " + s.Name
+	if n := len(v.Servers) - maxServers; n > 0 {
+		v.Servers, v.MoreServers = v.Servers[:maxServers], fmt.Sprintf("… and %s more, none of them in trouble worse than these.", count(n))
+	}
+	for _, w := range s.Work {
+		v.Work = append(v.Work, newWork(w))
+	}
+	for _, c := range p.Conflicts {
+		v.Conflicts = append(v.Conflicts, newConflict(&c, s.Time))
+	}
+	if p.More > 0 {
+		v.MoreConflicts = fmt.Sprintf("… and %s more in conflict.", plural(p.More, "key"))
+	}
+	for _, b := range s.Blockers {
+		v.Blockers = append(v.Blockers, fmt.Sprintf("%s has not confirmed one for %s; last heard %s.",
+			cmp.Or(b.Name, b.Origin.Short()), span(s.Time.Sub(b.Since)), ago(b.Seen, s.Time)))
+	}
+	for _, r := range s.Refusals {
+		v.Refusals = append(v.Refusals, fmt.Sprintf("%s: %s (%s, the last %s)", r.From, r.Reason, plural(r.Count, "time"), ago(r.Last, s.Time)))
+	}
+	v.Blockers, v.Refusals = bounded(v.Blockers), bounded(v.Refusals)
+	v.claims(s)
+	return v
+}
+
+// bounded cuts a list and says what was left out.
+func bounded(list []string) []string {
+	if n := len(list) - maxTold; n > 0 {
+		return append(list[:maxTold], fmt.Sprintf("… and %s more.", count(n)))
+	}
+	return list
+}
+
+func (v *view) claims(s *replicator.Status) {
+	names := names(s)
+	v.Origins = plural(len(s.Claims), "origin")
+	list := slices.Clone(s.Claims)
+	rank := func(c replicator.Claim) int { return cmp.Compare(names[c.Origin], "") }
+	slices.SortStableFunc(list, func(a, b replicator.Claim) int { return rank(b) - rank(a) })
+	if n := len(list) - maxClaims; n > 0 {
+		list, v.MoreClaims = list[:maxClaims], fmt.Sprintf("… and %s more.", count(n))
+	}
+	for _, c := range list {
+		v.Claims = append(v.Claims, claim{c.Origin.String(), cmp.Or(names[c.Origin], "–"), count(c.Seq), count(c.Durable)})
+	}
+}
+
+// rate writes changes per second.
+func rate(perSecond float64) string {
+	if perSecond < 10 {
+		return fmt.Sprintf("%.1f", perSecond)
+	}
+	return count(int64(perSecond + 0.5))
+}
+
+func tiles(s *replicator.Status) []tile {
+	conflicts, repaired, unsaved := "", "", "all is on this disk"
+	if s.Conflicts > 0 {
+		conflicts = "busy"
+	}
+	if s.Mismatches > 0 {
+		repaired = "bad"
+	}
+	if s.Unsaved > 0 {
+		unsaved = "a power failure could take them"
+	}
+	return []tile{
+		{"", "Keys", count(s.Keys), "with a value"},
+		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
+		{"", "Not on disk yet", count(s.Unsaved), unsaved},
+		{"", "Deletions remembered", count(s.Tombstones), "until all have them"},
+		{"", "Between rounds", span(s.Pause), "shorter while much changes"},
+		{"", "Sessions", count(s.Sessions), "since the opening"},
+		{"", "Traffic", size(s.BytesIn + s.BytesOut), size(s.BytesIn) + " in, " + size(s.BytesOut) + " out"},
+		{repaired, "Repaired", count(s.Mismatches), "versions that had to come back"},
+	}
+}
+
+func newWork(p replicator.Progress) work {
+	texts := map[string]string{
+		"adopt": "Logging what was written past the wrapper", "verify": "Verifying the store",
+		"pull": "Pulling from " + p.Peer, "repair": "Repairing with " + p.Peer,
+	}
+	w := work{Text: cmp.Or(texts[p.Work], p.Work), Value: min(p.Keys, p.Total), Max: p.Total}
+	done := []string{count(p.Keys)}
+	if p.Total > 0 {
+		done[0] += " of " + count(p.Total)
+	}
+	done = append(done, size(p.Bytes))
+	if p.Left > 0 {
+		done = append(done, "about "+span(p.Left)+" left")
+	}
+	w.Note = strings.Join(done, ", ")
+	return w
+}
+
+// spark is a graph of changes by the second.
+type spark struct{ Line, Area, Label, Caption string }
+
+// newSpark draws counts into a box of 240 by 48.
+func newSpark(counts []int64) spark {
+	var sum, most int64
+	for _, n := range counts {
+		sum, most = sum+n, max(most, n)
+	}
+	var path strings.Builder
+	for i, n := range counts {
+		x := 240 * float64(i) / float64(max(len(counts)-1, 1))
+		y := 46 - 43*float64(n)/float64(max(most, 1))
+		fmt.Fprintf(&path, "%c%.1f %.1f", "ML"[min(i, 1)], x, y)
+	}
+	s := spark{
+		Line:    path.String(),
+		Label:   fmt.Sprintf("%s in the last %d seconds, at most %s in one", plural(sum, "change"), len(counts), count(most)),
+		Caption: fmt.Sprintf("%s in the last minute, at most %s in a second", count(sum), count(most)),
+	}
+	if s.Line != "" {
+		s.Area = s.Line + "L240 48L0 48Z"
+	}
+	return s
+}
+
+// conflictView is a key in conflict in words.
+type conflictView struct {
+	Key      string
+	Versions []versionView
+	More     string
+	Merged   *merged
+}
+
+type merged struct{ By, Value, Note string }
+
+type versionView struct {
+	By, When, Clock, Value, Note string
+	Deleted, Shown               bool
+}
+
+func newConflict(c *Conflict, now time.Time) conflictView {
+	v := conflictView{Key: keyText(c.Key)}
+	shown := false
+	for _, x := range c.Versions {
+		y := versionView{
+			By: cmp.Or(x.Server, "origin "+x.Origin.Short()), When: ago(x.Time, now), Clock: count(x.Clock),
+			Deleted: x.Deleted, Shown: x.Shown,
+		}
+		y.Value, y.Note = valueText(&x.Value)
+		v.Versions = append(v.Versions, y)
+		shown = shown || x.Shown
+	}
+	if c.MoreVersions > 0 {
+		v.More = fmt.Sprintf("… and %s more.", plural(c.MoreVersions, "version"))
+	}
+	if !shown {
+		v.Merged = &merged{By: "merged by the resolver"}
+		if c.MoreVersions > 0 {
+			v.Merged.By = "one that is not listed, or merged by the resolver"
+		}
+		v.Merged.Value, v.Merged.Note = valueText(&c.Shown)
+		if c.Shown.Deleted {
+			v.Merged.Note = "deleted"
+		}
+	}
+	return v
+}
+
+const (
+	shownText = 1000 // characters of a text
+	shownDump = 128  // bytes of what is none
+)
+
+// valueText shows a value, and says what is not to be seen of it.
+func valueText(v *Value) (value, note string) {
+	switch {
+	case v.Deleted:
+		return "", ""
+	case v.Size == 0:
+		return "", "empty"
+	case v.Text == "":
+		b := v.Value[:min(len(v.Value), shownDump)]
+		note = plural(v.Size, "byte") + ", not text"
+		if len(b) < v.Size {
+			note = fmt.Sprintf("the first %d of %s, not text", len(b), plural(v.Size, "byte"))
+		}
+		return dump(b), note
+	}
+	t := v.Text
+	if runes := []rune(t); len(runes) > shownText {
+		t = string(runes[:shownText])
+	}
+	if len(t) < v.Size {
+		note = fmt.Sprintf("the beginning of %s", plural(v.Size, "byte"))
+		t += "…"
+	}
+	return t, note
+}
