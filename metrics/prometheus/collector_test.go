@@ -1,0 +1,251 @@
+package prometheus_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/level-replicator/replicator"
+	replprom "github.com/level-replicator/replicator/metrics/prometheus"
+	"github.com/level-replicator/replicator/replicatortest"
+)
+
+// open starts a server whose figures go to a registry of its own, one that checks
+// what collectors give it.
+func open(t *testing.T, net *replicatortest.Network, name string, peers ...string) (*replicator.DB, *prometheus.Registry, *replprom.Collector) {
+	c := replprom.NewCollector()
+	h := net.Host(name)
+	l, err := h.Listen("9000")
+	require.NoError(t, err)
+	db, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{
+		Name: "name of " + name, Listener: l, Dial: h.Dial, Insecure: true, Peers: peers, Events: c.Events(nil), Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	c.Observe(db)
+	r := prometheus.NewPedanticRegistry()
+	require.NoError(t, r.Register(c))
+	return db, r, c
+}
+
+// figures gathers all values, by name and the labels that are given. Of a histogram
+// it is the count.
+func figures(t *testing.T, g prometheus.Gatherer) map[string]float64 {
+	families, err := g.Gather()
+	require.NoError(t, err)
+	m := map[string]float64{}
+	for _, f := range families {
+		for _, x := range f.Metric {
+			id := f.GetName()
+			for _, l := range x.Label {
+				id += fmt.Sprintf(" %s=%s", l.GetName(), l.GetValue())
+			}
+			switch {
+			case x.Gauge != nil:
+				m[id] = x.Gauge.GetValue()
+			case x.Counter != nil:
+				m[id] = x.Counter.GetValue()
+			default:
+				m[id] = float64(x.Histogram.GetSampleCount())
+			}
+		}
+	}
+	return m
+}
+
+func TestFiguresAreThoseOfTheStatus(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		net := replicatortest.NewNetwork(1)
+		a, ra, _ := open(t, net, "a")
+		b, rb, _ := open(t, net, "b", "a:9000")
+		net.Partition([]string{"a"}, []string{"b"})
+		for i := range 5 {
+			require.NoError(t, a.Put(fmt.Append(nil, i), []byte("of a"), nil))
+		}
+		require.NoError(t, b.Put([]byte("0"), []byte("of b"), nil))
+		net.Heal()
+		time.Sleep(time.Minute)
+		const peer = " name=name of b peer=b:9000"
+		m := figures(t, ra)
+		s := a.Status()
+		for name, want := range map[string]float64{
+			"replicator_ready":                                      1,
+			"replicator_failed":                                     0,
+			"replicator_keys":                                       5,
+			"replicator_conflicts":                                  1,
+			"replicator_unsaved_writes":                             float64(s.Unsaved),
+			"replicator_sessions_total":                             float64(s.Sessions),
+			"replicator_pulled_versions_total":                      float64(s.Pulled),
+			"replicator_served_versions_total":                      float64(s.Served),
+			"replicator_received_bytes_total":                       float64(s.BytesIn),
+			"replicator_sent_bytes_total":                           float64(s.BytesOut),
+			"replicator_round_pause_seconds":                        10,
+			"replicator_mismatched_versions_total":                  0,
+			"replicator_conflict_changes_total change=arisen":       1,
+			"replicator_conflict_changes_total change=resolved":     0,
+			"replicator_peer_up" + peer:                             1,
+			"replicator_peer_agrees" + peer:                         1,
+			"replicator_peer_lag_versions" + peer:                   0,
+			"replicator_peer_lag_seconds" + peer:                    0,
+			"replicator_peer_received_bytes_total" + peer:           float64(s.Peers[0].BytesIn),
+			"replicator_peer_last_session_timestamp_seconds" + peer: float64(s.Peers[0].Last.UnixMilli()) / 1000,
+		} {
+			got, ok := m[name]
+			require.True(t, ok, name)
+			require.InDelta(t, want, got, 1e-6, name)
+		}
+		sessions := m["replicator_session_duration_seconds result=ok"] + m["replicator_session_duration_seconds result=idle"] + m["replicator_session_duration_seconds result=failed"]
+		require.Equal(t, m["replicator_sessions_total"], sessions)
+		require.Positive(t, m["replicator_session_duration_seconds result=ok"])
+		require.Positive(t, m["replicator_session_duration_seconds result=idle"])
+		require.Positive(t, figures(t, rb)["replicator_session_duration_seconds result=failed"], "while the network was cut")
+
+		require.NoError(t, b.Put([]byte("0"), []byte("settled"), nil))
+		time.Sleep(time.Minute)
+		net.Partition([]string{"a"}, []string{"b"})
+		require.NoError(t, a.Put([]byte("1"), []byte("new"), nil))
+		time.Sleep(5 * time.Minute)
+		m = figures(t, ra)
+		require.EqualValues(t, 0, m["replicator_conflicts"])
+		require.EqualValues(t, 1, m["replicator_conflict_changes_total change=resolved"])
+		require.EqualValues(t, 0, m["replicator_peer_up"+peer])
+		require.EqualValues(t, 0, m["replicator_peer_agrees"+peer])
+		require.EqualValues(t, 1, m["replicator_peer_lag_versions"+peer])
+		require.InDelta(t, 300, m["replicator_peer_lag_seconds"+peer], 30)
+	})
+}
+
+func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		net := replicatortest.NewNetwork(1)
+		_, _, c := open(t, net, "a")
+		open(t, net, "b", "a:9000")
+		time.Sleep(time.Minute)
+		problems, err := testutil.CollectAndLint(c)
+		require.NoError(t, err)
+		require.Empty(t, problems)
+	})
+}
+
+func TestPeerMayCallItselfAnything(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		net := replicatortest.NewNetwork(1)
+		_, r, _ := open(t, net, "a")
+		h := net.Host("b")
+		l, err := h.Listen("9000")
+		require.NoError(t, err)
+		b, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{
+			Name: "\xff\"}\n", Listener: l, Dial: h.Dial, Insecure: true, Peers: []string{"a:9000"}, Logger: slog.New(slog.DiscardHandler),
+		})
+		require.NoError(t, err)
+		defer b.Close()
+		time.Sleep(time.Minute)
+		require.Contains(t, figures(t, r), "replicator_peer_up name=\uFFFD\"}\n peer=b:9000")
+	})
+}
+
+func TestPeerThatWasNeverMetHasNoLag(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		_, r, _ := open(t, replicatortest.NewNetwork(1), "a", "nobody:9000")
+		time.Sleep(time.Minute)
+		m := figures(t, r)
+		require.Contains(t, m, "replicator_peer_up name= peer=nobody:9000")
+		require.NotContains(t, m, "replicator_peer_lag_seconds name= peer=nobody:9000")
+	})
+}
+
+func TestCollectorWithoutDatabaseTellsOfEventsOnly(t *testing.T) {
+	c := replprom.NewCollector()
+	called := 0
+	e := c.Events(&replicator.Events{
+		Session:       func(replicator.SessionEvent) { called++ },
+		Conflict:      func([]byte, []replicator.Version) { called++ },
+		Resolved:      func([]byte) { called++ },
+		ResolverPanic: func([]byte, any) { called++ },
+		Failed:        func(error) { called++ },
+	})
+	e.Session(replicator.SessionEvent{Err: errors.New("cut"), Duration: time.Second})
+	e.Conflict(nil, nil)
+	e.Resolved(nil)
+	e.ResolverPanic(nil, "oops")
+	e.Failed(nil)
+	require.Equal(t, 5, called, "the caller's own are called, too")
+	r := prometheus.NewPedanticRegistry()
+	require.NoError(t, r.Register(c))
+	m := figures(t, r)
+	require.EqualValues(t, 1, m["replicator_session_duration_seconds result=failed"])
+	require.EqualValues(t, 1, m["replicator_resolver_panics_total"])
+	require.NotContains(t, m, "replicator_keys")
+}
+
+// exported are the names that can be asked for, with the labels of each.
+func exported() map[string]bool {
+	descs := make(chan *prometheus.Desc, 100)
+	replprom.NewCollector().Describe(descs)
+	close(descs)
+	names := map[string]bool{}
+	for d := range descs {
+		name := regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]
+		names[name] = true
+		if name == "replicator_session_duration_seconds" {
+			for _, suffix := range []string{"_bucket", "_count", "_sum"} {
+				names[name+suffix] = true
+			}
+		}
+	}
+	return names
+}
+
+var named = regexp.MustCompile(`replicator_[a-z_]+`)
+
+func TestDashboardAsksOnlyForWhatThereIs(t *testing.T) {
+	text, err := os.ReadFile("dashboard.json")
+	require.NoError(t, err)
+	var board struct {
+		Panels []struct {
+			Title   string
+			GridPos struct{ X, Y, W, H int }
+			Targets []struct{ Expr string }
+		}
+		Templating struct {
+			List []struct{ Query any }
+		}
+	}
+	require.NoError(t, json.Unmarshal(text, &board))
+	require.NotEmpty(t, board.Panels)
+	names := exported()
+	for _, p := range board.Panels {
+		require.NotEmpty(t, p.Targets, p.Title)
+		require.LessOrEqual(t, p.GridPos.X+p.GridPos.W, 24, p.Title)
+		for _, q := range p.Targets {
+			asked := named.FindAllString(q.Expr, -1)
+			require.NotEmpty(t, asked, "%s: %s", p.Title, q.Expr)
+			for _, name := range asked {
+				require.True(t, names[name], "%s asks for %s", p.Title, name)
+			}
+		}
+	}
+	for _, v := range board.Templating.List {
+		for _, name := range named.FindAllString(fmt.Sprint(v.Query), -1) {
+			require.True(t, names[name], name)
+		}
+	}
+}
+
+func TestReadmeNamesOnlyWhatThereIs(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	names := exported()
+	for _, name := range named.FindAllString(string(text), -1) {
+		require.True(t, names[name], name)
+	}
+}
