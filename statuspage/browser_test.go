@@ -236,9 +236,9 @@ func busyCluster(t *testing.T) *cluster {
 
 // writeForAWhile makes a graph to look at.
 func (c *cluster) writeForAWhile() {
-	end := time.After(40 * time.Second)
+	end := time.After(66 * time.Second)
 	for i := range 1 << 20 {
-		pause := 4 + 3*math.Sin(float64(i)/300) + rand.Float64()
+		pause := 1.5 + math.Sin(float64(i)/150) + rand.Float64()
 		select {
 		case <-end:
 			return

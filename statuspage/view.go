@@ -132,7 +132,7 @@ func tiles(s *replicator.Status) []tile {
 		{"", "Keys", count(s.Keys), "with a value"},
 		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
 		{"", "Not on disk yet", count(s.Unsaved), unsaved},
-		{"", "Deletions remembered", count(s.Tombstones), "until all have them"},
+		{"", "Deletions kept", count(s.Tombstones), "until all have seen them"},
 		{"", "Between rounds", span(s.Pause), "shorter while much changes"},
 		{"", "Sessions", count(s.Sessions), "since the opening"},
 		{"", "Traffic", size(s.BytesIn + s.BytesOut), size(s.BytesIn) + " in, " + size(s.BytesOut) + " out"},
