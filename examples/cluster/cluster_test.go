@@ -3,11 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/level-replicator/replicator"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -48,6 +54,39 @@ func TestInterruptLeavesNothingBehind(t *testing.T) {
 	})
 	require.Equal(t, 1, run(ctx, []string{"-files", "300", "-list"}, out, &errOut))
 	require.Contains(t, errOut.String(), "interrupted; nothing is left behind")
+	requireNothingLeft(t)
+}
+
+func TestServersGoOnWithTheirPagesUntilInterrupted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	ctx, interrupt := context.WithCancel(t.Context())
+	var text, errOut bytes.Buffer
+	var pages []string
+	out := writerFunc(func(p []byte) {
+		text.Write(p)
+		if !bytes.Contains(p, []byte("Ctrl-C")) {
+			return
+		}
+		defer interrupt()
+		for _, url := range regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindAllString(text.String(), -1) {
+			answer, err := http.Get(url)
+			if assert.NoError(t, err) {
+				page, err := io.ReadAll(answer.Body)
+				assert.NoError(t, errors.Join(err, answer.Body.Close()))
+				pages = append(pages, string(page))
+			}
+		}
+	})
+	require.Zero(t, run(ctx, []string{"-files", "60", "-list", "-serve"}, out, &errOut), errOut.String())
+	require.Empty(t, errOut.String())
+	require.Len(t, pages, 3)
+	for i, page := range pages {
+		require.Contains(t, page, fmt.Sprintf("<h1>server-%d</h1>", i+1))
+		require.Contains(t, page, "// edited by server-2", "versions of what is in conflict")
+	}
 	requireNothingLeft(t)
 }
 

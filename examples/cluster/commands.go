@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/level-replicator/replicator/statuspage"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
@@ -26,6 +28,7 @@ func (n *node) commands() map[string]func(request, *reply) error {
 		"status":    n.status,
 		"conflicts": n.conflicts,
 		"dump":      n.dump,
+		"page":      n.servePage,
 	}
 }
 
@@ -164,4 +167,16 @@ func (n *node) dump(r request, _ *reply) error {
 		}
 	}
 	return it.Error()
+}
+
+// servePage serves the status page on loopback, and says where.
+func (n *node) servePage(_ request, last *reply) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	n.page.Handler = statuspage.Handler(n.db)
+	last.Addr = l.Addr().String()
+	go n.page.Serve(l) // until the page is closed
+	return nil
 }

@@ -12,6 +12,10 @@
 //
 //	go run ./examples/cluster
 //	go run ./examples/cluster -n 5 -keep
+//	go run ./examples/cluster -serve
+//
+// With -serve the servers stay when all is done, each with its status page, until
+// Ctrl-C.
 //
 // The exit status is 1 if anything is not as it must be, and the last line says what.
 package main
@@ -34,6 +38,7 @@ type options struct {
 	files   int
 	keep    bool
 	list    bool
+	serve   bool
 }
 
 func main() {
@@ -54,6 +59,7 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	f.IntVar(&o.files, "files", 0, "import only so many `files`, spread over all directories (0: all)")
 	f.BoolVar(&o.keep, "keep", false, "leave the servers' directories behind and say where")
 	f.BoolVar(&o.list, "list", false, "give the servers each other's addresses, without trying multicast")
+	f.BoolVar(&o.serve, "serve", false, "in the end keep the servers running, with a status page each, until Ctrl-C")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -80,7 +86,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	c, err := newCluster(o, out)
 	if err == nil {
-		err = c.everything(ctx)
+		if err = c.everything(ctx); err == nil && o.serve {
+			err = c.serve(ctx)
+		}
 		err = errors.Join(err, c.stop())
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"text/tabwriter"
 	"time"
 )
 
@@ -268,4 +269,38 @@ func (c *cluster) compareAll(ctx context.Context) (string, error) {
 			b.set(n, count(n)+" values")
 		}
 	}
+}
+
+// serve keeps the servers running, each with its status page, until ctx ends.
+func (c *cluster) serve(ctx context.Context) error {
+	c.screen.heading("The servers go on, in cluster " + c.name)
+	w := tabwriter.NewWriter(c.screen.out, 0, 0, 2, ' ', 0)
+	for _, s := range c.running {
+		r, err := s.call(ctx, request{Do: "page"}, nil)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "  %s\thttp://%s/\ttakes peers at %s\n", s.name, r.Addr, s.addr)
+	}
+	w.Flush()
+	c.screen.line("Ctrl-C ends them.")
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.anyGone():
+		return errors.New("a server ended by itself")
+	}
+}
+
+// anyGone is closed when a server has ended.
+func (c *cluster) anyGone() <-chan struct{} {
+	gone := make(chan struct{})
+	once := sync.OnceFunc(func() { close(gone) })
+	for _, s := range c.running {
+		go func() {
+			<-s.gone
+			once()
+		}()
+	}
+	return gone
 }

@@ -29,7 +29,7 @@ type reply struct {
 	Last  bool    `json:"last,omitempty"`
 	Error string  `json:"error,omitempty"`
 	Event string  `json:"event,omitempty"` // "open", "no multicast"
-	Addr  string  `json:"addr,omitempty"`
+	Addr  string  `json:"addr,omitempty"`  // for peers, or of the page
 	Key   string  `json:"key,omitempty"`
 	Size  int     `json:"size,omitempty"`
 	N     int     `json:"n,omitempty"`

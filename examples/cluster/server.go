@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 type node struct {
 	db   *replicator.DB
 	gate gate
+	page http.Server // of the status page; serves once it is asked to
 	over atomic.Bool // the input has ended: leave off what is under way
 
 	written, writtenBytes atomic.Int64
@@ -62,7 +64,7 @@ func (n *node) run(in io.Reader) error {
 	n.send(reply{Event: "open", Addr: n.db.Addr().String()})
 	err = n.obey(in)
 	n.gate.release()
-	return errors.Join(err, n.db.Close())
+	return errors.Join(err, n.page.Close(), n.db.Close())
 }
 
 func (n *node) options(c serverConfig) *replicator.Options {
