@@ -29,6 +29,7 @@ func (r *replica) heard(o Origin, name string) *member {
 		r.stableVec = nil
 	}
 	m.name, m.seen, m.replaced = name, r.now(), false
+	delete(r.succeeded, o) // it still runs: what succeeded it is a copy
 	return m
 }
 
@@ -45,6 +46,7 @@ func (r *replica) succeeds(now Origin, earlier []Origin) {
 	for _, o := range earlier {
 		if o != now && r.members[o] != nil {
 			r.members[o].seen = time.Time{}
+			r.succeeded[o] = true
 			r.stableVec = nil
 		}
 	}

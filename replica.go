@@ -52,6 +52,8 @@ type replica struct {
 	own      map[Origin]bool // openings of this database
 	cache    cache
 	members  map[Origin]*member
+	// succeeded are members that were opened anew since they were last heard.
+	succeeded map[Origin]bool
 
 	// loose are the greatest dots held that are above the claim: of a pull that
 	// is not whole, and orphans of earlier openings.
@@ -118,6 +120,7 @@ var (
 // cleanly closed.
 func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	r.alias, r.own, r.members = map[Origin]uint32{}, map[Origin]bool{}, map[Origin]*member{}
+	r.succeeded = map[Origin]bool{}
 	if err := r.readFormat(cluster); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package replicator
 import (
 	"cmp"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"time"
 
@@ -77,6 +78,7 @@ type PeerStatus struct {
 	Failures int       `json:"failures"`        // sessions in a row
 	Error    string    `json:"error,omitempty"` // of the last session, if it failed; or why nothing was pulled, if nothing is written here
 	Next     time.Time `json:"next,omitzero"`   // not dialed before
+	Moved    bool      `json:"moved,omitempty"` // who answered here was opened anew, and has answered elsewhere since
 
 	Agrees  bool          `json:"agrees"`          // it held exactly what we do now
 	Differs bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
@@ -120,6 +122,7 @@ func (db *DB) Status() Status {
 	s.ReadOnly = db.queue.broken() == leveldb.ErrReadOnly
 	var known knowledge
 	var members map[Origin]member
+	var succeeded map[Origin]bool
 	db.at(func(r *replica) {
 		r.ownStatus(&s)
 		// What a member told is replaced, never changed, so it may be read later.
@@ -127,12 +130,14 @@ func (db *DB) Status() Status {
 		for o, m := range r.members {
 			members[o] = *m
 		}
+		succeeded = maps.Clone(r.succeeded)
 	})
 	db.figuresStatus(&s)
 	s.Refusals = append([]Refusal{}, db.refusals.status()...)
 	s.Peers = []PeerStatus{}
 	db.peers.each(func(p *peer) {
 		ps := p.status()
+		ps.Moved = succeeded[p.origin]
 		if m, ok := members[p.origin]; ok {
 			ps.compare(&m, p, &known, s.Digest, now)
 		}

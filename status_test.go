@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 
 	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/replicatortest"
@@ -105,6 +107,31 @@ func TestMemberThatHoldsBackForgettingIsNamed(t *testing.T) {
 		require.Equal(t, "b", s.Blockers[0].Name)
 		require.WithinDuration(t, gone, s.Blockers[0].Seen, 20*time.Second)
 		require.WithinDuration(t, gone, s.Blockers[0].Since, 20*time.Second)
+	})
+}
+
+func TestServerThatCameBackElsewhereIsNotMissed(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		stay := storage.NewMemStorage()
+		raw, err := leveldb.Open(stay, nil)
+		require.NoError(t, err)
+		b := c.open("b", raw, &replicator.Options{Peers: []string{"a:9000"}})
+		put(t, b, "k", "v")
+		requireAgreement(t, a, b)
+		require.False(t, peerOf(t, a, "b:9000").Moved)
+		require.NoError(t, b.Close())
+		time.Sleep(time.Minute)
+		require.False(t, peerOf(t, a, "b:9000").Moved, "it is just away")
+		raw, err = leveldb.Open(stay, nil)
+		require.NoError(t, err)
+		b = c.open("elsewhere", raw, &replicator.Options{Peers: []string{"a:9000"}})
+		put(t, b, "k", "w")
+		requireAgreement(t, a, b)
+		time.Sleep(10 * time.Second)
+		require.True(t, peerOf(t, a, "b:9000").Moved)
+		require.False(t, peerOf(t, a, "elsewhere:9000").Moved)
 	})
 }
 
