@@ -44,7 +44,7 @@ func servers(s *replicator.Status) []server {
 			Lag: "–", Unsaved: "–", Pulled: count(p.Pulled), Served: count(p.Served),
 			BytesIn: size(p.BytesIn) + " in", BytesOut: size(p.BytesOut) + " out",
 		}
-		if met(&p) {
+		if met(&p) && !p.Moved {
 			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.Unsaved)
 			switch {
 			case p.Lag > 0:
@@ -80,6 +80,8 @@ func met(p *replicator.PeerStatus) bool { return !p.Last.IsZero() }
 // standing says in a word or two how a peer stands.
 func standing(p *replicator.PeerStatus) line {
 	switch {
+	case p.Moved:
+		return line{"", "moved"}
 	case p.State == "new":
 		return line{"", "not met yet"}
 	case p.State == "refused":
@@ -110,6 +112,9 @@ func verdict(s *replicator.Status) line {
 	best := map[string]string{}
 	words := map[string]bool{}
 	for _, p := range sorted(s.Peers) {
+		if p.Moved {
+			continue
+		}
 		id := p.Addr
 		if (p.Origin != replicator.Origin{}) {
 			id = p.Origin.String()
@@ -166,6 +171,7 @@ func notes(s *replicator.Status) []line {
 	for _, p := range sorted(s.Peers) {
 		name := cmp.Or(p.Name, p.Addr)
 		switch {
+		case p.Moved:
 		case p.Differs:
 			note("bad", "%s claims the same writes and holds something else. The next session repairs it.", name)
 		case p.State == "failing" && met(&p):

@@ -46,16 +46,8 @@ func keyText(b []byte) string {
 	return q
 }
 
-// dump shows bytes that are no text, 16 to a line.
-func dump(b []byte) string {
-	var lines []string
-	for len(b) > 0 {
-		n := min(len(b), 16)
-		lines = append(lines, strings.TrimRight(fmt.Sprintf("% x", b[:n]), " "))
-		b = b[n:]
-	}
-	return strings.Join(lines, "\n")
-}
+// dump shows bytes that are no text.
+func dump(b []byte) string { return fmt.Sprintf("% x", b) }
 
 // count writes a number as people read it: 11,478.
 func count[N int | int64 | uint64](n N) string {

@@ -127,7 +127,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		if p.State == "self" {
+		if p.State == "self" || p.Moved {
 			continue
 		}
 		// A peer may call itself anything, and labels must be UTF-8.
