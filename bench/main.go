@@ -1,0 +1,72 @@
+// Command bench measures what replication costs. Every workload does the same user
+// work on a bare goleveldb handle, on a replicated one, and where the work exists on
+// other systems, side by side in one process and in several rounds that take turns;
+// what counts is the ratio within a round.
+//
+//	go run ./bench                       # all of it, about 15 minutes
+//	go run ./bench -run 'Put/.*value=100' -rounds 3
+//	go run ./bench -short                # every workload once, small: does it run?
+//	go run ./bench -doc docs             # no measuring: tables and plots from -results
+//
+// The rounds are appended to the file of -results, in the format of Go's benchmarks:
+//
+//	benchstat -col /system bench/results.txt
+//
+// With -doc the tables between the markers of performance.md in that directory, and
+// the plots beside it, are made anew from that file.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func command(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	run := flags.String("run", "", "measure only the scenarios whose name matches this `regexp`")
+	systems := flags.String("systems", "", "measure only the systems whose name matches this `regexp`")
+	rounds := flags.Int("rounds", 5, "how often everything is measured")
+	short := flags.Bool("short", false, "small sizes and one round: does it run?")
+	results := flags.String("results", "", "`file` that the rounds are appended to, or that -doc reads (default bench/results.txt, none with -short)")
+	doc := flags.String("doc", "", "do not measure: write tables and plots into this `directory`")
+	note := flags.String("note", "", "what else the machine was doing, for the results")
+	dir := flags.String("dir", "", "`directory` for the databases (default that for temporary files)")
+	if err := flags.Parse(args); err != nil {
+		if err == flag.ErrHelp {
+			return nil
+		}
+		return err
+	}
+	if *results == "" && !*short {
+		*results = "bench/results.txt"
+	}
+	if *doc != "" {
+		return writeDocs(*doc, *results)
+	}
+	p := plan{scale: full, rounds: *rounds, dir: *dir, note: *note, log: os.Stderr, results: *results}
+	if *short {
+		p.scale, p.rounds = small, 1
+	}
+	var err error
+	if p.run, err = regexp.Compile(*run); err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	if p.systems, err = regexp.Compile(*systems); err != nil {
+		return fmt.Errorf("-systems: %w", err)
+	}
+	return p.measure(ctx)
+}

@@ -1,0 +1,4 @@
+package main
+
+// others are the scenarios in which other systems are compared.
+func others() []scenario { return nil }

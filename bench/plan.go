@@ -1,0 +1,185 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/perf/benchfmt"
+)
+
+// scenario is a piece of user work that is done on several systems.
+type scenario struct {
+	name    string
+	title   string // heading of its rows
+	systems []string
+	rows    []row // what it reports
+	run     func(e *env) error
+}
+
+// The systems that are compared.
+const (
+	raw        = "raw" // a bare goleveldb handle
+	replicated = "replicator"
+	crdt       = "go-ds-crdt"
+	jetstream  = "nats"
+	raftDB     = "raft"
+)
+
+// row is one figure of a scenario, in one unit, for each system.
+type row struct {
+	name  string // as benchmark, without the system
+	unit  string
+	title string
+	aim   aim
+}
+
+// scale is how much is done.
+type scale struct {
+	keys     int           // that fit into the index cache
+	far      int           // that are far beyond the cache of farCache bytes
+	farCache int           //
+	overhead int           // operations on them
+	fill     int           // keys of a fill
+	big      int           // keys that a tail is among
+	changes  []int         // of a tail
+	synced   time.Duration // of writing with Sync
+	samples  int           // of a latency
+	sessions int           // with nothing to do
+	window   time.Duration // that an idle cluster is watched
+}
+
+var full = scale{
+	keys: 150_000, far: 500_000, farCache: 4 << 20, overhead: 100_000, fill: 200_000, big: 500_000,
+	changes: []int{1, 100, 10_000}, synced: time.Second, samples: 100, sessions: 1000, window: 20 * time.Second,
+}
+
+var small = scale{
+	keys: 2000, far: 4000, farCache: 32 << 10, overhead: 1000, fill: 2000, big: 4000,
+	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond,
+}
+
+// plan is one run of the command.
+type plan struct {
+	scale   scale
+	rounds  int
+	run     *regexp.Regexp
+	systems *regexp.Regexp
+	dir     string
+	note    string
+	log     io.Writer
+	results string // file, or none
+	sink    func(*benchfmt.Result) error
+}
+
+// env is what a scenario gets for one system in one round.
+type env struct {
+	scale
+	ctx    context.Context
+	system string
+	round  int
+	dir    string // empty; removed afterwards
+	shared *fixtures
+	emit   func(name string, iters int, values ...benchfmt.Value)
+}
+
+// measure goes through the scenarios again and again. In each, the systems take
+// turns in who is first.
+func (p *plan) measure(ctx context.Context) (err error) {
+	if p.dir, err = os.MkdirTemp(p.dir, "bench"); err != nil {
+		return err
+	}
+	shared := &fixtures{dir: p.dir}
+	defer func() { err = errors.Join(err, os.RemoveAll(p.dir)) }()
+	if p.results != "" {
+		out, openErr := os.OpenFile(p.results, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if openErr != nil {
+			return openErr
+		}
+		defer func() { err = errors.Join(err, out.Close()) }()
+		w := benchfmt.NewWriter(out)
+		p.sink = func(r *benchfmt.Result) error { return w.Write(r) }
+	}
+	for round := range p.rounds {
+		for _, s := range scenarios() {
+			if !p.run.MatchString(s.name) {
+				continue
+			}
+			if err := p.scenario(ctx, s, round, shared); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *plan) scenario(ctx context.Context, s scenario, round int, shared *fixtures) error {
+	for i := range s.systems {
+		system := s.systems[(i+round)%len(s.systems)]
+		if !p.systems.MatchString(system) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		dir, err := os.MkdirTemp(p.dir, "run")
+		if err != nil {
+			return err
+		}
+		runtime.GC()
+		started := time.Now()
+		e := &env{scale: p.scale, ctx: ctx, system: system, round: round, dir: dir, shared: shared}
+		var sinkErr error
+		e.emit = func(name string, iters int, values ...benchfmt.Value) {
+			sinkErr = cmp.Or(sinkErr, p.record(name, system, iters, values))
+		}
+		err = s.run(e)
+		if err = errors.Join(err, sinkErr, os.RemoveAll(dir)); err != nil {
+			return fmt.Errorf("%s: %w", system, err)
+		}
+		fmt.Fprintf(p.log, "%d %-40s %-10s %v\n", round+1, s.name, system, time.Since(started).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// record appends a figure to the results.
+func (p *plan) record(name, system string, iters int, values []benchfmt.Value) error {
+	if p.sink == nil {
+		return nil
+	}
+	r := &benchfmt.Result{Name: benchfmt.Name(fmt.Sprintf("%s/system=%s-%d", name, system, runtime.GOMAXPROCS(0))), Iters: iters, Values: values}
+	for _, c := range p.machine() {
+		r.Config = append(r.Config, benchfmt.Config{Key: c[0], Value: []byte(c[1]), File: true})
+	}
+	return p.sink(r)
+}
+
+// machine tells what was measured on.
+func (p *plan) machine() [][2]string {
+	cpu := "unknown"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				cpu = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return [][2]string{
+		{"goos", runtime.GOOS}, {"goarch", runtime.GOARCH}, {"cpu", cpu},
+		{"go", runtime.Version()}, {"note", cmp.Or(p.note, "none")},
+	}
+}
+
+// scenarios are all there is to measure, in the order of the document.
+func scenarios() []scenario {
+	return slices.Concat(writing(), pulling(), spreading(), others())
+}

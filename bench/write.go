@@ -1,0 +1,342 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+	"golang.org/x/perf/benchfmt"
+
+	"github.com/level-replicator/replicator"
+)
+
+var local = []string{raw, replicated}
+
+// writing are the scenarios of one server.
+func writing() (list []scenario) {
+	for _, size := range []int{100, 1024} {
+		for _, writers := range []int{1, 8} {
+			list = append(list, puts(size, writers))
+		}
+	}
+	for _, size := range []int{100, 1024} {
+		list = append(list, batches(size))
+	}
+	for _, writers := range []int{1, 8} {
+		list = append(list, syncedPuts(writers))
+	}
+	return append(list, farPuts(), memory())
+}
+
+// timed does n operations and reports how many there were in a second, and how much
+// processor time each took.
+func (e *env) timed(name string, n int, work func() error) error {
+	began, used := time.Now(), cpu()
+	if err := work(); err != nil {
+		return err
+	}
+	took, used := time.Since(began), cpu()-used
+	e.emit(name, n, benchfmt.Value{Value: float64(n) / took.Seconds(), Unit: "op/s"}, benchfmt.Value{Value: used.Seconds() / float64(n), Unit: cpuUnit})
+	return nil
+}
+
+const cpuUnit = "cpu-sec/op"
+
+// putAll puts keys in an order, shared by several writers.
+func putAll(db handle, ks keys, order []uint32, size, writers int, seed uint64) error {
+	return share(writers, len(order), func(w, from, to int) error {
+		v := newValues(size, seed+uint64(w))
+		for _, i := range order[from:to] {
+			if err := db.Put(ks.at(i), v.next(), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// puts are single puts of keys whose index entries fit into the cache, then reading
+// them; the smallest is the one whose disk is looked at, too.
+func puts(size, writers int) scenario {
+	where := fmt.Sprintf("value=%d/writers=%d", size, writers)
+	s := scenario{name: "Put/" + where, systems: local, title: fmt.Sprintf("Put, values of %d bytes, %s", size, plural(writers, "writer"))}
+	newAim, overAim := aim{}, aim{}
+	if size == 100 && writers == 1 {
+		newAim, overAim = atLeast(0.55), atLeast(0.50)
+	}
+	s.rows = []row{
+		{"Put/keys=new/" + where, "op/s", "new keys", newAim},
+		{"Put/keys=uniform/" + where, "op/s", "overwrites, uniform", overAim},
+		{"Put/keys=zipf/" + where, "op/s", "overwrites, Zipf", aim{}},
+	}
+	if writers == 1 {
+		s.rows = append(s.rows,
+			row{"Get/value=" + fmt.Sprint(size), "op/s", "Get, uniform", atLeast(0.95)},
+			row{"Scan/value=" + fmt.Sprint(size), "op/s", "full scan", atLeast(0.95)},
+			row{"Space/value=" + fmt.Sprint(size), "B", "on disk after load, overwrites and compaction", atMostTimes(1.9)},
+			row{"Space/value=" + fmt.Sprint(size), "written/put", "bytes written to files per byte put", aim{}})
+	}
+	s.run = func(e *env) error {
+		db, err := e.open(replicator.Options{})
+		if err != nil {
+			return err
+		}
+		return errors.Join(e.puts(db, s.rows, size, writers), db.Close())
+	}
+	return s
+}
+
+func (e *env) puts(db handle, rows []row, size, writers int) error {
+	n, seed := e.keys, uint64(e.round)
+	ks := newKeys(n, seed)
+	orders := [][]uint32{inOrder(n), uniform(n, n, seed), zipf(n, n, seed)}
+	for i, order := range orders {
+		err := e.timed(rows[i].name, n, func() error { return putAll(db, ks, order, size, writers, uint64(i)<<8) })
+		if err != nil {
+			return err
+		}
+	}
+	if writers > 1 {
+		return nil
+	}
+	if err := e.space(db, rows[5].name, int64(len(orders)*n*(size+keySize))); err != nil {
+		return err
+	}
+	order := uniform(n, n, seed+1)
+	err := e.timed(rows[3].name, n, func() error {
+		for _, i := range order {
+			if _, err := db.Get(ks.at(i), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	const times = 5
+	return e.timed(rows[4].name, times*n, func() error {
+		for range times {
+			if err := scan(db, n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func scan(db handle, want int) error {
+	it := db.NewIterator(nil, nil)
+	defer it.Release()
+	n := 0
+	for it.Next() {
+		n++
+	}
+	if n != want {
+		return errors.Join(it.Error(), fmt.Errorf("a scan found %d keys of %d", n, want))
+	}
+	return it.Error()
+}
+
+// space compacts everything, waits until what was replaced is gone, and tells how
+// much is left and how much was written on the way.
+func (e *env) space(db handle, name string, put int64) error {
+	if _, err := settle(e.ctx, e.dir); err != nil {
+		return err
+	}
+	var stats leveldb.DBStats
+	if err := db.Stats(&stats); err != nil {
+		return err
+	}
+	written := stats.IOWrite
+	if err := db.CompactRange(util.Range{}); err != nil {
+		return err
+	}
+	disk, err := settle(e.ctx, e.dir)
+	if err != nil {
+		return err
+	}
+	e.emit(name, 1, benchfmt.Value{Value: float64(disk), Unit: "B"}, benchfmt.Value{Value: float64(written) / float64(put), Unit: "written/put"})
+	return nil
+}
+
+// batches are batches of 100 keys.
+func batches(size int) scenario {
+	where := fmt.Sprintf("value=%d", size)
+	s := scenario{name: "Batch/" + where, systems: local, title: fmt.Sprintf("Batches of 100, values of %d bytes, 1 writer", size)}
+	s.rows = []row{
+		{"Batch/keys=new/" + where, "op/s", "new keys", aim{}},
+		{"Batch/keys=uniform/" + where, "op/s", "overwrites, uniform", aim{}},
+	}
+	s.run = func(e *env) error {
+		db, err := e.open(replicator.Options{})
+		if err != nil {
+			return err
+		}
+		n, seed := e.keys, uint64(e.round)
+		ks := newKeys(n, seed)
+		for i, order := range [][]uint32{inOrder(n), uniform(n, n, seed)} {
+			v := newValues(size, seed+uint64(i)<<8)
+			work := func() error { return writeBatches(db, ks, order, v, 100) }
+			if err := e.timed(s.rows[i].name, n, work); err != nil {
+				return errors.Join(err, db.Close())
+			}
+		}
+		return db.Close()
+	}
+	return s
+}
+
+func writeBatches(db handle, ks keys, order []uint32, v *values, most int) error {
+	b := new(leveldb.Batch)
+	for len(order) > 0 {
+		b.Reset()
+		n := min(most, len(order))
+		for _, i := range order[:n] {
+			b.Put(ks.at(i), v.next())
+		}
+		if err := db.Write(b, nil); err != nil {
+			return err
+		}
+		order = order[n:]
+	}
+	return nil
+}
+
+// syncedPuts are puts of new keys with Sync, for some time.
+func syncedPuts(writers int) scenario {
+	s := scenario{name: fmt.Sprintf("Sync/writers=%d", writers), systems: local, title: "Put with Sync, new keys, values of 100 bytes"}
+	a := aim{}
+	if writers == 8 {
+		a = atLeast(0.95)
+	}
+	s.rows = []row{{s.name, "op/s", plural(writers, "writer"), a}}
+	s.run = func(e *env) error {
+		db, err := e.open(replicator.Options{})
+		if err != nil {
+			return err
+		}
+		var done atomic.Int64
+		began, used := time.Now(), cpu()
+		err = share(writers, writers, func(w, _, _ int) error {
+			v := newValues(100, uint64(w))
+			ks := newKeys(1<<16, uint64(e.round)<<8+uint64(w))
+			for i := uint32(0); time.Since(began) < e.synced; i++ {
+				if err := db.Put(ks.at(i%(1<<16)), v.next(), &opt.WriteOptions{Sync: true}); err != nil {
+					return err
+				}
+				done.Add(1)
+			}
+			return nil
+		})
+		took, used := time.Since(began), cpu()-used
+		n := done.Load()
+		e.emit(s.name, int(n), benchfmt.Value{Value: float64(n) / took.Seconds(), Unit: "op/s"}, benchfmt.Value{Value: used.Seconds() / float64(n), Unit: cpuUnit})
+		return errors.Join(err, db.Close())
+	}
+	return s
+}
+
+// farPuts are puts among many more keys than the index cache holds.
+func farPuts() scenario {
+	s := scenario{name: "Far", systems: local, title: "Put among many times more keys than the index cache holds, values of 100 bytes, 1 writer"}
+	s.rows = []row{
+		{"Far/keys=uniform", "op/s", "overwrites, uniform", atLeast(0.25)},
+		{"Far/keys=zipf", "op/s", "overwrites, Zipf", aim{}},
+		{"Far/keys=new", "op/s", "new keys", aim{}},
+		{"Far/get", "op/s", "Get, uniform", atLeast(0.95)},
+	}
+	s.run = func(e *env) error {
+		db, err := e.open(replicator.Options{CacheSize: e.farCache})
+		if err != nil {
+			return err
+		}
+		return errors.Join(e.farPuts(db, s.rows), db.Close())
+	}
+	return s
+}
+
+func (e *env) farPuts(db handle, rows []row) error {
+	n, ops, seed := e.far, e.overhead, uint64(e.round)
+	ks, more := newKeys(n, seed), newKeys(ops, seed+1<<32)
+	if err := load(db, ks, 100); err != nil {
+		return err
+	}
+	if _, err := settle(e.ctx, e.dir); err != nil {
+		return err
+	}
+	for i, w := range []struct {
+		ks    keys
+		order []uint32
+	}{{ks, uniform(n, ops, seed)}, {ks, zipf(n, ops, seed)}, {more, inOrder(ops)}} {
+		err := e.timed(rows[i].name, ops, func() error { return putAll(db, w.ks, w.order, 100, 1, uint64(i)<<8) })
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := settle(e.ctx, e.dir); err != nil {
+		return err
+	}
+	return e.timed(rows[3].name, ops, func() error {
+		for _, i := range uniform(n, ops, seed+1) {
+			if _, err := db.Get(ks.at(i), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// memory is what the heap holds per key of a database that is open.
+func memory() scenario {
+	s := scenario{name: "Memory", systems: local, title: "Memory"}
+	s.rows = []row{
+		{"Memory/cache=default", "B/key", "heap per key after the load, index cache of 32 MiB, write buffers and block cache included", aim{}},
+		{"Memory/cache=none", "B/key", "the same without an index cache", aim{}},
+	}
+	s.run = func(e *env) error {
+		base := e.dir
+		for i, size := range []int{0, -1} {
+			e.dir = filepath.Join(base, fmt.Sprint(i))
+			db, err := e.open(replicator.Options{CacheSize: size})
+			if err != nil {
+				return err
+			}
+			ks := newKeys(e.keys, uint64(e.round))
+			before := heap()
+			err = load(db, ks, 100)
+			if err == nil {
+				_, err = settle(e.ctx, e.dir)
+			}
+			e.emit(s.rows[i].name, ks.len(), benchfmt.Value{Value: float64(heap()-before) / float64(ks.len()), Unit: "B/key"})
+			runtime.KeepAlive(ks)
+			if err := errors.Join(err, db.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return s
+}
+
+// heap is how much of it is in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what pools held goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
