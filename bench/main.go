@@ -18,11 +18,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"regexp"
+	"runtime/pprof"
 	"syscall"
 )
 
@@ -44,6 +46,7 @@ func command(ctx context.Context, args []string) error {
 	results := flags.String("results", "", "`file` that the rounds are appended to, or that -doc reads (default bench/results.txt, none with -short)")
 	doc := flags.String("doc", "", "do not measure: write tables and plots into this `directory`")
 	note := flags.String("note", "", "what else the machine was doing, for the results")
+	profile := flags.String("cpuprofile", "", "write a profile of the processor time to this `file`")
 	dir := flags.String("dir", "", "`directory` for the databases (default that for temporary files)")
 	if err := flags.Parse(args); err != nil {
 		if err == flag.ErrHelp {
@@ -68,5 +71,17 @@ func command(ctx context.Context, args []string) error {
 	if p.systems, err = regexp.Compile(*systems); err != nil {
 		return fmt.Errorf("-systems: %w", err)
 	}
-	return p.measure(ctx)
+	if *profile == "" {
+		return p.measure(ctx)
+	}
+	f, err := os.Create(*profile)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = p.measure(ctx)
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
 }

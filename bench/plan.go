@@ -30,7 +30,7 @@ const (
 	raw        = "raw" // a bare goleveldb handle
 	replicated = "replicator"
 	crdt       = "go-ds-crdt"
-	jetstream  = "nats"
+	natsKV     = "nats"
 	raftDB     = "raft"
 )
 
@@ -44,10 +44,10 @@ type row struct {
 
 // scale is how much is done.
 type scale struct {
-	keys     int           // that fit into the index cache
-	far      int           // that are far beyond the cache of farCache bytes
-	farCache int           //
-	overhead int           // operations on them
+	keys     int // that fit into the index cache
+	far      int // that are far beyond the cache of farCache bytes
+	farCache int
+	farOps   int           // operations on them
 	fill     int           // keys of a fill
 	big      int           // keys that a tail is among
 	changes  []int         // of a tail
@@ -55,16 +55,17 @@ type scale struct {
 	samples  int           // of a latency
 	sessions int           // with nothing to do
 	window   time.Duration // that an idle cluster is watched
+	still    time.Duration // that files do not change once all is compacted
 }
 
 var full = scale{
-	keys: 150_000, far: 500_000, farCache: 4 << 20, overhead: 100_000, fill: 200_000, big: 500_000,
-	changes: []int{1, 100, 10_000}, synced: time.Second, samples: 100, sessions: 1000, window: 20 * time.Second,
+	keys: 150_000, far: 500_000, farCache: 4 << 20, farOps: 100_000, fill: 200_000, big: 500_000,
+	changes: []int{1, 100, 10_000}, synced: time.Second, samples: 100, sessions: 1000, window: 20 * time.Second, still: 500 * time.Millisecond,
 }
 
 var small = scale{
-	keys: 2000, far: 4000, farCache: 32 << 10, overhead: 1000, fill: 2000, big: 4000,
-	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond,
+	keys: 2000, far: 4000, farCache: 32 << 10, farOps: 1000, fill: 2000, big: 4000,
+	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond, still: 20 * time.Millisecond,
 }
 
 // plan is one run of the command.

@@ -113,7 +113,7 @@ func (e *env) source(n int) (string, error) {
 		}
 		err = load(db, newKeys(n, 1), 100)
 		if err == nil {
-			_, err = settle(e.ctx, dir)
+			_, err = e.settle(dir)
 		}
 		return errors.Join(err, db.Close())
 	})
@@ -218,7 +218,7 @@ func halfFull() scenario {
 			err = load(a, ks[half*keySize:], 100)
 		}
 		if err == nil {
-			_, err = settle(e.ctx, e.dir)
+			_, err = e.settle(e.dir)
 		}
 		if err = errors.Join(err, b.Close(), a.Close()); err != nil {
 			return err
@@ -310,7 +310,7 @@ func (e *env) pairDirs() (dirA, dirB, bare string, err error) {
 			err = agree(e.ctx, a, b)
 		}
 		if err == nil {
-			_, err = settle(e.ctx, dir)
+			_, err = e.settle(dir)
 		}
 		return errors.Join(err, r.Close(), b.Close(), a.Close())
 	})

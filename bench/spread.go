@@ -34,15 +34,16 @@ type cluster interface {
 
 // servers are a cluster of ours.
 type servers struct {
-	dbs    []*replicator.DB
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	dbs     []*replicator.DB
+	joining string // directory of one that may join
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
 }
 
 // newServers starts a cluster with default options, of which all know the first,
 // and waits until all know each other.
 func newServers(e *env, nodes int, network string, seen func(node int, key []byte)) (_ *servers, err error) {
-	s := &servers{cancel: func() {}}
+	s := &servers{joining: filepath.Join(e.dir, "joining"), cancel: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -229,4 +230,25 @@ func (e *env) idleCluster(name string, c *servers) error {
 	took := time.Since(began).Seconds()
 	e.emit(name, 1, benchfmt.Value{Value: float64(sent()-bytes) / took, Unit: "B/s"}, benchfmt.Value{Value: (cpu() - used).Seconds() / took, Unit: "cpu-sec/s"})
 	return nil
+}
+
+func (s *servers) load(ks keys) error {
+	if err := load(s.dbs[0], ks, 100); err != nil {
+		return err
+	}
+	for _, db := range s.dbs[1:] {
+		if err := agree(context.Background(), s.dbs[0], db); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *servers) join() error {
+	db, err := replicate(s.joining, replicator.Options{Peers: []string{s.dbs[0].Addr().String(), s.dbs[1].Addr().String()}})
+	if err != nil {
+		return err
+	}
+	s.dbs = append(s.dbs, db)
+	return agree(context.Background(), s.dbs[0], db)
 }

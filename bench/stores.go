@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io/fs"
@@ -152,10 +151,10 @@ func load(db handle, ks keys, size int) error {
 }
 
 // settle waits until goleveldb has stopped compacting and removed what it replaced,
-// which shows in the files, and gives their size. At most a minute.
-func settle(ctx context.Context, dir string) (size int64, err error) {
+// which shows in the files, and gives their size. At most two minutes.
+func (e *env) settle(dir string) (size int64, err error) {
 	still := 0
-	for range 1200 {
+	for began := time.Now(); time.Since(began) < 2*time.Minute; {
 		now, err := diskSize(dir)
 		if err != nil {
 			return 0, err
@@ -169,9 +168,9 @@ func settle(ctx context.Context, dir string) (size int64, err error) {
 			break
 		}
 		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+		case <-e.ctx.Done():
+			return 0, e.ctx.Err()
+		case <-time.After(e.still / 10):
 		}
 	}
 	return size, nil

@@ -34,6 +34,14 @@ func writing() (list []scenario) {
 	return append(list, farPuts(), memory())
 }
 
+// count is how many keys are written with values of a size.
+func (e *env) count(size int) int {
+	if size > 100 {
+		return e.keys / 5
+	}
+	return e.keys
+}
+
 // timed does n operations and reports how many there were in a second, and how much
 // processor time each took.
 func (e *env) timed(name string, n int, work func() error) error {
@@ -93,7 +101,7 @@ func puts(size, writers int) scenario {
 }
 
 func (e *env) puts(db handle, rows []row, size, writers int) error {
-	n, seed := e.keys, uint64(e.round)
+	n, seed := e.count(size), uint64(e.round)
 	ks := newKeys(n, seed)
 	orders := [][]uint32{inOrder(n), uniform(n, n, seed), zipf(n, n, seed)}
 	for i, order := range orders {
@@ -147,7 +155,7 @@ func scan(db handle, want int) error {
 // space compacts everything, waits until what was replaced is gone, and tells how
 // much is left and how much was written on the way.
 func (e *env) space(db handle, name string, put int64) error {
-	if _, err := settle(e.ctx, e.dir); err != nil {
+	if _, err := e.settle(e.dir); err != nil {
 		return err
 	}
 	var stats leveldb.DBStats
@@ -158,7 +166,7 @@ func (e *env) space(db handle, name string, put int64) error {
 	if err := db.CompactRange(util.Range{}); err != nil {
 		return err
 	}
-	disk, err := settle(e.ctx, e.dir)
+	disk, err := e.settle(e.dir)
 	if err != nil {
 		return err
 	}
@@ -179,7 +187,7 @@ func batches(size int) scenario {
 		if err != nil {
 			return err
 		}
-		n, seed := e.keys, uint64(e.round)
+		n, seed := e.count(size), uint64(e.round)
 		ks := newKeys(n, seed)
 		for i, order := range [][]uint32{inOrder(n), uniform(n, n, seed)} {
 			v := newValues(size, seed+uint64(i)<<8)
@@ -263,12 +271,12 @@ func farPuts() scenario {
 }
 
 func (e *env) farPuts(db handle, rows []row) error {
-	n, ops, seed := e.far, e.overhead, uint64(e.round)
+	n, ops, seed := e.far, e.farOps, uint64(e.round)
 	ks, more := newKeys(n, seed), newKeys(ops, seed+1<<32)
 	if err := load(db, ks, 100); err != nil {
 		return err
 	}
-	if _, err := settle(e.ctx, e.dir); err != nil {
+	if _, err := e.settle(e.dir); err != nil {
 		return err
 	}
 	for i, w := range []struct {
@@ -280,7 +288,7 @@ func (e *env) farPuts(db handle, rows []row) error {
 			return err
 		}
 	}
-	if _, err := settle(e.ctx, e.dir); err != nil {
+	if _, err := e.settle(e.dir); err != nil {
 		return err
 	}
 	return e.timed(rows[3].name, ops, func() error {
@@ -312,7 +320,7 @@ func memory() scenario {
 			before := heap()
 			err = load(db, ks, 100)
 			if err == nil {
-				_, err = settle(e.ctx, e.dir)
+				_, err = e.settle(e.dir)
 			}
 			e.emit(s.rows[i].name, ks.len(), benchfmt.Value{Value: float64(heap()-before) / float64(ks.len()), Unit: "B/key"})
 			runtime.KeepAlive(ks)
