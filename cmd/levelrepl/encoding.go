@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// encoding is how keys and values, which may be any bytes, are given on the
+// command line and shown. Whatever one of them shows, the same one takes.
+type encoding int
+
+const (
+	auto      encoding = iota // plain if printable, else quoted
+	quoted                    // as a Go string, always
+	base64Enc                 // standard base64
+	raw                       // the bytes as they are
+)
+
+var encodingNames = []string{"auto", "quoted", "base64", "raw"}
+
+func (e *encoding) String() string { return encodingNames[*e] }
+
+// Type names the flag's value in help texts.
+func (e *encoding) Type() string { return "encoding" }
+
+// Set reads the flag.
+func (e *encoding) Set(s string) error {
+	for i, name := range encodingNames {
+		if s == name {
+			*e = encoding(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("want one of %s", strings.Join(encodingNames, ", "))
+}
+
+// show gives bytes as text.
+func (e encoding) show(b []byte) string {
+	switch s := string(b); {
+	case e == base64Enc:
+		return base64.StdEncoding.EncodeToString(b)
+	case e == raw, e == auto && plain(s):
+		return s
+	default:
+		return strconv.Quote(s)
+	}
+}
+
+// plain tells whether a text can be shown as it is: it would look like nothing else,
+// and does nothing to a terminal or to a line of output.
+func plain(s string) bool {
+	if s == "" || !utf8.ValidString(s) || s[0] == '"' || s[0] == ' ' || s[len(s)-1] == ' ' {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+}
+
+// parse reads what show gave.
+func (e encoding) parse(s string) ([]byte, error) {
+	switch {
+	case e == base64Enc:
+		b, err := base64.StdEncoding.DecodeString(s)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("%q is not base64: %w", s, err), "give it in another form with --encoding"}
+		}
+		return b, nil
+	case e == raw, e == auto && !strings.HasPrefix(s, `"`):
+		return []byte(s), nil
+	}
+	text := s
+	if !strings.HasPrefix(text, `"`) {
+		text = `"` + text + `"`
+	}
+	text, err := strconv.Unquote(text)
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("%s is not a quoted string", s), `quote it as in Go, "\xff\x00a\n", or give it as it is with --encoding raw`}
+	}
+	return []byte(text), nil
+}
+
+// octets are bytes in JSON: a string if they are UTF-8, else {"base64": "…"}.
+type octets []byte
+
+type encodedOctets struct {
+	Base64 []byte `json:"base64"`
+}
+
+// MarshalJSON writes the one form or the other.
+func (o octets) MarshalJSON() ([]byte, error) {
+	if utf8.Valid(o) {
+		return json.Marshal(string(o))
+	}
+	return json.Marshal(encodedOctets{o})
+}
+
+// UnmarshalJSON reads either.
+func (o *octets) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		var s string
+		err := json.Unmarshal(b, &s)
+		*o = octets(s)
+		return err
+	}
+	var e encodedOctets
+	err := json.Unmarshal(b, &e)
+	*o = octets(e.Base64)
+	return err
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// target says which node a command works on.
+type target struct {
+	addr, dir string
+	directory
+}
+
+func (t *target) flags(c *cobra.Command) {
+	c.Flags().StringVar(&t.addr, "addr", "", "HTTP `address` of a served node (default $"+addrEnv+", else "+defaultAddr+")")
+	c.Flags().StringVar(&t.dir, "dir", "", "`directory` of a stopped node, instead")
+	t.directory.flags(c)
+	c.MarkFlagsMutuallyExclusive("addr", "dir")
+	_ = c.MarkFlagDirname("dir")
+}
+
+// open opens the node: a directory by the given function, which may need to see more
+// of it or less.
+func (t *target) open(directory func(dir string, d *directory) (*local, error)) (node, error) {
+	if t.dir == "" {
+		return newRemote(t.addr)
+	}
+	return directory(t.dir, &t.directory)
+}
+
+func plainly(dir string, _ *directory) (*local, error) { return openPlain(dir) }
+
+// with opens a node, has f work on it, and closes it.
+func with(n node, err error, f func(n node) error) error {
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(n), n.Close())
+}
+
+func (a *app) jsonFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&a.json, "json", false, "print JSON")
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// lineJSON prints JSON on one line, for listings that may be long.
+func (a *app) lineJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+func newGet(a *app) *cobra.Command {
+	var t target
+	c := &cobra.Command{
+		Use:   "get KEY",
+		Short: "Print the value of a key",
+		Long: `Print the value of a key. To a terminal it is shown on a line, escaped if it is not
+printable; to a file or pipe it goes byte for byte, unless --encoding says otherwise.
+The exit code is 1 if there is no such key.`,
+		Args: args(1, 1, "one key"),
+	}
+	t.flags(c)
+	a.jsonFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		key, err := a.encoding.parse(args[0])
+		if err != nil {
+			return err
+		}
+		n, err := t.open(plainly)
+		return with(n, err, func(n node) error {
+			value, err := n.get(c.Context(), key)
+			switch {
+			case errors.Is(err, leveldb.ErrNotFound):
+				return &foundError{fmt.Sprintf("there is no key %s", a.encoding.show(key))}
+			case err != nil:
+				return err
+			case a.json:
+				return a.printJSON(entry{Key: key, Value: append(octets{}, value...)})
+			}
+			return a.printValue(value, c.Flags().Changed("encoding"))
+		})
+	}
+	return c
+}
+
+// printValue prints a value exactly, or as text on a line of its own.
+func (a *app) printValue(value []byte, text bool) (err error) {
+	if text && a.encoding != raw || a.outTerm {
+		_, err = fmt.Fprintln(a.out, a.encoding.show(value))
+	} else {
+		_, err = a.out.Write(value)
+	}
+	return err
+}
+
+func newPut(a *app) *cobra.Command {
+	var t target
+	var file string
+	var replicas int
+	c := &cobra.Command{
+		Use:   "put KEY [VALUE]",
+		Short: "Write a key",
+		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte
+for byte. In a stopped directory (--dir) the write is logged, so that peers get it
+when the node is back.`,
+		Example: `  levelrepl put greeting hello
+  levelrepl put '"\x00\xff"' --file picture.png --replicas 1`,
+		Args: args(1, 2, "a key and a value"),
+	}
+	t.flags(c)
+	c.Flags().StringVarP(&file, "file", "f", "", "`file` to take the value from; - is standard input")
+	c.Flags().IntVar(&replicas, "replicas", 0, "wait until so many `peers` have it on disk")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		key, err := a.encoding.parse(args[0])
+		if err != nil {
+			return err
+		}
+		value, err := a.value(args[1:], file)
+		if err != nil {
+			return err
+		}
+		return a.write(c.Context(), &t, replicas, func(n node) error { return n.put(c.Context(), key, value, replicas) })
+	}
+	return c
+}
+
+// value takes a value from the command line, a file or standard input.
+func (a *app) value(given []string, file string) ([]byte, error) {
+	switch {
+	case len(given) > 0 && file != "":
+		return nil, &usageError{errors.New("a value and --file"), "give one of the two"}
+	case len(given) > 0:
+		return a.encoding.parse(given[0])
+	case file == "" || file == "-":
+		return io.ReadAll(a.in)
+	}
+	return os.ReadFile(file)
+}
+
+func (a *app) write(ctx context.Context, t *target, replicas int, f func(n node) error) error {
+	if t.dir != "" && replicas > 0 {
+		return &usageError{errors.New("--replicas with --dir: a stopped node has no peers"), "leave it out, or write to a served node"}
+	}
+	if replicas < 0 {
+		return &usageError{fmt.Errorf("--replicas %d", replicas), "want a number of peers"}
+	}
+	n, err := t.open(a.openToWrite)
+	return with(n, err, f)
+}
+
+func newDel(a *app) *cobra.Command {
+	var t target
+	var replicas int
+	c := &cobra.Command{
+		Use:   "del KEY",
+		Short: "Delete a key",
+		Long:  `Delete a key. It is no error if there is none.`,
+		Args:  args(1, 1, "one key"),
+	}
+	t.flags(c)
+	c.Flags().IntVar(&replicas, "replicas", 0, "wait until so many `peers` have it on disk")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		key, err := a.encoding.parse(args[0])
+		if err != nil {
+			return err
+		}
+		return a.write(c.Context(), &t, replicas, func(n node) error { return n.del(c.Context(), key, replicas) })
+	}
+	return c
+}
+
+func newScan(a *app) *cobra.Command {
+	var t target
+	var from, to string
+	var limit int
+	var keys bool
+	c := &cobra.Command{
+		Use:   "scan [PREFIX]",
+		Short: "List keys and values",
+		Long: `List keys in order, those that begin with PREFIX if it is given: key, tab, value on
+a line. With --json each line is an object. The listing is not of one moment: what is
+written meanwhile may be in it or not.`,
+		Args: args(0, 1, "at most one prefix"),
+	}
+	t.flags(c)
+	a.jsonFlag(c)
+	c.Flags().StringVar(&from, "from", "", "begin at this `key`")
+	c.Flags().StringVar(&to, "to", "", "end before this `key`")
+	c.Flags().IntVarP(&limit, "limit", "n", 0, "print so many at most; 0: all")
+	c.Flags().BoolVarP(&keys, "keys", "k", false, "print keys only")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		s, err := a.span(args, from, to, c.Flags().Changed("to"))
+		if err != nil {
+			return err
+		}
+		s.values = !keys
+		n, err := t.open(plainly)
+		return with(n, err, func(n node) error { return a.scan(c.Context(), n, s, limit) })
+	}
+	return c
+}
+
+// span makes a span of a prefix and bounds, the narrower of the two at either end.
+func (a *app) span(prefix []string, from, to string, bounded bool) (s span, err error) {
+	s.limit = pageEntries
+	if len(prefix) > 0 {
+		p, err := a.encoding.parse(prefix[0])
+		if err != nil {
+			return s, err
+		}
+		r := util.BytesPrefix(p)
+		s.from, s.to = r.Start, r.Limit
+	}
+	lower, err := a.encoding.parse(from)
+	if err != nil {
+		return s, err
+	}
+	if string(lower) > string(s.from) {
+		s.from = lower
+	}
+	if bounded {
+		upper, err := a.encoding.parse(to)
+		if err != nil {
+			return s, err
+		}
+		if s.to == nil || string(upper) < string(s.to) {
+			s.to = upper
+		}
+	}
+	return s, nil
+}
+
+func (a *app) scan(ctx context.Context, n node, s span, limit int) error {
+	if limit > 0 {
+		s.limit = min(s.limit, limit)
+	}
+	printed := 0
+	for e, err := range each(ctx, n, s) {
+		if err != nil {
+			return err
+		}
+		switch {
+		case a.json:
+			err = a.lineJSON(e)
+		case s.values:
+			_, err = fmt.Fprintf(a.out, "%s\t%s\n", a.encoding.show(e.Key), a.encoding.show(e.Value))
+		default:
+			_, err = fmt.Fprintln(a.out, a.encoding.show(e.Key))
+		}
+		if err != nil {
+			return err
+		}
+		if printed++; printed == limit {
+			break
+		}
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/iterator"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+
+	"github.com/level-replicator/replicator"
+)
+
+// node is a database that commands work on: one that is open here, or one that is
+// served elsewhere and reached over HTTP.
+type node interface {
+	status(ctx context.Context) (replicator.Status, error)
+	get(ctx context.Context, key []byte) ([]byte, error)
+	put(ctx context.Context, key, value []byte, replicas int) error
+	del(ctx context.Context, key []byte, replicas int) error
+	scan(ctx context.Context, s span) (page, error)
+	versions(ctx context.Context, key []byte) ([]version, error)
+	conflicts(ctx context.Context, from []byte, limit int) (page, error)
+	take(ctx context.Context, key []byte, name string) error
+	io.Closer
+}
+
+// span says what to list.
+type span struct {
+	from, to []byte // from inclusive, to exclusive; a nil to is the end
+	limit    int    // entries of a page at most
+	values   bool   // with values
+	sums     bool   // with SHA-256 sums of values
+	versions bool   // with the names of the versions
+}
+
+// page is a part of a listing.
+type page struct {
+	Entries []entry `json:"entries"`
+	// Next is where to go on, or absent if this was the last page.
+	Next octets `json:"next,omitempty"`
+}
+
+// entry is a key, with what was asked for about it. A key in conflict that shows a
+// deletion has no value.
+type entry struct {
+	Key      octets    `json:"key"`
+	Value    octets    `json:"value,omitzero"`
+	Sum      []byte    `json:"sha256,omitempty"`
+	Versions []version `json:"versions,omitempty"`
+}
+
+// version is a replicator.Version in JSON.
+type version struct {
+	Origin  replicator.Origin `json:"origin"`
+	Seq     uint64            `json:"seq"`
+	Clock   uint64            `json:"clock"`
+	Time    time.Time         `json:"time"`
+	Deleted bool              `json:"deleted,omitempty"`
+	Value   octets            `json:"value,omitzero"`
+}
+
+// name is what a version is called on the command line: the first digits of its
+// origin, and its position there.
+func (v *version) name() string { return fmt.Sprintf("%s/%d", v.Origin.Short(), v.Seq) }
+
+// is tells whether a version is called so. More digits of the origin may be given.
+func (v *version) is(name string) bool {
+	origin, seq, ok := strings.Cut(name, "/")
+	return ok && len(origin) >= 8 && strings.HasPrefix(v.Origin.String(), origin) && seq == strconv.FormatUint(v.Seq, 10)
+}
+
+func versionsOf(vs []replicator.Version, values bool) []version {
+	list := make([]version, len(vs))
+	for i, v := range vs {
+		list[i] = version{Origin: v.Origin, Seq: v.Seq, Clock: v.Clock, Time: v.Time, Deleted: v.Deleted}
+		if values && !v.Deleted {
+			list[i].Value = append(octets{}, v.Value...)
+		}
+	}
+	return list
+}
+
+// Errors of nodes, beside those of the replicator.
+var (
+	errNoVersion  = errors.New("the key has no such version any more; list them again")
+	errNoConflict = errors.New("the key is not in conflict")
+)
+
+const (
+	pageEntries = 1000
+	pageBytes   = 1 << 20 // after which a page ends; one value may pass it
+)
+
+// local is a database that is open in this process.
+type local struct {
+	// reader is db, or a goleveldb database that is open only to be read and may
+	// never have been replicated.
+	reader interface {
+		Get(key []byte, ro *opt.ReadOptions) ([]byte, error)
+		NewIterator(r *util.Range, ro *opt.ReadOptions) iterator.Iterator
+	}
+	db    *replicator.DB // nil if only read
+	sync  bool           // every write
+	close func() error
+}
+
+func (l *local) Close() error { return l.close() }
+
+func (l *local) status(context.Context) (replicator.Status, error) { return l.db.Status(), nil }
+
+func (l *local) get(_ context.Context, key []byte) ([]byte, error) {
+	if bytes.HasPrefix(key, reservedPrefix) {
+		return nil, replicator.ErrReservedKey
+	}
+	return l.reader.Get(key, nil)
+}
+
+func (l *local) put(ctx context.Context, key, value []byte, replicas int) error {
+	if err := l.db.Put(key, value, &opt.WriteOptions{Sync: l.sync}); err != nil {
+		return err
+	}
+	return l.replicated(ctx, replicas)
+}
+
+func (l *local) del(ctx context.Context, key []byte, replicas int) error {
+	if err := l.db.Delete(key, &opt.WriteOptions{Sync: l.sync}); err != nil {
+		return err
+	}
+	return l.replicated(ctx, replicas)
+}
+
+func (l *local) replicated(ctx context.Context, replicas int) error {
+	if replicas == 0 {
+		return nil
+	}
+	return l.db.WaitReplicated(ctx, replicas)
+}
+
+func (l *local) scan(ctx context.Context, s span) (page, error) {
+	limit := s.to
+	if limit == nil || bytes.Compare(limit, reservedPrefix) > 0 {
+		limit = reservedPrefix
+	}
+	it := l.reader.NewIterator(&util.Range{Start: s.from, Limit: limit}, nil)
+	defer it.Release()
+	p := page{Entries: []entry{}}
+	for size := 0; it.Next(); {
+		if len(p.Entries) >= s.limit || size >= pageBytes {
+			p.Next = bytes.Clone(it.Key())
+			break
+		}
+		e, err := l.entry(s, it.Key(), it.Value())
+		if err != nil {
+			return p, err
+		}
+		size += len(e.Key) + len(e.Value) + 100*len(e.Versions)
+		p.Entries = append(p.Entries, e)
+	}
+	return p, errors.Join(it.Error(), ctx.Err())
+}
+
+func (l *local) entry(s span, key, value []byte) (entry, error) {
+	e := entry{Key: bytes.Clone(key)}
+	if s.values {
+		e.Value = append(octets{}, value...)
+	}
+	if s.sums {
+		sum := sha256.Sum256(value)
+		e.Sum = sum[:]
+	}
+	if s.versions && l.db != nil {
+		vs, err := l.db.Versions(key)
+		if err != nil {
+			return e, err
+		}
+		e.Versions = versionsOf(vs, false)
+	}
+	return e, nil
+}
+
+func (l *local) versions(_ context.Context, key []byte) ([]version, error) {
+	vs, err := l.db.Versions(key)
+	return versionsOf(vs, true), err
+}
+
+func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, error) {
+	p, size := page{Entries: []entry{}}, 0
+	for key, vs := range l.db.Conflicts() {
+		if bytes.Compare(key, from) < 0 {
+			continue
+		}
+		if len(p.Entries) >= limit || size >= pageBytes {
+			p.Next = key
+			break
+		}
+		e := entry{Key: key, Versions: versionsOf(vs, true)}
+		shown, err := l.db.Get(key, nil)
+		switch {
+		case err == nil:
+			e.Value = append(octets{}, shown...)
+		case !errors.Is(err, leveldb.ErrNotFound):
+			return p, err
+		}
+		for i := range vs {
+			size += len(vs[i].Value)
+		}
+		p.Entries = append(p.Entries, e)
+	}
+	return p, ctx.Err()
+}
+
+// take settles a conflict: it writes the key's version of a name once more, on top of
+// all that are held.
+func (l *local) take(ctx context.Context, key []byte, name string) error {
+	vs, err := l.versions(ctx, key)
+	if err != nil {
+		return err
+	}
+	if len(vs) < 2 {
+		return errNoConflict
+	}
+	for i := range vs {
+		switch v := &vs[i]; {
+		case !v.is(name):
+		case v.Deleted:
+			return l.del(ctx, key, 0)
+		default:
+			return l.put(ctx, key, v.Value, 0)
+		}
+	}
+	return errNoVersion
+}
+
+// each goes through a listing, page by page.
+func each(ctx context.Context, n node, s span) iter.Seq2[entry, error] {
+	return eachPage(func(from []byte) (page, error) {
+		if from != nil {
+			s.from = from
+		}
+		return n.scan(ctx, s)
+	})
+}
+
+func eachConflict(ctx context.Context, n node) iter.Seq2[entry, error] {
+	return eachPage(func(from []byte) (page, error) { return n.conflicts(ctx, from, pageEntries) })
+}
+
+func eachPage(read func(from []byte) (page, error)) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		for from := []byte(nil); ; {
+			p, err := read(from)
+			if err != nil {
+				yield(entry{}, err)
+				return
+			}
+			for _, e := range p.Entries {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if from = p.Next; from == nil {
+				return
+			}
+		}
+	}
+}

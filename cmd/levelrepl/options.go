@@ -1,0 +1,213 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/level-replicator/replicator"
+)
+
+// serving is one run of serve: its flags, and what they come to.
+type serving struct {
+	*app
+	o replicator.Options // what flags set directly
+
+	http, resolver, secret, tlsCert, tlsKey, tlsCA, logLevel string
+	oldSecrets, dns, interfaces, local                       []string
+	multicast, httpInsecure, sync, logJSON                   bool
+
+	handler slog.Handler
+}
+
+func (s *serving) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.o.Listen, "listen", "127.0.0.1:9000", "`address` to accept peers on; port 0 picks a free one")
+	f.StringVar(&s.o.Advertise, "advertise", "", "`host:port` that peers should dial (default: as they see this node)")
+	f.StringVar(&s.o.Name, "name", "", "what this node calls itself (default: the listen address)")
+	f.StringVar(&s.o.Cluster, "cluster", "", "nodes replicate only with nodes of the same cluster `name`")
+	f.StringArrayVar(&s.o.Peers, "peer", nil, "`host:port` of another node; repeatable, one is enough")
+	f.BoolVar(&s.multicast, "multicast", false, "find peers on the local network")
+	f.StringArrayVar(&s.interfaces, "interface", nil, "network interface `name` for --multicast; repeatable (default: all)")
+	f.StringArrayVar(&s.dns, "dns", nil, "find peers by DNS: `name`:port, or _service._tcp.name for SRV records; repeatable")
+	f.StringVar(&s.secret, "secret-file", "", "`file` with the cluster's secret, made by levelrepl secret")
+	f.StringArrayVar(&s.oldSecrets, "old-secret-file", nil, "`file` with a secret that is accepted too, while it is being changed; repeatable")
+	f.StringVar(&s.tlsCert, "tls-cert", "", "certificate `file` (PEM), instead of a secret; with --tls-key and --tls-ca")
+	f.StringVar(&s.tlsKey, "tls-key", "", "private key `file` (PEM)")
+	f.StringVar(&s.tlsCA, "tls-ca", "", "`file` (PEM) with the authorities that sign the peers' certificates")
+	f.BoolVar(&s.o.Insecure, "insecure", false, "accept peers beyond loopback without secret or TLS")
+	f.StringVar(&s.resolver, "resolver", "highest-clock", "what keys in conflict show: highest-clock or last-write-wins")
+	f.StringArrayVar(&s.local, "local", nil, "key `prefix` that is neither logged nor sent; repeatable, the same at every opening")
+	f.BoolVar(&s.o.Follower, "follower", false, "take what others write and refuse writes here")
+	f.BoolVar(&s.sync, "sync", false, "bring every write, own or pulled, to disk before it is acknowledged")
+	f.StringVar(&s.http, "http", defaultAddr, "`address` to answer HTTP on; off for none")
+	f.BoolVar(&s.httpInsecure, "http-insecure", false, "answer HTTP beyond loopback, where anybody can read and write")
+	s.tuning(f)
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
+	_ = c.RegisterFlagCompletionFunc("resolver", completeResolver)
+	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (s *serving) tuning(f *pflag.FlagSet) {
+	o := &s.o
+	f.DurationVar(&o.MinInterval, "min-interval", 20*time.Millisecond, "pause between rounds under steady writes")
+	f.DurationVar(&o.MaxInterval, "max-interval", 10*time.Second, "pause between rounds when nothing changes")
+	f.IntVar(&o.Fanout, "fanout", 3, "peers that a round talks to")
+	f.DurationVar(&o.ReadyTimeout, "ready-timeout", 2*time.Second, "how long first writes wait for the first attempt to replicate")
+	f.DurationVar(&o.TombstoneTTL, "tombstone-ttl", 7*24*time.Hour, "age at which a deletion may be forgotten unconfirmed; negative: never")
+	f.DurationVar(&o.PeerTTL, "peer-ttl", 14*24*time.Hour, "how long a peer that is not seen still counts")
+	f.DurationVar(&o.MaxClockSkew, "max-clock-skew", time.Minute, "how far in the future a peer's write may be stamped")
+	size := func(n *int, name, def, what string) {
+		*n = mustSize(def)
+		f.Var((*size)(n), name, what)
+	}
+	size(&o.MaxValue, "max-value", "64MiB", "greatest value")
+	size(&o.MaxKey, "max-key", "64KiB", "greatest key")
+	size(&o.MaxInFlight, "max-in-flight", "64MiB", "bytes of received frames held in memory, over all sessions")
+	size(&o.CacheSize, "cache-size", "32MiB", "memory for log-index entries of keys in use")
+	size(&o.ReadRate, "read-rate", "0B", "bytes per second taken in from peers; 0: no bound")
+	size(&o.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
+	f.IntVar(&o.MaxConns, "max-conns", 128, "connections accepted at once")
+	f.IntVar(&o.MaxPending, "max-pending", 16, "those among them that have not said who they are")
+}
+
+// size is a number of bytes on the command line: 1048576, 1MiB, 64KB.
+type size int
+
+func (s *size) String() string { return humanize.IBytes(uint64(*s)) }
+
+// Type names the flag's value in help texts.
+func (s *size) Type() string { return "size" }
+
+// Set reads the flag.
+func (s *size) Set(text string) error {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > 1<<40 {
+		return errors.New("want a number of bytes, as 1048576, 64KiB or 1GB")
+	}
+	*s = size(n)
+	return nil
+}
+
+func mustSize(text string) int {
+	var s size
+	if err := s.Set(text); err != nil {
+		panic(err)
+	}
+	return int(s)
+}
+
+// options makes Options of the flags.
+func (s *serving) options() (*replicator.Options, error) {
+	o := s.o
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+		return nil, &usageError{fmt.Errorf("--log-level %s", s.logLevel), "want debug, info, warn or error"}
+	}
+	s.handler = slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: level})
+	if s.logJSON {
+		s.handler = slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level})
+	}
+	o.Logger, o.Sync = slog.New(s.handler), s.sync
+	for _, name := range s.dns {
+		o.Discover = append(o.Discover, replicator.DNS(name, nil))
+	}
+	if s.multicast {
+		o.Discover = append(o.Discover, replicator.Multicast(&replicator.MulticastOptions{Interfaces: s.interfaces, Logger: o.Logger}))
+	}
+	err := errors.Join(s.setLocal(&o, s.local), setResolver(&o, s.resolver), s.setSecrets(&o), s.setTLS(&o), s.checkListen(&o))
+	return &o, err
+}
+
+// checkListen says what replicator says, in terms of flags, and before anything is
+// opened.
+func (s *serving) checkListen(o *replicator.Options) error {
+	if o.Secret != nil || o.TLS != nil || o.Insecure {
+		return nil
+	}
+	addr, err := net.ResolveTCPAddr("tcp", o.Listen)
+	if err != nil {
+		return &usageError{fmt.Errorf("--listen %s: %w", o.Listen, err), `give "host:port"`}
+	}
+	if !isLoopback(addr) {
+		return &usageError{fmt.Errorf("--listen %s is reachable from elsewhere, and nothing keeps strangers out", o.Listen), "levelrepl secret FILE makes a secret; give it to all nodes with --secret-file FILE"}
+	}
+	return nil
+}
+
+var completeResolver = cobra.FixedCompletions([]string{"highest-clock", "last-write-wins"}, cobra.ShellCompDirectiveNoFileComp)
+
+func setResolver(o *replicator.Options, name string) error {
+	switch name {
+	case "highest-clock":
+		o.Resolver = replicator.HighestClock
+	case "last-write-wins":
+		o.Resolver = replicator.LastWriteWins
+	default:
+		return &usageError{fmt.Errorf("--resolver %s", name), "want highest-clock or last-write-wins; a resolver of your own needs a program of your own"}
+	}
+	return nil
+}
+
+func (s *serving) setSecrets(o *replicator.Options) (err error) {
+	if s.secret != "" {
+		if o.Secret, err = readSecret(s.secret); err != nil {
+			return err
+		}
+	}
+	for _, file := range s.oldSecrets {
+		old, err := readSecret(file)
+		if err != nil {
+			return err
+		}
+		o.OldSecrets = append(o.OldSecrets, old)
+	}
+	return nil
+}
+
+func readSecret(file string) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &hintedError{fmt.Errorf("read the secret: %w", err), "levelrepl secret " + file + " makes one; all nodes of a cluster have the same"}
+	}
+	secret, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(secret) < 16 {
+		return nil, &usageError{fmt.Errorf("%s holds no secret: want at least 16 bytes in base64", file), "levelrepl secret FILE makes one; a password will not do"}
+	}
+	return secret, nil
+}
+
+func (s *serving) setTLS(o *replicator.Options) error {
+	if s.tlsCert == "" && s.tlsKey == "" && s.tlsCA == "" {
+		return nil
+	}
+	if s.tlsCert == "" || s.tlsKey == "" || s.tlsCA == "" {
+		return &usageError{errors.New("--tls-cert, --tls-key and --tls-ca go together"), "peers prove themselves to each other, so each needs a certificate and the authority"}
+	}
+	certificate, err := tls.LoadX509KeyPair(s.tlsCert, s.tlsKey)
+	if err != nil {
+		return fmt.Errorf("--tls-cert %s: %w", s.tlsCert, err)
+	}
+	authorities, err := os.ReadFile(s.tlsCA)
+	if err != nil {
+		return fmt.Errorf("--tls-ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(authorities) {
+		return fmt.Errorf("--tls-ca %s: no certificate in it", s.tlsCA)
+	}
+	o.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool}
+	return nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+)
+
+// shadow is a storage that reads a directory and writes to memory. A database on
+// it can be opened, which always writes, and the directory stays as it is, to
+// the byte.
+type shadow struct {
+	base            storage.Storage // read-only
+	storage.Storage                 // in memory: what was written since
+
+	mu   sync.Mutex
+	gone map[storage.FileDesc]bool // of base: removed or replaced since
+}
+
+func openShadow(dir string) (*shadow, error) {
+	base, err := storage.OpenFile(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	return &shadow{base: base, Storage: storage.NewMemStorage(), gone: map[storage.FileDesc]bool{}}, nil
+}
+
+// shadowOptions keep goleveldb from compacting, which would bring tables into memory.
+func shadowOptions() *opt.Options {
+	const never = 1 << 30
+	return &opt.Options{
+		ErrorIfMissing: true, DisableSeeksCompaction: true,
+		CompactionL0Trigger: never, WriteL0SlowdownTrigger: never, WriteL0PauseTrigger: never,
+		CompactionTotalSize: 1 << 50, CompactionTotalSizeMultiplier: 1,
+	}
+}
+
+// GetMeta prefers what was set since.
+func (s *shadow) GetMeta() (storage.FileDesc, error) {
+	if fd, err := s.Storage.GetMeta(); err == nil {
+		return fd, nil
+	}
+	return s.base.GetMeta()
+}
+
+// List gives the files of both.
+func (s *shadow) List(ft storage.FileType) ([]storage.FileDesc, error) {
+	written, err := s.Storage.List(ft)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.base.List(ft)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fd := range found {
+		if !s.gone[fd] {
+			written = append(written, fd)
+		}
+	}
+	return written, nil
+}
+
+// Open opens the file that was written since, or the one in the directory.
+func (s *shadow) Open(fd storage.FileDesc) (storage.Reader, error) {
+	r, err := s.Storage.Open(fd)
+	if !errors.Is(err, os.ErrNotExist) || s.isGone(fd) {
+		return r, err
+	}
+	return s.base.Open(fd)
+}
+
+// Create makes a file in memory, in the place of one in the directory.
+func (s *shadow) Create(fd storage.FileDesc) (storage.Writer, error) {
+	s.hide(fd)
+	return s.Storage.Create(fd)
+}
+
+// Remove hides a file of the directory.
+func (s *shadow) Remove(fd storage.FileDesc) error {
+	err := s.Storage.Remove(fd)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	s.hide(fd)
+	return nil
+}
+
+func (s *shadow) hide(fd storage.FileDesc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone[fd] = true
+}
+
+func (s *shadow) isGone(fd storage.FileDesc) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone[fd]
+}
+
+// Close lets go of the directory.
+func (s *shadow) Close() error { return errors.Join(s.Storage.Close(), s.base.Close()) }
