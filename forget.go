@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/syndtr/goleveldb/leveldb"
 )
 
 // counted are the members, sorted by origin.
@@ -82,28 +84,30 @@ const (
 // nobody has seen for long. Their reports are not stored: until a member was
 // heard again it holds everything back. Whoever only introduced itself is not
 // written at all: it may be anybody, under a new name each time.
-func (t *txn) stageMembers() {
-	now := t.r.now()
-	for _, o := range slices.SortedFunc(maps.Keys(t.r.members), Origin.compare) {
-		m := t.r.members[o]
+func (r *replica) stageMembers(b *leveldb.Batch) {
+	now := r.now()
+	for _, o := range slices.SortedFunc(maps.Keys(r.members), Origin.compare) {
+		m := r.members[o]
 		key := kindKey(kindMember, o[:])
 		switch {
 		case !m.met:
 			if now.Sub(m.seen) > strangerTTL {
-				delete(t.r.members, o)
-				t.r.stableVec = nil
+				delete(r.members, o)
+				r.stableVec = nil
 			}
-		case now.Sub(m.seen) > t.r.peerTTL:
-			t.batch.Delete(key)
-			delete(t.r.members, o)
-			t.r.stableVec = nil
+		case now.Sub(m.seen) > r.peerTTL:
+			b.Delete(key)
+			delete(r.members, o)
+			r.stableVec = nil
 		case m.seen.Sub(m.saved) >= memberSaveInterval:
 			rec := binary.BigEndian.AppendUint64([]byte{formatVersion}, uint64(m.seen.UnixMilli()))
-			t.batch.Put(key, append(rec, m.name...))
+			b.Put(key, append(rec, m.name...))
 			m.saved = m.seen
 		}
 	}
 }
+
+func (t *txn) stageMembers() { t.r.stageMembers(t.batch) }
 
 func (r *replica) readMembers() error {
 	it := r.store.NewIterator(kindRange(kindMember), nil)

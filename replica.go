@@ -258,6 +258,7 @@ func (r *replica) stageClean(b *leveldb.Batch) {
 	for _, w := range r.known.rows {
 		r.stageOrigin(b, w.origin, w)
 	}
+	r.stageMembers(b)
 	rec := appendSum([]byte{formatVersion}, r.digest)
 	rec = binary.BigEndian.AppendUint64(rec, uint64(r.clock.last))
 	for _, n := range []int64{r.keys, r.tombstones, r.disputed} {
