@@ -52,13 +52,16 @@ func newHandler(n *local, maxValue int64) http.Handler {
 	mux.Handle("GET /{$}", answer(w.status)) // where a page for people can be mounted
 	routes := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		// Not by the mux: it takes keys for paths and "cleans" them.
-		for prefix, h := range map[string]keyHandler{"/kv/": w.key, "/versions/": w.versions, "/take/": w.take} {
-			if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), prefix); ok {
-				withKey(rest, h).ServeHTTP(rw, r)
-				return
-			}
+		path := r.URL.EscapedPath()
+		if key, ok := strings.CutPrefix(path, "/kv/"); ok {
+			withKey(key, w.key).ServeHTTP(rw, r)
+		} else if key, ok := strings.CutPrefix(path, "/versions/"); ok {
+			withKey(key, w.versions).ServeHTTP(rw, r)
+		} else if key, ok := strings.CutPrefix(path, "/take/"); ok {
+			withKey(key, w.take).ServeHTTP(rw, r)
+		} else {
+			mux.ServeHTTP(rw, r)
 		}
-		mux.ServeHTTP(rw, r)
 	})
 	return http.NewCrossOriginProtection().Handler(routes)
 }

@@ -69,20 +69,22 @@ func (s *serving) run(ctx context.Context, dir string) error {
 	}
 	fmt.Fprintf(s.out, "replicating %s on %s\n", dir, db.Addr())
 	err = s.serveHTTP(ctx, l, &local{reader: db, db: db, sync: s.sync}, int64(o.MaxValue))
-	return errors.Join(err, s.stop(db, err == nil), db.Close())
+	if err == nil {
+		s.sayGoodbye(db)
+	}
+	if err = errors.Join(err, db.Close()); err == nil {
+		fmt.Fprintln(s.out, "stopped")
+	}
+	return err
 }
 
-// stop has peers take what only this node has, if they can be reached.
-func (s *serving) stop(db *replicator.DB, sync bool) error {
-	if sync && len(db.Status().Peers) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-		defer cancel()
-		if err := db.Sync(ctx); err != nil {
-			slog.New(s.handler).Warn("not every peer could be reached before the stop; what it lacks comes when this node is back", "error", err)
-		}
+// sayGoodbye has peers take what only this node has, if they can be reached.
+func (s *serving) sayGoodbye(db *replicator.DB) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	if err := db.Sync(ctx); err != nil {
+		slog.New(s.handler).Warn("not every peer could be reached before the stop; what it lacks comes when this node is back", "error", err)
 	}
-	fmt.Fprintln(s.out, "stopped")
-	return nil
 }
 
 func (s *serving) listenHTTP() (net.Listener, error) {

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/level-replicator/replicator"
@@ -31,7 +28,10 @@ func newStatus(a *app) *cobra.Command {
 		Use:   "status [ADDR...]",
 		Short: "Show nodes and their peers: who agrees with whom, who lags",
 		Long: `Show what served nodes know of themselves and of their peers. For several addresses,
-also who holds the same as whom, and how many writes each lacks that another has.`,
+also who holds the same as whom, and how many writes each lacks that another has.
+
+For --check, peers that cannot be reached count if they were configured; an address that
+was only heard of may be one where nobody is any more.`,
 		Example: `  levelrepl status
   levelrepl status 127.0.0.1:9080 127.0.0.1:9081 127.0.0.1:9082 --watch=1s`,
 	}
@@ -134,7 +134,8 @@ func complaints(all []seen) (list []string) {
 			list = append(list, s.Addr+" takes no writes: "+s.Status.Failed)
 		}
 		for _, p := range s.Status.Peers {
-			if !p.Agrees {
+			gone := p.Failures > 0 && p.Source != "list" // an address where a peer once was
+			if !p.Agrees && !gone {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))
 			}
 		}
@@ -172,156 +173,4 @@ func (a *app) showStatus(all []seen, again bool) error {
 	}
 	_, err := io.WriteString(a.out, b.String())
 	return err
-}
-
-// printOverview prints a line for each node. Nodes with the same letter hold the same.
-func printOverview(out io.Writer, all []seen) {
-	t := newTable(out, "NODE", "ADDRESS", "HOLDS", "KEYS", "CONFLICTS", "DELETED", "CHANGES/S", "PEERS", "STATE")
-	for i, s := range all {
-		if s.Status == nil {
-			t.row("", s.Addr, "?", "", "", "", "", "", shorten(s.Error, shownWidth))
-			continue
-		}
-		n := s.Status
-		reached := 0
-		for _, p := range n.Peers {
-			if p.State == "ok" {
-				reached++
-			}
-		}
-		t.row(n.Name, s.Addr, group(all, i), humanize.Comma(n.Keys), humanize.Comma(n.Conflicts), humanize.Comma(n.Tombstones),
-			strconv.FormatFloat(n.Velocity, 'f', 1, 64), fmt.Sprintf("%d/%d", reached, len(n.Peers)), state(n))
-	}
-	_ = t.end()
-}
-
-// group gives a letter that nodes share who hold the same.
-func group(all []seen, i int) string {
-	var digests []replicator.Digest
-	for _, s := range all[:i+1] {
-		if s.Status != nil && !slices.Contains(digests, s.Status.Digest) {
-			digests = append(digests, s.Status.Digest)
-		}
-	}
-	n := slices.Index(digests, all[i].Status.Digest)
-	if n < 26 {
-		return string(rune('A' + n))
-	}
-	return strconv.Itoa(n + 1)
-}
-
-func state(s *replicator.Status) string {
-	switch {
-	case s.Failed != "":
-		return "FAILED: " + s.Failed
-	case s.ReadOnly:
-		return "read-only"
-	case !s.Ready:
-		return "starting"
-	}
-	return "ok"
-}
-
-// printLags prints how many writes each node lacks that another has.
-func printLags(out io.Writer, all []seen) {
-	fmt.Fprintln(out, "\nwrites that the row's node lacks and the column's has")
-	head := []string{""}
-	for _, s := range all {
-		if s.Status != nil {
-			head = append(head, s.Status.Name)
-		}
-	}
-	t := newTable(out, head...)
-	for _, row := range all {
-		if row.Status == nil {
-			continue
-		}
-		cells := []string{row.Status.Name}
-		for _, column := range all {
-			switch {
-			case column.Status == nil:
-			case column.Addr == row.Addr:
-				cells = append(cells, "·")
-			default:
-				cells = append(cells, humanize.Comma(int64(lag(row.Status, column.Status))))
-			}
-		}
-		t.row(cells...)
-	}
-	_ = t.end()
-}
-
-// lag counts the writes that other claims and s does not.
-func lag(s, other *replicator.Status) (n uint64) {
-	have := map[replicator.Origin]uint64{}
-	for _, c := range s.Claims {
-		have[c.Origin] = c.Seq
-	}
-	for _, c := range other.Claims {
-		if c.Seq > have[c.Origin] {
-			n += c.Seq - have[c.Origin]
-		}
-	}
-	return n
-}
-
-func peerName(p replicator.PeerStatus) string {
-	if p.Name == "" || p.Name == p.Addr {
-		return p.Addr
-	}
-	return p.Name + " (" + p.Addr + ")"
-}
-
-// printNode prints one node, in full if it is the only one, and its peers.
-func printNode(out io.Writer, seen seen, full bool) {
-	s, now := seen.Status, time.Now()
-	if !full {
-		fmt.Fprintf(out, "\npeers of %s\n", s.Name)
-	} else {
-		t := newTable(out, "node", s.Name)
-		if s.Cluster != "" {
-			t.row("cluster", s.Cluster)
-		}
-		t.row("state", state(s))
-		t.row("peers on", s.Addr)
-		t.row("keys", fmt.Sprintf("%s, %s in conflict, %s deleted and remembered", humanize.Comma(s.Keys), humanize.Comma(s.Conflicts), humanize.Comma(s.Tombstones)))
-		t.row("digest", s.Digest.String())
-		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Pause)))
-		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
-		if s.Mismatches > 0 {
-			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: levelrepl verify the directories", plural(int(s.Mismatches), "version")))
-		}
-		_ = t.end()
-		printWork(out, s, now)
-		fmt.Fprintln(out)
-	}
-	if len(s.Peers) == 0 {
-		fmt.Fprintln(out, "no peers")
-		return
-	}
-	t := newTable(out, "PEER", "ADDRESS", "STATE", "AGREES", "LACKS", "LAST SESSION", "IN", "OUT", "ERROR")
-	for _, p := range s.Peers {
-		t.row(p.Name, p.Addr, p.State, yes(p.Agrees), humanize.Comma(p.Lag), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
-	}
-	_ = t.end()
-}
-
-// printWork prints what is under way, who holds back what, and who was turned away.
-func printWork(out io.Writer, s *replicator.Status, now time.Time) {
-	for _, w := range s.Work {
-		of, left := "", ""
-		if w.Total > 0 {
-			of = " of " + humanize.Comma(w.Total)
-		}
-		if w.Left > 0 {
-			left = ", " + coarse(w.Left) + " left"
-		}
-		fmt.Fprintf(out, "at work: %s %s, %s%s keys%s\n", w.Work, w.Peer, humanize.Comma(w.Keys), of, left)
-	}
-	for _, b := range s.Blockers {
-		fmt.Fprintf(out, "deletions are remembered for %s (%s), last seen %s\n", b.Name, b.Origin.Short(), ago(b.Seen, now))
-	}
-	for _, r := range s.Refusals {
-		fmt.Fprintf(out, "turned away: %s, %d times, last %s: %s\n", r.From, r.Count, ago(r.Last, now), r.Reason)
-	}
 }

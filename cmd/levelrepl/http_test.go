@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/level-replicator/replicator"
+)
+
+func ask(t *testing.T, method, address, body string, headers ...string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequest(method, address, strings.NewReader(body))
+	require.NoError(t, err)
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			req.Host = headers[i+1]
+		}
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+func bodyOf(t *testing.T, r *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func TestHTTPKeepsAnyKeyAndValue(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
+	for _, s := range odd {
+		at := base + "/kv/" + url.PathEscape(s)
+		require.Equal(t, http.StatusNoContent, ask(t, "PUT", at, "<"+s+">").StatusCode, "%q", s)
+	}
+	for _, s := range odd {
+		at := base + "/kv/" + url.PathEscape(s)
+		got := ask(t, "GET", at, "")
+		require.Equal(t, http.StatusOK, got.StatusCode)
+		require.Equal(t, "<"+s+">", bodyOf(t, got), "%q", s)
+		require.EqualValues(t, len(s)+2, ask(t, "HEAD", at, "").ContentLength)
+	}
+	require.Equal(t, http.StatusOK, ask(t, "GET", base+"/kv/a/../b", "").StatusCode, "a slash need not be escaped")
+	require.Equal(t, http.StatusNoContent, ask(t, "DELETE", base+"/kv/%00", "").StatusCode)
+	require.Equal(t, http.StatusNotFound, ask(t, "HEAD", base+"/kv/%00", "").StatusCode)
+}
+
+func TestHTTPSaysWhatIsWrong(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a"), "--max-value", "10B").http
+	require.Equal(t, http.StatusNoContent, ask(t, "PUT", base+"/kv/k", "v").StatusCode)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		says               string
+	}{
+		{"GET", "/kv/none", "", 404, "not found"},
+		{"POST", "/kv/k", "", 405, "POST is not for keys"},
+		{"PUT", "/versions/k", "", 405, "not for versions"},
+		{"GET", "/take/k", "", 405, "does not settle"},
+		{"POST", "/take/k?version=x", "", 409, "not in conflict"},
+		{"PUT", "/kv/%ff%ffk", "v", 400, "reserved"},
+		{"GET", "/kv/%ff%ffk", "", 400, "reserved"},
+		{"PUT", "/kv/k", "0123456789x", 413, "too large"},
+		{"GET", "/kv?limit=0", "", 400, "want a number"},
+		{"GET", "/conflicts?limit=x", "", 400, "want a number"},
+		{"PUT", "/kv/k?replicas=-1", "v", 400, "want a number"},
+	} {
+		r := ask(t, c.method, base+c.path, c.body)
+		require.Equal(t, c.status, r.StatusCode, "%s %s", c.method, c.path)
+		var e struct{ Error string }
+		require.NoError(t, json.Unmarshal([]byte(bodyOf(t, r)), &e))
+		require.Contains(t, e.Error, c.says)
+	}
+	require.Equal(t, 404, ask(t, "GET", base+"/nothing", "").StatusCode)
+}
+
+func TestWebPagesCannotUseANodeOnLoopback(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
+	require.Equal(t, http.StatusForbidden, ask(t, "PUT", base+"/kv/k", "v", "Origin", "http://evil.example", "Sec-Fetch-Site", "cross-site").StatusCode)
+	require.Equal(t, http.StatusMisdirectedRequest, ask(t, "GET", base+"/kv/k", "", "Host", "evil.example:9080").StatusCode)
+	require.Equal(t, http.StatusMisdirectedRequest, ask(t, "GET", base+"/status", "", "Host", "10.0.0.1").StatusCode)
+	require.Equal(t, http.StatusNotFound, ask(t, "GET", base+"/kv/k", "", "Host", "localhost:9080").StatusCode)
+	require.Equal(t, http.StatusNotFound, ask(t, "GET", base+"/kv/k", "", "Host", "[::1]").StatusCode)
+}
+
+func TestListingsContinueWhereTheyEnded(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
+	for _, k := range strings.Fields("a%ff a%fe b c d") {
+		ask(t, "PUT", base+"/kv/"+k, "v")
+	}
+	var got []string
+	for next := "a"; ; {
+		var p page
+		require.NoError(t, json.Unmarshal([]byte(bodyOf(t, ask(t, "GET", base+"/kv?limit=2&to=d&from="+url.QueryEscape(next), ""))), &p))
+		for _, e := range p.Entries {
+			require.Equal(t, "v", string(e.Value))
+			got = append(got, string(e.Key))
+		}
+		if next = string(p.Next); p.Next == nil {
+			break
+		}
+	}
+	require.Equal(t, []string{"a\xfe", "a\xff", "b", "c"}, got)
+	require.JSONEq(t, `{"entries":[{"key":"b"}]}`, bodyOf(t, ask(t, "GET", base+"/kv?prefix=b&values=0", "")))
+}
+
+func TestTokenMakesAReadElsewhereWait(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"))
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer, "--min-interval", "5s")
+	for i := range 20 {
+		value := string(rune('a' + i))
+		token := ask(t, "PUT", "http://"+a.http+"/kv/k", value).Header.Get(tokenHeader)
+		require.NotEmpty(t, token)
+		require.Equal(t, value, bodyOf(t, ask(t, "GET", "http://"+b.http+"/kv/k", "", tokenHeader, token)))
+	}
+	require.Equal(t, http.StatusBadRequest, ask(t, "GET", "http://"+b.http+"/kv/k", "", tokenHeader, "nonsense").StatusCode)
+}
+
+func TestStatusIsTheReplicators(t *testing.T) {
+	n := serve(t, filepath.Join(t.TempDir(), "a"), "--cluster", "c")
+	for _, path := range []string{"/", "/status"} {
+		var s replicator.Status
+		require.NoError(t, json.Unmarshal([]byte(bodyOf(t, ask(t, "GET", "http://"+n.http+path, ""))), &s))
+		require.Equal(t, "a", s.Name)
+		require.Equal(t, "c", s.Cluster)
+		require.Equal(t, n.peer, s.Addr)
+	}
+}

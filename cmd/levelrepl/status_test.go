@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/level-replicator/replicator"
+)
+
+func TestStatusShowsTheNodeAndItsPeers(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"), "--cluster", "c")
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--cluster", "c", "--peer", a.peer)
+	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
+	agree(t, a, b)
+	out := must(t, "status", b.http)
+	require.Regexp(t, `(?m)^node +b$`, out)
+	require.Regexp(t, `(?m)^cluster +c$`, out)
+	require.Regexp(t, `(?m)^state +ok$`, out)
+	require.Regexp(t, `(?m)^keys +1, 0 in conflict, 0 deleted`, out)
+	require.Regexp(t, `(?m)^a +`+a.peer+` +ok +yes +0 +\d`, out)
+}
+
+func TestStatusOfSeveralShowsWhoAgreesAndWhoLacksWhat(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"))
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer)
+	c := serve(t, filepath.Join(t.TempDir(), "c"))
+	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
+	must(t, "put", "--addr", c.http, "other", "v")
+	must(t, "put", "--addr", c.http, "another", "v")
+	agree(t, a, b)
+	args := []string{"status", a.http, b.http, c.http}
+	out := must(t, args...)
+	for _, line := range []string{
+		`a +` + a.http + ` +A +1 `, `b +` + b.http + ` +A +1 `, `c +` + c.http + ` +B +2 `, // who holds what
+		`a +· +0 +2`, `b +0 +· +2`, `c +1 +1 +·`, // who lacks what
+		`peers of c\nno peers`,
+	} {
+		require.Regexp(t, `(?m)^`+line, out)
+	}
+	mustFail(t, exitFound, a.http+" and "+c.http+" do not agree", append(args, "--check")...)
+
+	var all []seen
+	require.NoError(t, json.Unmarshal([]byte(must(t, append(args, "--json")...)), &all))
+	require.Len(t, all, 3)
+	require.Equal(t, all[0].Status.Digest, all[1].Status.Digest)
+}
+
+func TestStatusNamesWhoDoesNotAnswer(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"), "--peer", "127.0.0.1:1")
+	out := mustFail(t, exitFailed, "cannot reach http://127.0.0.1:1", "status", a.http, "127.0.0.1:1")
+	require.Regexp(t, `(?m)^ +127.0.0.1:1 +\? .*cannot reach`, out)
+	require.Regexp(t, `(?m)^a +`+a.http, out)
+	mustFail(t, exitFound, a.http+" and its peer 127.0.0.1:1 do not agree", "status", "--check", a.http)
+}
+
+func TestStatusIsShownAgainUntilInterrupted(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"))
+	ctx, cancel := context.WithCancel(context.Background())
+	out, ended := &lines{}, make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"status", a.http, "--watch=10ms", "--json"}, nil, out, io.Discard) }()
+	eventually(t, func() bool { return strings.Count(out.String(), "\n") >= 3 })
+	cancel()
+	require.Equal(t, exitOK, <-ended)
+	for line := range strings.Lines(out.String()) {
+		require.NoError(t, json.Unmarshal([]byte(line), new([]seen)))
+	}
+}
+
+func TestTroubleIsPrinted(t *testing.T) {
+	now := time.Now()
+	s := replicator.Status{
+		Name: "n", Ready: true, Failed: "disk full", Mismatches: 3,
+		Work:     []replicator.Progress{{Work: "pull", Peer: "p", Keys: 5000, Total: 10000, Left: 90 * time.Second}},
+		Blockers: []replicator.PurgeBlocker{{Name: "gone", Seen: now.Add(-50 * time.Hour)}},
+		Refusals: []replicator.Refusal{{From: "10.0.0.9", Reason: "another secret", Count: 7, Last: now}},
+		Peers:    []replicator.PeerStatus{{Addr: "x:1", State: "failing", Error: "line\x1b[2J\nend"}},
+	}
+	var b bytes.Buffer
+	printNode(&b, seen{Status: &s}, true)
+	for _, line := range []string{
+		"FAILED: disk full", "3 versions had to come back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
+		"deletions are remembered for gone (00000000), last seen 50h0m ago", "turned away: 10.0.0.9, 7 times", "line [2J end",
+	} {
+		require.Contains(t, b.String(), line)
+	}
+	require.NotContains(t, b.String(), "\x1b", "what came from elsewhere cannot steer the terminal")
+	require.Equal(t, []string{"x takes no writes: disk full", "x and its peer x:1 do not agree"}, complaints([]seen{{Addr: "x", Status: &s}}))
+}
+
+func TestSecretIsForItsOwnerOnlyAndNeverOverwritten(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	require.Empty(t, must(t, "secret", file))
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+	mustFail(t, exitFailed, "it may be the secret of a running cluster", "secret", file)
+	require.Len(t, must(t, "secret"), 45)
+	require.NotEqual(t, must(t, "secret"), must(t, "secret"))
+}
+
+func TestSecretKeepsStrangersOut(t *testing.T) {
+	old, fresh := filepath.Join(t.TempDir(), "old"), filepath.Join(t.TempDir(), "fresh")
+	must(t, "secret", old)
+	must(t, "secret", fresh)
+	a := serve(t, filepath.Join(t.TempDir(), "a"), "--secret-file", old)
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--secret-file", old, "--old-secret-file", fresh, "--peer", a.peer)
+	stranger := serve(t, filepath.Join(t.TempDir(), "c"), "--secret-file", fresh, "--peer", a.peer)
+	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
+	agree(t, a, b)
+	mustFail(t, exitFound, "no key", "get", "--addr", stranger.http, "k")
+	require.Contains(t, must(t, "status", a.http), "turned away: 127.0.0.1")
+}
+
+func TestBarIsShownOnATerminalOnly(t *testing.T) {
+	var out bytes.Buffer
+	for _, terminal := range []bool{false, true} {
+		b := (&app{err: &out, errTerm: terminal}).newBar()
+		for i := range int64(3) {
+			b.tell(replicator.Progress{Work: "verify", Keys: i * 500, Total: 1000})
+		}
+		b.tell(replicator.Progress{Work: "verify", Done: true})
+		b.at("compare", 5, 0)
+		b.end()
+		require.Equal(t, terminal, strings.Contains(out.String(), "verify") && strings.Contains(out.String(), "compare"), out.String())
+	}
+}
+
+// build makes the program.
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "levelrepl")
+	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return bin
+}
+
+func TestProgramServesAndStopsCleanlyOnSIGTERM(t *testing.T) {
+	bin, dir := build(t), filepath.Join(t.TempDir(), "data")
+	var errOut bytes.Buffer
+	out := &lines{}
+	c := exec.Command(bin, "serve", dir, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-json")
+	c.Stdout, c.Stderr = out, &errOut
+	require.NoError(t, c.Start())
+	t.Cleanup(func() { _ = c.Process.Kill() })
+	eventually(t, func() bool { return addresses.MatchString(out.String()) })
+	addr := addresses.FindStringSubmatch(out.String())[2]
+	run := func(args ...string) string {
+		got, err := exec.Command(bin, args...).CombinedOutput()
+		require.NoError(t, err, string(got))
+		return string(got)
+	}
+	run("put", "k", "v", "--addr", addr)
+	require.Equal(t, "v", run("get", "k", "--addr", addr))
+	require.NoError(t, c.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, c.Wait(), errOut.String())
+	require.True(t, strings.HasSuffix(out.String(), "stopped\n"))
+	require.Contains(t, run("verify", dir), "1 key, 1 version")
+	l, err := openPlain(dir)
+	require.NoError(t, err)
+	_, err = l.reader.Get([]byte("\xff\xffmclean"), nil)
+	require.NoError(t, errors.Join(err, l.Close()), "the mark of a clean close is there")
+	var exit *exec.ExitError
+	require.ErrorAs(t, exec.Command(bin, "get", "none", "--dir", dir).Run(), &exit)
+	require.Equal(t, exitFound, exit.ExitCode())
+}
