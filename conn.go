@@ -74,7 +74,7 @@ func (t *conversation) run(ctx context.Context) error {
 			return t.lastWord(ctx, err)
 		}
 		for t.session.more() {
-			if err := t.session.produce(); err != nil {
+			if err := t.patiently(t.session.produce); err != nil {
 				return errors.Join(err, t.flush())
 			}
 			if err := t.flush(); err != nil {
@@ -150,7 +150,12 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 		return err
 	}
 	t.pace.frameDone()
-	err = t.session.receive(kind, payload)
+	take := func() error { return t.session.receive(kind, payload) }
+	if greeted {
+		err = t.patiently(take)
+	} else {
+		err = take()
+	}
 	t.work.follow(t.session, t.pace)
 	if kind == frameVectors {
 		t.db.reported()

@@ -59,7 +59,7 @@ type said struct {
 	frame
 }
 
-var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch"}
+var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait"}
 
 func frameName(k frameType) string {
 	if int(k) < len(frameNames) {
@@ -130,6 +130,8 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 	stranger := a.params()
 	stranger.cluster = "c2"
 	all["refusal"] = overhear(t, newSession(a, true, stranger), newSession(b, false, b.params()))
+
+	all["wait"] = []said{{false, frame{frameWait, nil}}}
 
 	a.put("key-01", "once more, so that the proofs and members differ")
 	require.NoError(t, a.commit(func(t *txn) error { t.stageMembers(); return nil }))

@@ -51,6 +51,7 @@ type session struct {
 	serving    *serving
 	pulling    *pulling
 	leftOut    leftOut  // our pull
+	waits      int      // how often in a row the peer has said that it is still at work
 	partial    bool     // our pull is to go on in another session
 	theyLeft   leftOut  // the acceptor's, as it told us
 	spool      [][]byte // values that came in chunks, for the page to come
@@ -325,6 +326,11 @@ func (s *session) receive(kind frameType, payload []byte) error {
 		s.finish()
 		return e
 	}
+	if kind == frameWait && s.expect != wantHello && len(payload) == 0 && s.waits < maxWaits {
+		s.waits++
+		return nil
+	}
+	s.waits = 0
 	err := s.dispatch(kind, payload)
 	if err != nil && !s.done {
 		return s.reject(err)

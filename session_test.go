@@ -49,3 +49,16 @@ func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
 	require.NoError(t, <-synced)
 	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
 }
+
+func TestWaitingHasAnEnd(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10}
+	sa, sb := newSession(a, true, p), newSession(b, false, p)
+	sa.start()
+	require.NoError(t, sb.receive(sa.out[0].kind, sa.out[0].payload))
+	require.Error(t, sa.receive(frameWait, nil), "not before it has said who it is")
+	for range maxWaits {
+		require.NoError(t, sb.receive(frameWait, nil))
+	}
+	require.Error(t, sb.receive(frameWait, nil))
+}

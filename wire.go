@@ -24,7 +24,8 @@ import (
 //	vectors, chunk…, page …, end →
 //	                            ←       bye
 //
-// refuse may come at any time, from either side, as the last word.
+// refuse may come at any time, from either side, as the last word; wait after both
+// have said hello, from a side that has something to say and is not ready.
 type frameType byte
 
 const (
@@ -41,6 +42,7 @@ const (
 	frameProbe     frameType = 11 // ranges of the log with their sums: do you hold the same?
 	frameProbed    frameType = 12 // the answer: split sums, or dots
 	frameFetch     frameType = 13 // keys and dots whose state is asked for
+	frameWait      frameType = 14 // the speaker is still at work
 )
 
 const (
