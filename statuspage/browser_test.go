@@ -230,7 +230,7 @@ func busyCluster(t *testing.T) *cluster {
 			}
 		}
 		return n == 2
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	return c
 }
 

@@ -65,7 +65,7 @@ func (c *cluster) agree() {
 			}
 		}
 		return true
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 }
 
 // apart has each server do something that the others do not see before all have.

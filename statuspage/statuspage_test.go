@@ -48,7 +48,7 @@ func TestPageSaysWhoAgreesAndWhoDoesNot(t *testing.T) {
 	require.Eventually(t, func() bool {
 		body = ask(t, statuspage.Handler(c.dbs[0]), "/").Body.String()
 		return strings.Contains(body, ">unreachable</span>")
-	}, 20*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	require.Contains(t, body, "2 of 3 servers agree")
 	require.Contains(t, body, "three was last heard")
 	require.Regexp(t, `<td class="n">1<span class="small">at most \d+ (ms|s)</span></td>`, body)
@@ -171,7 +171,7 @@ func TestPageStaysSmallWhateverThereIs(t *testing.T) {
 	c := newCluster(t, "one", "two")
 	c.apart(func(i int, db *replicator.DB) {
 		for k := range 50 {
-			put(t, db, fmt.Sprintf("key %02d", k), fmt.Sprint(i, strings.Repeat("<&>", 100_000)))
+			put(t, db, fmt.Sprintf("key %02d", k), fmt.Sprint(i, strings.Repeat("<&>", 4_000)))
 		}
 	})
 	for i := range 3000 {
@@ -182,13 +182,13 @@ func TestPageStaysSmallWhateverThereIs(t *testing.T) {
 	require.Less(t, len(body), 1<<20)
 	require.NotContains(t, body, "nobody2999")
 	require.Contains(t, body, "… and 30 keys more in conflict.")
-	require.Contains(t, body, "the beginning of 300,001 bytes")
+	require.Contains(t, body, "the beginning of 12,001 bytes")
 	require.Contains(t, body, "none of them in trouble worse than these")
 	p := pageOf(t, ask(t, h, "/?format=json"))
 	require.Len(t, p.Conflicts, 20)
 	require.EqualValues(t, 30, p.More)
 	require.Len(t, p.Conflicts[0].Versions[0].Value.Value, 4096)
-	require.Equal(t, 300_001, p.Conflicts[0].Versions[0].Size)
+	require.Equal(t, 12_001, p.Conflicts[0].Versions[0].Size)
 }
 
 func TestManyReadersCostOneLook(t *testing.T) {
