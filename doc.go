@@ -90,8 +90,11 @@
 // [DB.Status] says who is reached, who lags and by how much, and whether the store
 // still takes writes; it marshals to JSON. Alarm on a peer whose Behind grows, on
 // Failed, and on Mismatches, which count what had to be repaired. Events tell the same
-// as it happens. [DB.Verify] reads everything and names what does not fit together,
-// [DB.Repair] mends it with what is here and what peers have, and [DB.Compare] names
-// what differs from one peer. A server may be stopped at any time; Sync before a planned stop leaves
+// as it happens. Package statuspage makes a page of it, and the module in
+// metrics/prometheus figures for Prometheus.
+//
+// [DB.Verify] reads everything and names what does not fit together, [DB.Repair] mends
+// it with what is here and what peers have, and [DB.Compare] names what differs from
+// one peer. A server may be stopped at any time; Sync before a planned stop leaves
 // nothing behind that only it has.
 package replicator

@@ -3,6 +3,7 @@ package replicator
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
@@ -35,4 +36,24 @@ func TestStatusReadsNothingFromTheStore(t *testing.T) {
 	r.ownStatus(&s)
 	require.EqualValues(t, 99, s.Keys)
 	require.EqualValues(t, 1, s.Tombstones)
+}
+
+func TestPeerThatClaimsTheSameAndHoldsSomethingElseDiffers(t *testing.T) {
+	known := knowledge{}
+	known.raise(claimed, dot{Origin{1}, 7})
+	ours, theirs := sum{1, 1}, sum{2, 2}
+	for _, c := range []struct {
+		name            string
+		m               member
+		agrees, differs bool
+	}{
+		{"the same", member{known: known, claims: known.claims, digest: ours}, true, false},
+		{"something else", member{known: known, claims: known.claims, digest: theirs}, false, true},
+		{"it had not pulled yet", member{known: known, claims: sum{9}, digest: theirs}, false, false},
+	} {
+		var s PeerStatus
+		s.compare(&c.m, &peer{}, &known, ours.digest(), time.Now())
+		require.Equal(t, c.agrees, s.Agrees, c.name)
+		require.Equal(t, c.differs, s.Differs, c.name)
+	}
 }

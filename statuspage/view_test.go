@@ -1,0 +1,117 @@
+package statuspage
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/level-replicator/replicator"
+)
+
+func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
+	now := time.Now()
+	origin := func(n byte) replicator.Origin { return replicator.Origin{n} }
+	agrees := func(n byte) replicator.PeerStatus {
+		return replicator.PeerStatus{Addr: string('a' + rune(n)), Origin: origin(n), State: "ok", Last: now, Agrees: true}
+	}
+	but := func(p replicator.PeerStatus, change func(p *replicator.PeerStatus)) replicator.PeerStatus {
+		p.Agrees = false
+		change(&p)
+		return p
+	}
+	for _, c := range []struct {
+		name  string
+		s     replicator.Status
+		class string
+		text  string
+	}{
+		{"alone", replicator.Status{}, "", "No other server is known yet"},
+		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: "self"}}}, "", "No other server is known yet"},
+		{"two", replicator.Status{Peers: []replicator.PeerStatus{agrees(1)}}, "ok", "Both servers agree"},
+		{"three", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), agrees(2)}}, "ok", "All 3 servers agree"},
+		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This server refuses writes: its store failed"},
+		{"not compared", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(*replicator.PeerStatus) {})}}, "ok", "All 3 servers have the same writes"},
+		{"behind", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag = 1 })}}, "busy", "2 of 3 servers agree"},
+		{"ahead", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Ahead = 1 })}}, "busy", "1 of 2 servers agree"},
+		{"differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs = true })}}, "bad", "1 of 2 servers agree"},
+		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "refused"}}}, "bad", "1 of 2 servers agree"},
+		{"not met", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "new"}}}, "busy", "1 of 2 servers agree"},
+		{"agreed once, and is gone", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Agrees, p.State = true, "failing" })}}, "bad", "2 of 3 servers agree"},
+		{"by two addresses", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(1), func(p *replicator.PeerStatus) { p.Addr, p.State = "old", "failing" })}}, "ok", "Both servers agree"},
+		{"moved", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Moved, p.State = true, "failing" })}}, "ok", "Both servers agree"},
+	} {
+		require.Equal(t, line{c.class, c.text}, verdict(&c.s), c.name)
+	}
+}
+
+func TestOperatorIsToldWhatToDo(t *testing.T) {
+	now := time.Now()
+	list := notes(&replicator.Status{
+		Time: now, Ready: true, ReadOnly: true, Failed: "no space left on device", Mismatches: 3,
+		Peers: []replicator.PeerStatus{
+			{Addr: "a", Name: "gone", State: "failing", Last: now.Add(-time.Hour)},
+			{Addr: "b", State: "failing"},
+			{Addr: "c", Name: "odd", State: "ok", Last: now, Differs: true},
+			{Addr: "d", Name: "fine", State: "ok", Last: now, Agrees: true},
+		},
+	})
+	var text strings.Builder
+	for _, l := range list {
+		text.WriteString(l.Text + "\n")
+	}
+	for _, want := range []string{
+		"no space left on device. Reads go on; look at the disk, then open the database again.", "read-only", "3 versions had to come back",
+		"gone was last heard 60 min ago.", "b has never answered.", "odd claims the same writes and holds something else.",
+	} {
+		require.Contains(t, text.String(), want)
+	}
+	require.NotContains(t, text.String(), "fine")
+	require.Empty(t, notes(&replicator.Status{Ready: true}))
+}
+
+func TestWorkSaysHowFarItIs(t *testing.T) {
+	require.Equal(t, work{"Pulling from b:9000", "1,500 of 3,000, 2.0 MiB, about 20 s left", 1500, 3000},
+		newWork(replicator.Progress{Work: "pull", Peer: "b:9000", Keys: 1500, Total: 3000, Bytes: 2 << 20, Left: 20 * time.Second}))
+	require.Equal(t, work{"Logging what was written past the wrapper", "7, 1 byte", 0, 0}, newWork(replicator.Progress{Work: "adopt", Keys: 7, Bytes: 1}))
+}
+
+func TestGraphHasItsPeakAtTheTop(t *testing.T) {
+	s := newSpark([]int64{0, 10, 5})
+	require.Equal(t, "M0.0 46.0L120.0 3.0L240.0 24.5", s.Line)
+	require.Equal(t, "15 changes in the last 3 seconds, at most 10 in one", s.Label)
+	require.Equal(t, "M0.0 46.0L240.0 46.0", newSpark([]int64{0, 0}).Line)
+}
+
+func TestMergedValueIsShownBesideItsVersions(t *testing.T) {
+	v := newConflict(&Conflict{
+		Key:      []byte("k"),
+		Versions: []Version{{Value: Value{Value: []byte("a"), Text: "a", Size: 1}, Server: "one"}, {Value: Value{Deleted: true}}},
+		Shown:    Value{Value: []byte("a and b"), Text: "a and b", Size: 7},
+	}, time.Now())
+	require.Equal(t, &merged{"merged by the resolver", "a and b", ""}, v.Merged)
+	require.True(t, v.Versions[1].Deleted)
+	require.Equal(t, "origin 00000000", v.Versions[1].By)
+}
+
+func TestTextIsShownAsText(t *testing.T) {
+	require.Equal(t, "a\n\tb é ✓", text([]byte("a\n\tb é ✓")))
+	for _, b := range []string{"\x00", "\xff", "a\x1b[31m", "\u202e", "é"[:1]} {
+		require.Empty(t, text([]byte(b)), "%q", b)
+	}
+	cut := append([]byte(strings.Repeat("x", maxText-1)), "é"[0])
+	require.Len(t, text(cut), maxText-1, "a rune that was cut in two is no reason to show bytes")
+}
+
+func TestFiguresAreForPeople(t *testing.T) {
+	for want, got := range map[string]string{
+		"1,234,567": count(1234567), "-1,234": count(-1234), "-123": count(-123), "0": count(0), "999": count(999),
+		"1 byte": size(1), "1,023 bytes": size(1023), "1.0 KiB": size(1024), "2.5 GiB": size(5 << 29), "4096.0 TiB": size(4 << 50),
+		"0 ms": span(-time.Second), "450 ms": span(450 * time.Millisecond), "12 s": span(12 * time.Second), "5 min": span(5 * time.Minute),
+		"3 h": span(3 * time.Hour), "2 days": span(50 * time.Hour), "never": ago(time.Time{}, time.Now()),
+		"0.3": rate(0.26), "12": rate(11.7), "12,345": rate(12345),
+	} {
+		require.Equal(t, want, got)
+	}
+}
