@@ -3,9 +3,133 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/level-replicator/replicator"
 )
+
+// comparison is what compare found.
+type comparison struct {
+	Same        bool         `json:"same"`
+	A           side         `json:"a"`
+	B           side         `json:"b"`
+	Differences []difference `json:"differences"`
+	More        int64        `json:"more"` // differences beyond those
+}
+
+type side struct {
+	Name   string             `json:"name"`
+	Digest *replicator.Digest `json:"digest,omitempty"` // none if it was never replicated
+	Keys   int64              `json:"keys"`
+}
+
+type difference struct {
+	Key octets `json:"key"`
+	How string `json:"how"` // "only in a", "only in b", "other versions", "other value", "damaged in a", "damaged in b"
+}
+
+func newCompare(a *app) *cobra.Command {
+	var d directory
+	var full bool
+	var limit int
+	c := &cobra.Command{
+		Use:   "compare A B",
+		Short: "Compare two nodes, or two stopped directories",
+		Long: `Compare two nodes, each given by the address of a served one or by the directory of a
+stopped one. Equal digests settle it; otherwise, and with --full, all keys are compared
+and those that differ are named. The exit code is 1 if there are any. Directories are
+not changed, and need not be replicated: then keys and values are compared.
+
+Between nodes that are being written to, differences are what has not yet arrived.`,
+		Args: args(2, 2, "two addresses or directories"),
+	}
+	d.flags(c)
+	a.jsonFlag(c)
+	c.Flags().BoolVar(&full, "full", false, "compare every key and value even if the digests are equal")
+	c.Flags().IntVarP(&limit, "limit", "n", 1000, "name so many keys at most")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		left, err := a.openEither(args[0], &d, a.openAny)
+		return with(left, err, func(left node) error {
+			right, err := a.openEither(args[1], &d, a.openAny)
+			return with(right, err, func(right node) error {
+				result := comparison{A: side{Name: args[0]}, B: side{Name: args[1]}, Differences: []difference{}}
+				if err := a.compare(c.Context(), left, right, &result, full, limit); err != nil {
+					return err
+				}
+				return a.printComparison(&result)
+			})
+		})
+	}
+	return c
+}
+
+// logged tells whether a node has a log and a digest.
+func logged(n node) bool {
+	l, ok := n.(*local)
+	return !ok || l.db != nil
+}
+
+func (a *app) compare(ctx context.Context, left, right node, c *comparison, full bool, limit int) error {
+	for _, s := range []struct {
+		n node
+		s *side
+	}{{left, &c.A}, {right, &c.B}} {
+		if !logged(s.n) {
+			continue
+		}
+		status, err := s.n.status(ctx)
+		if err != nil {
+			return err
+		}
+		s.s.Digest, s.s.Keys = &status.Digest, status.Keys
+	}
+	both := c.A.Digest != nil && c.B.Digest != nil
+	if c.Same = both && *c.A.Digest == *c.B.Digest; c.Same && !full {
+		return nil
+	}
+	err := a.compareKeys(ctx, left, right, both, &c.A.Keys, &c.B.Keys, func(key []byte, how string) {
+		if len(c.Differences) < limit {
+			c.Differences = append(c.Differences, difference{key, how})
+		} else {
+			c.More++
+		}
+	})
+	c.Same = len(c.Differences) == 0 && c.More == 0
+	return err
+}
+
+func (a *app) printComparison(c *comparison) error {
+	var result error
+	if !c.Same {
+		result = &foundError{}
+	}
+	if a.json {
+		return errors.Join(a.printJSON(c), result)
+	}
+	for _, d := range c.Differences {
+		fmt.Fprintf(a.out, "%s\t%s\n", a.encoding.show(d.Key), d.How)
+	}
+	if c.More > 0 {
+		fmt.Fprintf(a.out, "… and %d more; -n names more of them\n", c.More)
+	}
+	for _, s := range []side{c.A, c.B} {
+		digest := "never replicated"
+		if s.Digest != nil {
+			digest = "digest " + s.Digest.String()
+		}
+		fmt.Fprintf(a.out, "%s: %s, %s\n", s.Name, plural(int(s.Keys), "key"), digest)
+	}
+	if c.Same {
+		_, err := fmt.Fprintln(a.out, "they hold the same")
+		return err
+	}
+	return &foundError{fmt.Sprintf("%s and %s differ in %s", c.A.Name, c.B.Name, plural(len(c.Differences)+int(c.More), "key"))}
+}
 
 // compareKeys goes through the keys of two nodes side by side and tells of each that
 // differs. It counts the keys of both.
@@ -31,6 +155,10 @@ func (a *app) compareKeys(ctx context.Context, left, right node, versions bool, 
 			found(l.Key, "only in a")
 		case order > 0:
 			found(r.Key, "only in b")
+		case l.Damaged:
+			found(l.Key, "damaged in a")
+		case r.Damaged:
+			found(r.Key, "damaged in b")
 		case !slices.EqualFunc(l.Versions, r.Versions, sameWrite):
 			found(l.Key, "other versions")
 		case !bytes.Equal(l.Sum, r.Sum):

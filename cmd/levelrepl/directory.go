@@ -170,6 +170,26 @@ func (a *app) setLocal(o *replicator.Options, prefixes []string) error {
 	return nil
 }
 
+// openEither opens a directory, by the given function, or an address.
+func (a *app) openEither(arg string, d *directory, open func(dir string, d *directory) (*local, error)) (node, error) {
+	if !isDirectory(arg) {
+		return newRemote(arg)
+	}
+	return open(arg, d)
+}
+
+// openAny opens a directory whether it is replicated or not.
+func (a *app) openAny(dir string, d *directory) (*local, error) {
+	_, replicated, err := clusterOf(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case replicated:
+		return a.openShadow(dir, d)
+	}
+	return openPlain(dir)
+}
+
 // isDirectory tells whether an argument names a directory rather than an address.
 func isDirectory(arg string) bool {
 	info, err := os.Stat(arg)

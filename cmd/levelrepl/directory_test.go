@@ -49,7 +49,7 @@ func TestVerifyNamesWhatDoesNotFit(t *testing.T) {
 	require.Regexp(t, `: 2 keys, 2 versions, digest [0-9a-f]{32}\n$`, must(t, "verify", dir))
 	writePast(t, dir, "a", "changed past the log", "c\x00", "3")
 	out := mustFail(t, exitFound, "2 faults in "+dir, "verify", dir)
-	require.Contains(t, out, "a: its value is not the one that was logged; if it was written past the wrapper, run Adopt\n")
+	require.Contains(t, out, "a: its value is not the one that was logged")
 	require.Contains(t, out, `"c\x00": its value was never logged`)
 	var r replicator.Report
 	require.NoError(t, json.Unmarshal([]byte(mustFail(t, exitFound, "", "verify", "--json", dir)), &r))
@@ -117,7 +117,7 @@ func TestCompareOfReplicatedNodesGoesByVersions(t *testing.T) {
 	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", a.http, b.dir), "k\tother versions\n")
 
 	writePast(t, b.dir, "a", "damaged", "k", "v")
-	require.Contains(t, mustFail(t, exitFound, "differ in 2 keys", "compare", b.dir, a.http), "a\tother value\n")
+	require.Contains(t, mustFail(t, exitFound, "differ in 2 keys", "compare", b.dir, a.http), "a\tdamaged in a\n")
 }
 
 func TestDamageThatTheDigestDoesNotSeeIsSeenInFull(t *testing.T) {
@@ -128,7 +128,29 @@ func TestDamageThatTheDigestDoesNotSeeIsSeenInFull(t *testing.T) {
 	require.Equal(t, exitOK, m.stop())
 	writePast(t, dir, "a", "damaged")
 	must(t, "compare", n.http, dir)
-	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", "--full", n.http, dir), "a\tother value\n")
+	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", "--full", n.http, dir), "a\tdamaged in b\n")
+}
+
+func TestRepairMendsFromPeersOrWithWhatIsHere(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"))
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer)
+	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
+	must(t, "put", "--addr", a.http, "l", "w", "--replicas", "1")
+	agree(t, a, b)
+	require.Equal(t, exitOK, b.stop())
+	writePast(t, b.dir, "k", "damaged")
+	mustFail(t, exitFailed, "levelrepl repair mends it", "resolve", "--dir", b.dir, "k", "--take", "1")
+
+	out := mustFail(t, exitFound, "1 fault in", "repair", b.dir)
+	require.Contains(t, out, "0 faults mended\nk: its value is not the one", "no peer can be asked")
+	b = serve(t, b.dir, "--peer", a.peer)
+	mustFail(t, exitFound, "1 fault in "+b.http, "verify", b.http)
+	require.Contains(t, must(t, "repair", b.http), "1 fault mended\n"+b.http+": 2 keys, 2 versions")
+	require.Equal(t, "v", must(t, "get", "--addr", b.http, "k"))
+	must(t, "verify", b.http)
+	var r replicator.Report
+	require.NoError(t, json.Unmarshal([]byte(must(t, "repair", "--json", a.http)), &r))
+	require.True(t, r.OK())
 }
 
 func TestLogShowsOriginsEntriesAndWhoIsBehind(t *testing.T) {

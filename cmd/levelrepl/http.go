@@ -17,6 +17,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/statuspage"
 )
 
 // tokenHeader carries a replicator.Token: with the answer to a write, and with a
@@ -41,6 +42,8 @@ type web struct {
 //	GET  /conflicts?from=&limit=       a page of the keys in conflict
 //	POST /take/KEY?version=ORIGIN/SEQ  settles a conflict
 //	GET  /status                       replicator.Status
+//	GET  /verify, POST /repair         replicator.Report
+//	GET  /                             the status page, for people
 //
 // Errors are {"error": "…"} with a fitting status.
 func newHandler(n *local, maxValue int64) http.Handler {
@@ -49,7 +52,9 @@ func newHandler(n *local, maxValue int64) http.Handler {
 	mux.Handle("GET /kv", answer(w.list))
 	mux.Handle("GET /conflicts", answer(w.conflicts))
 	mux.Handle("GET /status", answer(w.status))
-	mux.Handle("GET /{$}", answer(w.status)) // where a page for people can be mounted
+	mux.Handle("GET /verify", answer(func(r *http.Request) (any, error) { return w.node.verify(r.Context()) }))
+	mux.Handle("POST /repair", answer(func(r *http.Request) (any, error) { return w.node.repair(r.Context()) }))
+	mux.Handle("/{$}", statuspage.Handler(n.db))
 	routes := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		// Not by the mux: it takes keys for paths and "cleans" them.
 		path := r.URL.EscapedPath()

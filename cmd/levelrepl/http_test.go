@@ -126,13 +126,14 @@ func TestTokenMakesAReadElsewhereWait(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, ask(t, "GET", "http://"+b.http+"/kv/k", "", tokenHeader, "nonsense").StatusCode)
 }
 
-func TestStatusIsTheReplicators(t *testing.T) {
+func TestStatusIsTheReplicatorsAndHasAPage(t *testing.T) {
 	n := serve(t, filepath.Join(t.TempDir(), "a"), "--cluster", "c")
-	for _, path := range []string{"/", "/status"} {
-		var s replicator.Status
-		require.NoError(t, json.Unmarshal([]byte(bodyOf(t, ask(t, "GET", "http://"+n.http+path, ""))), &s))
-		require.Equal(t, "a", s.Name)
-		require.Equal(t, "c", s.Cluster)
-		require.Equal(t, n.peer, s.Addr)
-	}
+	var s replicator.Status
+	require.NoError(t, json.Unmarshal([]byte(bodyOf(t, ask(t, "GET", "http://"+n.http+"/status", ""))), &s))
+	require.Equal(t, "a", s.Name)
+	require.Equal(t, "c", s.Cluster)
+	require.Equal(t, n.peer, s.Addr)
+	page := ask(t, "GET", "http://"+n.http+"/", "")
+	require.Contains(t, page.Header.Get("Content-Type"), "text/html")
+	require.Contains(t, bodyOf(t, page), s.Origin.Short())
 }

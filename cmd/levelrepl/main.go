@@ -20,6 +20,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/level-replicator/replicator"
 )
 
 func main() {
@@ -104,7 +106,7 @@ missing key); 2 the command line is wrong; 3 it could not be done.`,
 	_ = root.RegisterFlagCompletionFunc("encoding", cobra.FixedCompletions([]string{"auto", "quoted", "base64", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newServe(a), newStatus(a), newGet(a), newPut(a), newDel(a), newScan(a),
-		newConflicts(a), newResolve(a), newVerify(a), newCompare(a), newLog(a),
+		newConflicts(a), newResolve(a), newVerify(a), newRepair(a), newCompare(a), newLog(a),
 		newAdopt(a), newSecret(a), newVersion(a),
 	)
 	return root
@@ -158,6 +160,8 @@ func (a *app) report(err error) int {
 		code, hint = exitUsage, usage.hint
 	case errors.As(err, &hinted):
 		hint = hinted.hint
+	case errors.Is(err, replicator.ErrDamaged):
+		hint = "levelrepl verify names all that does not fit; levelrepl repair mends it, of a served node with what its peers have"
 	case errors.Is(err, context.Canceled):
 		err = errors.New("interrupted")
 	}

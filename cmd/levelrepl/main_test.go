@@ -242,7 +242,7 @@ func TestWhatCannotBeDoneSaysWhatToDoAndExitsWith3(t *testing.T) {
 
 func TestHelpNamesEveryCommandAndTheExitCodes(t *testing.T) {
 	help := must(t, "--help")
-	for _, name := range strings.Fields("serve status get put del scan conflicts resolve verify compare log adopt secret version completion") {
+	for _, name := range strings.Fields("serve status get put del scan conflicts resolve verify repair compare log adopt secret version completion") {
 		require.Contains(t, help, "\n  "+name+" ")
 		require.Contains(t, must(t, name, "--help"), "Usage:")
 	}

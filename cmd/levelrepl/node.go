@@ -31,6 +31,8 @@ type node interface {
 	versions(ctx context.Context, key []byte) ([]version, error)
 	conflicts(ctx context.Context, from []byte, limit int) (page, error)
 	take(ctx context.Context, key []byte, name string) error
+	verify(ctx context.Context) (replicator.Report, error)
+	repair(ctx context.Context) (replicator.Report, error)
 	io.Closer
 }
 
@@ -57,6 +59,7 @@ type entry struct {
 	Value    octets    `json:"value,omitzero"`
 	Sum      []byte    `json:"sha256,omitempty"`
 	Versions []version `json:"versions,omitempty"`
+	Damaged  bool      `json:"damaged,omitempty"` // its versions were asked for and do not fit together
 }
 
 // version is a replicator.Version in JSON.
@@ -180,7 +183,7 @@ func (l *local) entry(s span, key, value []byte) (entry, error) {
 	}
 	if s.versions && l.db != nil {
 		vs, err := l.db.Versions(key)
-		if err != nil {
+		if e.Damaged = errors.Is(err, replicator.ErrDamaged); err != nil && !e.Damaged {
 			return e, err
 		}
 		e.Versions = versionsOf(vs, false)
@@ -240,6 +243,10 @@ func (l *local) take(ctx context.Context, key []byte, name string) error {
 	}
 	return errNoVersion
 }
+
+func (l *local) verify(ctx context.Context) (replicator.Report, error) { return l.db.Verify(ctx) }
+
+func (l *local) repair(ctx context.Context) (replicator.Report, error) { return l.db.Repair(ctx) }
 
 // each goes through a listing, page by page.
 func each(ctx context.Context, n node, s span) iter.Seq2[entry, error] {

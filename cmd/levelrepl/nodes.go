@@ -21,14 +21,17 @@ func printOverview(out io.Writer, all []seen) {
 			continue
 		}
 		n := s.Status
-		reached := 0
+		reached, known := 0, 0
 		for _, p := range n.Peers {
 			if p.State == "ok" {
 				reached++
 			}
+			if counts(p) {
+				known++
+			}
 		}
 		t.row(n.Name, s.Addr, group(all, i), humanize.Comma(n.Keys), humanize.Comma(n.Conflicts), humanize.Comma(n.Tombstones),
-			strconv.FormatFloat(n.Velocity, 'f', 1, 64), fmt.Sprintf("%d/%d", reached, len(n.Peers)), state(n))
+			strconv.FormatFloat(n.Velocity, 'f', 1, 64), fmt.Sprintf("%d/%d", reached, max(reached, known)), state(n))
 	}
 	_ = t.end()
 }
@@ -126,8 +129,9 @@ func printNode(out io.Writer, seen seen, full bool) {
 		t.row("digest", s.Digest.String())
 		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Pause)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
+		t.row("not on disk", plural(int(s.Unsaved), "write")+", as far as is known")
 		if s.Mismatches > 0 {
-			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: levelrepl verify the directories", plural(int(s.Mismatches), "version")))
+			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(int(s.Mismatches), "version")))
 		}
 		_ = t.end()
 		printWork(out, s, now)
@@ -139,9 +143,29 @@ func printNode(out io.Writer, seen seen, full bool) {
 	}
 	t := newTable(out, "PEER", "ADDRESS", "STATE", "AGREES", "LACKS", "LAST SESSION", "IN", "OUT", "ERROR")
 	for _, p := range s.Peers {
-		t.row(p.Name, p.Addr, p.State, yes(p.Agrees), humanize.Comma(p.Lag), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
+		t.row(p.Name, p.Addr, p.State, agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
 	}
 	_ = t.end()
+}
+
+func agreement(p replicator.PeerStatus) string {
+	switch {
+	case p.State == "self":
+		return "-"
+	case p.Agrees:
+		return "yes"
+	case p.Differs:
+		return "NO" // it claims the same and holds something else
+	}
+	return "no"
+}
+
+// lacks says how much a peer lacks, and for how long already.
+func lacks(p replicator.PeerStatus) string {
+	if p.Lag > 0 && p.Behind > 0 {
+		return humanize.Comma(p.Lag) + " for " + coarse(p.Behind)
+	}
+	return humanize.Comma(p.Lag)
 }
 
 // printWork prints what is under way, who holds back what, and who was turned away.

@@ -93,12 +93,19 @@ func (n *remote) refused(resp *http.Response) error {
 			return known
 		}
 	}
+	if rest, ok := strings.CutPrefix(e.Error, replicator.ErrDamaged.Error()); ok {
+		return fmt.Errorf("%w%s", replicator.ErrDamaged, rest)
+	}
 	return fmt.Errorf("%s: %s", n.base, e.Error)
 }
 
 // json asks and decodes the answer.
 func (n *remote) json(ctx context.Context, path string, query url.Values, into any) error {
-	resp, err := n.ask(ctx, http.MethodGet, path, query, nil)
+	return n.jsonBy(ctx, http.MethodGet, path, query, into)
+}
+
+func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Values, into any) error {
+	resp, err := n.ask(ctx, method, path, query, nil)
 	if err != nil {
 		return err
 	}
@@ -174,4 +181,12 @@ func (n *remote) conflicts(ctx context.Context, from []byte, limit int) (p page,
 
 func (n *remote) take(ctx context.Context, key []byte, name string) error {
 	return n.send(ctx, http.MethodPost, keyPath("take", key), url.Values{"version": {name}}, nil)
+}
+
+func (n *remote) verify(ctx context.Context) (r replicator.Report, err error) {
+	return r, n.json(ctx, "/verify", nil, &r)
+}
+
+func (n *remote) repair(ctx context.Context) (r replicator.Report, err error) {
+	return r, n.jsonBy(ctx, http.MethodPost, "/repair", nil, &r)
 }

@@ -134,8 +134,7 @@ func complaints(all []seen) (list []string) {
 			list = append(list, s.Addr+" takes no writes: "+s.Status.Failed)
 		}
 		for _, p := range s.Status.Peers {
-			gone := p.Failures > 0 && p.Source != "list" // an address where a peer once was
-			if !p.Agrees && !gone {
+			if !p.Agrees && counts(p) {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))
 			}
 		}
@@ -173,4 +172,10 @@ func (a *app) showStatus(all []seen, again bool) error {
 	}
 	_, err := io.WriteString(a.out, b.String())
 	return err
+}
+
+// counts tells whether a peer matters to whether all is well. An address where somebody
+// once was, or that is this node's own, does not.
+func counts(p replicator.PeerStatus) bool {
+	return !p.Moved && p.State != "self" && (p.Failures == 0 || p.Source == "list")
 }

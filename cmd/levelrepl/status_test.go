@@ -137,6 +137,18 @@ func TestBarIsShownOnATerminalOnly(t *testing.T) {
 	}
 }
 
+func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
+	at := func(p replicator.PeerStatus) []string {
+		return complaints([]seen{{Addr: "x", Status: &replicator.Status{Peers: []replicator.PeerStatus{p}}}})
+	}
+	require.NotEmpty(t, at(replicator.PeerStatus{Source: "list", State: "failing", Failures: 3}))
+	require.NotEmpty(t, at(replicator.PeerStatus{Source: "learnt", State: "ok"}))
+	require.Empty(t, at(replicator.PeerStatus{Source: "learnt", State: "failing", Failures: 3}))
+	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "failing", Failures: 3, Moved: true}))
+	require.Empty(t, at(replicator.PeerStatus{Source: "discovered", State: "self"}))
+	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "ok", Agrees: true}))
+}
+
 // build makes the program.
 func build(t *testing.T) string {
 	t.Helper()

@@ -61,13 +61,6 @@ func coarse(d time.Duration) string {
 	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 }
 
-func yes(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
 func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
