@@ -107,12 +107,20 @@ func freePorts(t *testing.T) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
-func TestEveryCommandOfTheReadmeDoesWhatItSays(t *testing.T) {
+func TestEveryCommandOfTheReadmeDoesWhatItSays(t *testing.T) { follow(t, "README.md", 40) }
+
+func TestEveryCommandOfTheOperationsManualDoesWhatItSays(t *testing.T) {
+	follow(t, "../../docs/operations.md", 20)
+}
+
+// follow does what a document says, and compares what it says is printed.
+func follow(t *testing.T, file string, least int) {
+	t.Helper()
 	ports := freePorts(t)
 	bin := filepath.Dir(build(t))
 	s := newShell(t, "PATH="+bin+":"+os.Getenv("PATH"), addrEnv+"="+ports("127.0.0.1:9080"))
-	steps := stepsOf(t, "README.md")
-	require.Greater(t, len(steps), 30)
+	steps := stepsOf(t, file)
+	require.GreaterOrEqual(t, len(steps), least, "the commands are no longer recognized")
 	spaces := regexp.MustCompile(` +`)
 	for _, step := range steps {
 		if _, err := exec.LookPath("curl"); err != nil && strings.HasPrefix(step.command, "curl") {
