@@ -51,6 +51,7 @@ type replica struct {
 	recorded int
 	own      map[Origin]bool // openings of this database
 	cache    cache
+	filter   filter
 	members  map[Origin]*member
 	// succeeded are members that were opened anew since they were last heard.
 	succeeded map[Origin]bool
@@ -305,6 +306,7 @@ func (r *replica) recount() (named sum, err error) {
 			return named, fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
 		}
 		r.count(s, +1)
+		r.filter.add(it.Key()[3:])
 		for i := range s {
 			named = named.add(s[i].hash())
 		}
@@ -312,6 +314,7 @@ func (r *replica) recount() (named sum, err error) {
 	if err := it.Error(); err != nil {
 		return named, err
 	}
+	r.filter.whole = r.filter.limit >= blockBytes
 	x := r.store.NewIterator(kindRange(kindConflict), nil)
 	defer x.Release()
 	for x.Next() {
@@ -364,6 +367,9 @@ func (r *replica) origin(n uint64) (Origin, bool) { return r.aliases.origin(n) }
 
 // lookup gives the state of a key as committed.
 func (r *replica) lookup(key []byte) (state, error) {
+	if r.filter.lacks(key) {
+		return nil, nil
+	}
 	if rec, ok := r.cache.get(key); ok {
 		if rec == nil {
 			return nil, nil

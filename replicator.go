@@ -179,7 +179,7 @@ func newReplica(db *leveldb.DB, o *Options) *replica {
 	r := &replica{
 		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver,
 		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
-		cache: cache{limit: o.CacheSize},
+		cache: cache{limit: o.CacheSize}, filter: filter{limit: o.CacheSize / 4},
 	}
 	if ranges := slices.Clone(o.Local); len(ranges) > 0 {
 		r.local = func(key []byte) bool {
@@ -229,6 +229,11 @@ func (db *DB) run(fresh bool) {
 	for _, d := range db.opts.Discover {
 		db.spawn(func() { db.discover(ctx, d) })
 	}
+	db.spawn(func() {
+		if err := db.fillFilter(ctx); err != nil && ctx.Err() == nil {
+			db.opts.Logger.Error("replicator: the keys that there are could not be read; new ones cost a read until the next opening", "error", err)
+		}
+	})
 	db.spawn(func() {
 		if fresh {
 			if err := db.adoptFirst(ctx); err != nil && ctx.Err() == nil {

@@ -46,7 +46,7 @@ func (n *simNode) open() error {
 	r := &replica{
 		store: &simStore{&n.disk, n.w.readFault()}, draw: n.w.draw, now: n.now, resolve: resolves.f,
 		maxKey: 64, maxValue: 1 << 16, maxSkew: c.maxSkew, tombstoneTTL: c.tombstoneTTL, peerTTL: c.peerTTL,
-		cache: cache{limit: c.cache},
+		cache: cache{limit: c.cache}, filter: filter{limit: c.cache},
 	}
 	b, err := r.open("")
 	if err != nil {

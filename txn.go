@@ -369,6 +369,9 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 	t.stageLog(key, now)
 	t.stageMarks(key, old, now, was, next.disputed)
 	t.stageIndex(key, next)
+	if len(old) == 0 {
+		t.r.filter.add(key)
+	}
 	t.count(old, -1)
 	t.count(now, +1)
 	t.disputed += btoi(next.disputed) - btoi(was)

@@ -1,0 +1,146 @@
+package replicator
+
+import (
+	"context"
+	"math"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// filter tells keys that have no log-index from those that may have one, so that a
+// new key costs no read of the store. It is a chain of blocked Bloom filters (Putze,
+// Sanders, Singler 2007), each four times as large as the one before: a key is looked
+// for in one cache line of each.
+type filter struct {
+	limit  int // bytes of all; less than a block: no filter
+	levels [][]block
+	blocks int // of all levels
+	room   int // keys that the last level still takes
+
+	// whole tells that every key with a log-index is in it. Until then it tells nothing.
+	whole bool
+}
+
+// block is a cache line.
+type block [8]uint64
+
+const (
+	blockBytes  = 64
+	blockKeys   = 42      // of 12 bits each: about one key in 100 is taken for another
+	filterStart = 4 << 10 // bytes of the first level
+)
+
+// add notes a key. When the limit is reached it goes on taking keys and becomes less
+// and less of use.
+func (f *filter) add(key []byte) {
+	if f.limit < blockBytes {
+		return
+	}
+	if f.room == 0 {
+		f.grow()
+	}
+	f.room--
+	h := xxhash.Sum64(key)
+	b := pickBlock(f.levels[len(f.levels)-1], h)
+	for h = mixed(h); h >= 1<<10; h >>= 9 {
+		b[h>>10&7] |= 1 << (h >> 13 & 63)
+	}
+}
+
+func (f *filter) grow() {
+	next := filterStart / blockBytes
+	if n := len(f.levels); n > 0 {
+		next = 4 * len(f.levels[n-1])
+	}
+	if next = min(next, f.limit/blockBytes-f.blocks); next == 0 {
+		f.room = math.MaxInt
+		return
+	}
+	f.levels = append(f.levels, make([]block, next))
+	f.blocks += next
+	f.room = next * blockKeys
+}
+
+// lacks tells that a key has no log-index for certain.
+func (f *filter) lacks(key []byte) bool {
+	if !f.whole {
+		return false
+	}
+	h := xxhash.Sum64(key)
+	for _, level := range f.levels {
+		if pickBlock(level, h).has(h) {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *block) has(h uint64) bool {
+	for h = mixed(h); h >= 1<<10; h >>= 9 {
+		if b[h>>10&7]&(1<<(h>>13&63)) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// pickBlock goes by the upper half of the hash, the bits in the block by another
+// hash made of it: its upper 54 bits are six positions, of which the last few may
+// be left out because they are zero.
+func pickBlock(level []block, h uint64) *block {
+	return &level[(h>>32)*uint64(len(level))>>32]
+}
+
+func mixed(h uint64) uint64 { return h * 0x9e3779b97f4a7c15 }
+
+// worth tells whether a filter of so many keys would tell something.
+func (f *filter) worth(keys int64) bool {
+	return f.limit >= blockBytes && int64(f.limit)*blockKeys/blockBytes >= keys
+}
+
+// filterStep is how many keys are read at once to fill the filter.
+const filterStep = 4096
+
+// fillFilter reads the keys that were there at the opening, a few at a time so that
+// no iterator stays open for long. Those written meanwhile are added as they are.
+func (db *DB) fillFilter(ctx context.Context) error {
+	due := false
+	db.at(func(r *replica) {
+		if !r.filter.worth(r.keys + r.tombstones) {
+			r.filter = filter{}
+		}
+		due = r.filter.limit > 0 && !r.filter.whole
+	})
+	if !due {
+		return nil
+	}
+	from := kindRange(kindIndex)
+	for ctx.Err() == nil {
+		keys, err := db.indexedKeys(from, filterStep)
+		if err != nil {
+			return err
+		}
+		db.at(func(r *replica) {
+			for _, key := range keys {
+				r.filter.add(key)
+			}
+			r.filter.whole = len(keys) < filterStep
+		})
+		if len(keys) < filterStep {
+			return nil
+		}
+		from.Start = append(kindKey(kindIndex, keys[len(keys)-1]), 0)
+	}
+	return nil
+}
+
+func (db *DB) indexedKeys(g *util.Range, most int) (keys [][]byte, err error) {
+	it := db.raw.NewIterator(g, nil)
+	defer it.Release()
+	for len(keys) < most && it.Next() {
+		keys = append(keys, slices.Clone(it.Key()[3:]))
+	}
+	return keys, it.Error()
+}
