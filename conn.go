@@ -34,7 +34,7 @@ type conversation struct {
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, window: windowSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 		wants: db.wants, asked: db.latestCall(),
 	}
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // serving is the half of a session that sends what the peer lacks. It reads one
-// state of the database after another, one for each page, and holds none while a
-// page is on its way.
+// state of the database after another, one for each page, or for a few pages if much
+// is to be sent, and holds none while a page is on its way.
 //
 // What is superseded between two pages would be missed: its log entry is gone
 // before it was read, and that of its successor lies elsewhere. So the keys that
@@ -23,6 +23,8 @@ type serving struct {
 	skip    map[Origin]spans // what an earlier, unfinished pull already brought it
 	regions []region         // still to be read
 	begun   bool
+	window  int // bytes to send of one state: it grows with each
+	average int // bytes of a version on the wire, as seen so far
 	changed changed
 	after   int            // pages of changed keys so far
 	sent    map[string]sum // keys with several versions that were sent, and the sum of those
@@ -63,6 +65,7 @@ type view struct {
 	rows    []row // news for the peer
 	rev     uint64
 	loose   vector
+	keys    int64    // that hold a value
 	litter  bool     // log entries may be garbage
 	sorted  []Origin // the known origins, in order; nil until asked for
 }
@@ -73,7 +76,7 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 		if v.snapshot, err = r.store.snapshot(); err != nil {
 			return
 		}
-		v.aliases, v.index, v.litter = r.aliases, r.alias, r.littered
+		v.aliases, v.index, v.litter, v.keys = r.aliases, r.alias, r.littered, r.keys
 		s.told = r.known.claims
 		v.rows, v.rev, v.loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		f(r)
@@ -167,11 +170,12 @@ func (s *session) producePage(v *serving) error {
 	defer state.Release()
 	s.tell(&state)
 	p := page{session: s}
-	for len(v.regions) > 0 && !p.full() {
-		if err := v.readRegion(&state, &p); err != nil {
+	for ended := false; len(v.regions) > 0 && !ended; {
+		if ended, err = v.readRegion(&state, &p); err != nil {
 			return err
 		}
 	}
+	v.window = min(4*v.window, windowSize)
 	left, err := v.addChanged(&state, &p, keys)
 	if err != nil {
 		return err
@@ -202,7 +206,7 @@ func (s *session) producePage(v *serving) error {
 
 // begin works out which parts of the log the peer lacks.
 func (v *serving) begin(r *replica) {
-	v.begun, v.regions, v.sent = true, []region{}, map[string]sum{}
+	v.begun, v.regions, v.sent, v.window = true, []region{}, map[string]sum{}, pageSize
 	v.changed.keys = map[string]struct{}{}
 	if r.collectors == nil {
 		r.collectors = map[*changed]struct{}{}
@@ -243,40 +247,71 @@ func (v *serving) addChanged(st *view, p *page, keys map[string]struct{}) (left 
 	return keys, nil
 }
 
-// readRegion reads the first region on until it ends or the page is full.
-func (v *serving) readRegion(st *view, p *page) error {
+// readRegion reads of the first region what belongs together, at its end, and tells
+// whether enough was sent of this state.
+func (v *serving) readRegion(st *view, p *page) (ended bool, err error) {
 	g := &v.regions[0]
-	it := st.NewIterator(logRange(g.alias, g.from, g.to), nil)
-	defer it.Release()
-	top := g.to
-	for ok := it.Last(); ok; ok = it.Prev() {
-		e, err := decodeEntry(it.Key(), it.Value(), st)
-		if err != nil {
-			return fmt.Errorf("log entry %x: %w", it.Key(), err)
-		}
-		if err := v.addEntry(st, p, &e); err != nil {
-			return err
+	room := max(p.session.params.pageSize, min(v.window, p.session.params.window)) - p.sent - len(p.body)
+	entries, all, err := v.readLog(st, *g, room)
+	if err != nil {
+		return false, err
+	}
+	if err := st.readValues(entries, 2*windowSize); err != nil {
+		return false, err
+	}
+	for i := range entries {
+		e := &entries[i]
+		if err := v.addEntry(st, p, e); err != nil {
+			return false, err
 		}
 		if e.seq == g.from {
 			break
 		}
 		// A batch of the writer is not torn, unless it is a large one.
 		if p.full() && e.offset == 0 || p.overfull() {
-			p.mark(g.origin, e.seq, top)
+			p.mark(g.origin, e.seq, g.to)
 			g.to = e.seq - 1
-			return it.Error()
+			if v.enough(p) {
+				return true, nil
+			}
+			p.next()
 		}
 	}
-	if err := it.Error(); err != nil {
-		return err
+	if all {
+		p.mark(g.origin, g.from, g.to)
+		v.regions = v.regions[1:]
+		if !p.full() {
+			return false, nil
+		}
+		if ended = v.enough(p); !ended {
+			p.next()
+		}
+		return ended, nil
 	}
-	p.mark(g.origin, g.from, top)
-	v.regions = v.regions[1:]
-	return nil
+	if last := entries[len(entries)-1].seq; last <= g.to {
+		p.mark(g.origin, last, g.to)
+		g.to = last - 1
+	}
+	return false, nil
+}
+
+// enough tells whether a state was read long enough, when a page is full.
+func (v *serving) enough(p *page) bool {
+	if n := p.sent + len(p.body); p.versions > 0 {
+		v.average = n / p.versions
+	}
+	return p.sent+len(p.body) >= min(v.window, p.session.params.window)
 }
 
 // addEntry sends the key of a log entry, with all its versions.
-func (v *serving) addEntry(st *view, p *page, e *entry) error {
+func (v *serving) addEntry(st *view, p *page, e *logged) error {
+	if !e.inline && !st.litter { // it is alone: the log has one entry for each version
+		if err := st.readValue(e); err != nil {
+			return err
+		}
+		p.put(e.key, []version{e.version}, v.peer)
+		return nil
+	}
 	s, err := readIndex(st, e.key, st)
 	if err != nil {
 		return err
@@ -304,10 +339,11 @@ func (v *view) aliasOf(o Origin) (uint32, bool) {
 // page collects keys for one frame.
 type page struct {
 	session  *session
+	sent     int // bytes of pages before it, of the same state
 	marks    []region
 	body     []byte
 	keys     int
-	versions int
+	versions int // of all pages of the state
 	named    int // versions, also those of which only the dot is sent
 }
 
@@ -334,9 +370,13 @@ func (p *page) mark(o Origin, from, to uint64) {
 // the names are sent.
 func (p *page) add(st *view, key []byte, s state, claims vector) error {
 	vs, err := readVersions(st, key, s, st)
-	if err != nil {
-		return err
+	if err == nil {
+		p.put(key, vs, claims)
 	}
+	return err
+}
+
+func (p *page) put(key []byte, vs []version, claims vector) {
 	n := &p.session.sending
 	p.body = appendBytes(p.body, key)
 	p.body = binary.AppendUvarint(p.body, uint64(len(vs)))
@@ -363,7 +403,13 @@ func (p *page) add(st *view, key []byte, s state, claims vector) error {
 		p.versions++
 	}
 	p.keys++
-	return nil
+}
+
+// next begins another page of the same state.
+func (p *page) next() {
+	p.flush()
+	p.sent += len(p.body)
+	p.marks, p.body, p.keys, p.named = nil, nil, 0, 0
 }
 
 // sendChunks sends a value that is too large for a page, ahead of the page.

@@ -75,6 +75,7 @@ type sessionParams struct {
 	name, cluster, addr string
 	remembered          Origin // who was last met at this address
 	pageSize            int    // bytes after which a page ends
+	window              int    // bytes that may be sent of one state; if less than a page, that is one
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
 	listBelow           uint64 // dots that a repair lists rather than splits; 0 means maxListed

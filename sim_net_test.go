@@ -30,6 +30,7 @@ func (w *simWorld) params(n *simNode) sessionParams {
 	return sessionParams{
 		name: fmt.Sprint("n", n.id), addr: fmt.Sprintf("n%d:9000", n.id),
 		pageSize: w.conf.pageSize, listBelow: w.conf.listBelow, batchSize: w.conf.batchSize, maxValue: 1 << 16, maxKey: 64,
+		window: w.conf.window(),
 	}
 }
 

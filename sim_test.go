@@ -91,6 +91,9 @@ func (s *simStats) fields() []*int {
 		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.damaged, &s.bytes, &s.rounds}
 }
 
+// window has one size of pages sent several to a state.
+func (c *simConf) window() int { return int(btoi(c.pageSize == 300)) * 1000 }
+
 // simConf is what may happen in one schedule. Each seed draws its own, so that
 // faults come alone and together.
 type simConf struct {

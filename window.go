@@ -1,0 +1,118 @@
+package replicator
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// A long pull reads much of the log, and for each entry the value at the raw key,
+// which lies elsewhere. To look up one after the other is what takes the time. So the
+// entries of a part of the log are read first, then their values in key order, and
+// then both are sent in the order of the log, in which no batch is torn.
+
+// logged is a log entry with the value that belongs to it.
+type logged struct {
+	entry
+	read bool // the value is there, wherever it was
+}
+
+const (
+	windowSize    = 8 << 20 // bytes, about, that a long pull sends of one state of the database
+	windowLeast   = 16      // entries that are read together
+	windowMost    = 1 << 15
+	sortedFrom    = 64  // fewer values are looked up one by one
+	hop           = 16  // keys that are passed over rather than sought
+	loggedAtLeast = 100 // bytes, about, that an entry comes to on the wire, before one was seen
+)
+
+// readLog reads the end of a region, which is where a pull begins, about as many
+// entries as come to some bytes. It tells whether that was all.
+func (v *serving) readLog(st *view, g region, bytes int) (entries []logged, all bool, err error) {
+	n := min(max(bytes/max(v.average, loggedAtLeast), windowLeast), windowMost)
+	it := st.NewIterator(logRange(g.alias, g.from, g.to), nil)
+	defer it.Release()
+	var room []byte // of keys and values, shared
+	for ok := it.Last(); ok; ok = it.Prev() {
+		e, err := decodeEntry(it.Key(), it.Value(), st)
+		if err != nil {
+			return nil, false, fmt.Errorf("log entry %x: %w", it.Key(), err)
+		}
+		room, e.key = keep(room, e.key)
+		if e.inline {
+			room, e.value = keep(room, e.value)
+		}
+		entries = append(entries, logged{entry: e, read: e.inline || e.deleted})
+		if e.seq == g.from {
+			return entries, true, it.Error()
+		}
+		if len(entries) >= n {
+			return entries, false, it.Error()
+		}
+	}
+	return entries, true, it.Error()
+}
+
+// keep appends bytes to others and gives them as they are there.
+func keep(room, b []byte) ([]byte, []byte) {
+	if len(b) == 0 {
+		return room, b
+	}
+	if cap(room)-len(room) < len(b) {
+		room = make([]byte, 0, max(2*cap(room), len(b), 1<<10))
+	}
+	n := len(room)
+	room = append(room, b...)
+	return room, room[n:len(room):len(room)]
+}
+
+// readValues reads the values of versions that are alone, in key order, until they
+// come to some bytes. What it leaves is looked up when it is sent.
+func (st *view) readValues(entries []logged, most int) error {
+	var due []*logged
+	for i := range entries {
+		if !entries[i].read {
+			due = append(due, &entries[i])
+		}
+	}
+	if len(due) < sortedFrom || st.litter {
+		return nil
+	}
+	slices.SortFunc(due, func(a, b *logged) int { return bytes.Compare(a.key, b.key) })
+	near := st.keys/int64(len(due)) <= hop
+	it := st.NewIterator(&util.Range{Limit: reservedStart}, &opt.ReadOptions{DontFillCache: true})
+	defer it.Release()
+	var room []byte
+	at := false
+	for _, e := range due {
+		for i := 0; at && near && i < hop && bytes.Compare(it.Key(), e.key) < 0; i++ {
+			at = it.Next()
+		}
+		if !at || bytes.Compare(it.Key(), e.key) < 0 {
+			at = it.Seek(e.key)
+		}
+		if e.read = true; at && bytes.Equal(it.Key(), e.key) {
+			room, e.value = keep(room, it.Value())
+		}
+		if most -= len(e.value); most < 0 {
+			break
+		}
+	}
+	return it.Error()
+}
+
+// readValue looks up the value of a version that is alone.
+func (st *view) readValue(e *logged) (err error) {
+	if e.read {
+		return nil
+	}
+	e.read = true
+	if e.value, err = st.Get(e.key, nil); err == leveldb.ErrNotFound {
+		e.value, err = nil, nil
+	}
+	return err
+}
