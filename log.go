@@ -221,7 +221,12 @@ func (e *entry) readValue(rd reader) (err error) {
 		return damaged(e.key, "its value is missing")
 	case err != nil:
 		return err
-	case checksum(e.value) != e.check:
+	}
+	return e.checkValue()
+}
+
+func (e *entry) checkValue() error {
+	if checksum(e.value) != e.check {
 		return damaged(e.key, "its value is not the one that was logged; if it was written past the wrapper and is to stay, run Adopt")
 	}
 	return nil

@@ -137,16 +137,27 @@ func TestRepairRebuildsALogIndexFromTheLog(t *testing.T) {
 }
 
 func TestDamagedValueIsNotServedAsIfItWereWhole(t *testing.T) {
-	a, b := serve(t, Options{}), serve(t, Options{MaxInterval: time.Hour})
-	require.NoError(t, b.Put([]byte("k"), []byte("logged"), nil))
-	require.NoError(t, b.raw.Put([]byte("k"), []byte("changed"), nil))
-	b.AddPeer(a.Addr().String())
-	require.ErrorIs(t, b.Sync(t.Context()), ErrDamaged)
-	require.Empty(t, shown(t, a))
-	require.Contains(t, b.Status().Peers[0].Error, `"k"`)
-	require.NoError(t, b.Adopt(t.Context()))
-	require.NoError(t, b.Sync(t.Context()))
-	require.Equal(t, map[string]string{"k": "changed"}, shown(t, a))
+	for _, others := range []int{0, 200} { // values of many are read in another way
+		for _, missing := range []bool{false, true} {
+			a, b := serve(t, Options{}), serve(t, Options{MaxInterval: time.Hour})
+			require.NoError(t, b.Put([]byte("k"), []byte("logged"), nil))
+			for i := range others {
+				require.NoError(t, b.Put(fmt.Append(nil, i), nil, nil))
+			}
+			if missing {
+				require.NoError(t, b.raw.Delete([]byte("k"), nil))
+			} else {
+				require.NoError(t, b.raw.Put([]byte("k"), []byte("changed"), nil))
+			}
+			b.AddPeer(a.Addr().String())
+			require.ErrorIs(t, b.Sync(t.Context()), ErrDamaged)
+			require.Empty(t, shown(t, a))
+			require.Contains(t, b.Status().Peers[0].Error, `"k"`)
+			require.NoError(t, b.Adopt(t.Context()))
+			require.NoError(t, b.Sync(t.Context()))
+			require.Equal(t, shown(t, b), shown(t, a))
+		}
+	}
 }
 
 func TestCompareNamesTheKeysThatDifferAndChangesNothing(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
@@ -72,7 +71,7 @@ func keep(room, b []byte) ([]byte, []byte) {
 
 // readValues reads the values of versions that are alone, in key order, until they
 // come to some bytes. What it leaves is looked up when it is sent.
-func (st *view) readValues(entries []logged, most int) error {
+func (st *view) readValues(entries []logged, most int) (err error) {
 	var due []*logged
 	for i := range entries {
 		if !entries[i].read {
@@ -97,6 +96,12 @@ func (st *view) readValues(entries []logged, most int) error {
 		}
 		if e.read = true; at && bytes.Equal(it.Key(), e.key) {
 			room, e.value = keep(room, it.Value())
+			err = e.checkValue()
+		} else if err = it.Error(); err == nil {
+			err = damaged(e.key, "its value is missing")
+		}
+		if err != nil {
+			return err
 		}
 		if most -= len(e.value); most < 0 {
 			break
@@ -111,8 +116,5 @@ func (st *view) readValue(e *logged) (err error) {
 		return nil
 	}
 	e.read = true
-	if e.value, err = st.Get(e.key, nil); err == leveldb.ErrNotFound {
-		e.value, err = nil, nil
-	}
-	return err
+	return e.entry.readValue(st)
 }
