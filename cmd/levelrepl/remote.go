@@ -63,6 +63,7 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("Accept", "application/json")
 	resp, err := n.client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -127,8 +128,21 @@ func (n *remote) send(ctx context.Context, method, path string, query url.Values
 
 func keyPath(kind string, key []byte) string { return "/" + kind + "/" + url.PathEscape(string(key)) }
 
-func (n *remote) status(ctx context.Context) (s replicator.Status, err error) {
-	return s, n.json(ctx, "/status", nil, &s)
+// status also asks programs that are no levelrepl and have a status page.
+func (n *remote) status(ctx context.Context) (replicator.Status, error) {
+	var answer json.RawMessage
+	if err := n.json(ctx, "/status", nil, &answer); err != nil {
+		return replicator.Status{}, err
+	}
+	var page struct{ Status replicator.Status }
+	if json.Unmarshal(answer, &page) == nil && page.Status.Addr != "" {
+		return page.Status, nil
+	}
+	var s replicator.Status
+	if err := json.Unmarshal(answer, &s); err != nil || s.Addr == "" {
+		return s, &hintedError{fmt.Errorf("%s gave no status", n.base), "give the HTTP address of levelrepl serve, or of a status page"}
+	}
+	return s, nil
 }
 
 func (n *remote) get(ctx context.Context, key []byte) ([]byte, error) {

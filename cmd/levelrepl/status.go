@@ -28,7 +28,8 @@ func newStatus(a *app) *cobra.Command {
 		Use:   "status [ADDR...]",
 		Short: "Show nodes and their peers: who agrees with whom, who lags",
 		Long: `Show what served nodes know of themselves and of their peers. For several addresses,
-also who holds the same as whom, and how many writes each lacks that another has.
+also who holds the same as whom, and how many writes each lacks that another has. An
+address may also be that of a program with a status page (package statuspage).
 
 For --check, peers that cannot be reached count if they were configured; an address that
 was only heard of may be one where nobody is any more.`,
@@ -117,7 +118,7 @@ func verdict(all []seen, problems []string) error {
 		}
 	}
 	if len(errs) > 0 {
-		return &hintedError{errors.Join(errs...), "levelrepl serve DIR says where it answers HTTP"}
+		return &hintedError{errors.Join(errs...), "give the HTTP address of levelrepl serve, or of a status page"}
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +17,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/statuspage"
 )
 
 func TestStatusShowsTheNodeAndItsPeers(t *testing.T) {
@@ -135,6 +140,23 @@ func TestBarIsShownOnATerminalOnly(t *testing.T) {
 		b.end()
 		require.Equal(t, terminal, strings.Contains(out.String(), "verify") && strings.Contains(out.String(), "compare"), out.String())
 	}
+}
+
+func TestStatusPageOfAnotherProgramIsUnderstood(t *testing.T) {
+	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+	require.NoError(t, err)
+	db, err := replicator.Replicate(raw, &replicator.Options{Name: "embedded", Listen: "127.0.0.1:0"})
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	mux := http.NewServeMux()
+	mux.Handle("/replication/", http.StripPrefix("/replication", statuspage.Handler(db)))
+	mux.HandleFunc("/other/", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("{}")) })
+	program := httptest.NewServer(mux)
+	t.Cleanup(program.Close)
+	require.Regexp(t, `(?m)^node +embedded$`, must(t, "status", program.URL+"/replication/"))
+	mustFail(t, exitFailed, "or of a status page", "status", program.URL+"/other")
+	mustFail(t, exitFailed, "answered 404 Not Found", "status", program.URL)
+	mustFail(t, exitFailed, "levelrepl serve", "get", "k", "--addr", program.URL)
 }
 
 func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
