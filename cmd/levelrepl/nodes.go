@@ -23,15 +23,15 @@ func printOverview(out io.Writer, all []seen) {
 		n := s.Status
 		reached, known := 0, 0
 		for _, p := range n.Peers {
-			if p.State == "ok" {
-				reached++
-			}
 			if counts(p) {
 				known++
 			}
+			if counts(p) && p.State == "ok" {
+				reached++
+			}
 		}
 		t.row(n.Name, s.Addr, group(all, i), humanize.Comma(n.Keys), humanize.Comma(n.Conflicts), humanize.Comma(n.Tombstones),
-			strconv.FormatFloat(n.Velocity, 'f', 1, 64), fmt.Sprintf("%d/%d", reached, max(reached, known)), state(n))
+			strconv.FormatFloat(n.Velocity, 'f', 1, 64), fmt.Sprintf("%d/%d", reached, known), state(n))
 	}
 	_ = t.end()
 }
@@ -143,14 +143,18 @@ func printNode(out io.Writer, seen seen, full bool) {
 	}
 	t := newTable(out, "PEER", "ADDRESS", "STATE", "AGREES", "LACKS", "LAST SESSION", "IN", "OUT", "ERROR")
 	for _, p := range s.Peers {
-		t.row(p.Name, p.Addr, p.State, agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
+		state := p.State
+		if p.Moved {
+			state = "moved"
+		}
+		t.row(p.Name, p.Addr, state, agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
 	}
 	_ = t.end()
 }
 
 func agreement(p replicator.PeerStatus) string {
 	switch {
-	case p.State == "self":
+	case p.State == "self", p.Moved:
 		return "-"
 	case p.Agrees:
 		return "yes"

@@ -90,16 +90,26 @@ func TestTroubleIsPrinted(t *testing.T) {
 		Work:     []replicator.Progress{{Work: "pull", Peer: "p", Keys: 5000, Total: 10000, Left: 90 * time.Second}},
 		Blockers: []replicator.PurgeBlocker{{Name: "gone", Seen: now.Add(-50 * time.Hour)}},
 		Refusals: []replicator.Refusal{{From: "10.0.0.9", Reason: "another secret", Count: 7, Last: now}},
-		Peers:    []replicator.PeerStatus{{Addr: "x:1", State: "failing", Error: "line\x1b[2J\nend"}},
+		Peers: []replicator.PeerStatus{
+			{Addr: "x:1", Source: "list", State: "failing", Failures: 2, Lag: 1200, Behind: 90 * time.Second, Error: "line\x1b[2J\nend"},
+			{Addr: "y:1", State: "ok", Moved: true},
+			{Addr: "z:1", State: "self"},
+			{Addr: "w:1", State: "ok", Agrees: true, Differs: true},
+		},
 	}
 	var b bytes.Buffer
 	printNode(&b, seen{Status: &s}, true)
 	for _, line := range []string{
 		"FAILED: disk full", "3 versions had to come back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
 		"deletions are remembered for gone (00000000), last seen 50h0m ago", "turned away: 10.0.0.9, 7 times", "line [2J end",
+		"1,200 for 1m30s",
 	} {
 		require.Contains(t, b.String(), line)
 	}
+	require.Regexp(t, `(?m)y:1 +moved +- `, b.String())
+	b2 := new(bytes.Buffer)
+	printOverview(b2, []seen{{Status: &s}})
+	require.Regexp(t, ` 1/2 +FAILED`, b2.String(), "of four addresses two are of peers, and one answers")
 	require.NotContains(t, b.String(), "\x1b", "what came from elsewhere cannot steer the terminal")
 	require.Equal(t, []string{"x takes no writes: disk full", "x and its peer x:1 do not agree"}, complaints([]seen{{Addr: "x", Status: &s}}))
 }
