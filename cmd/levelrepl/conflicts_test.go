@@ -112,4 +112,8 @@ func TestResolverDecidesWhatIsShown(t *testing.T) {
 	agree(t, a, b)
 	require.Equal(t, "clock higher still", must(t, "get", "--addr", a.http, "k"))
 	require.Equal(t, "latest", must(t, "get", "--addr", b.http, "k"))
+
+	require.Equal(t, exitOK, b.stop())
+	require.Equal(t, "latest", must(t, "get", "--dir", two, "k"))
+	require.Regexp(t, `(?m)^\* .* latest$`, must(t, "conflicts", "--dir", two), "what stands there, whatever the resolver")
 }

@@ -99,7 +99,23 @@ func (a *app) openShadow(dir string, d *directory) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.replicate(dir, raw, s, cluster, d)
+	// What keys in conflict show is decided again when a node is opened, by a resolver
+	// that may not be the one of the program that served it. What stands there counts.
+	standing, err := raw.GetSnapshot()
+	if err != nil {
+		return nil, errors.Join(err, raw.Close(), s.Close())
+	}
+	l, err := a.replicate(dir, raw, s, cluster, d)
+	if err != nil {
+		return nil, err
+	}
+	l.reader = standing
+	end := l.close
+	l.close = func() error {
+		standing.Release()
+		return end()
+	}
+	return l, nil
 }
 
 // openToWrite opens a directory so that what is written is logged.

@@ -106,7 +106,7 @@ const (
 
 // local is a database that is open in this process.
 type local struct {
-	// reader is db, or a goleveldb database that is open only to be read and may
+	// reader is db; or what stands in a directory that is not to be changed, and may
 	// never have been replicated.
 	reader interface {
 		Get(key []byte, ro *opt.ReadOptions) ([]byte, error)
@@ -207,7 +207,7 @@ func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, er
 			break
 		}
 		e := entry{Key: key, Versions: versionsOf(vs, true)}
-		shown, err := l.db.Get(key, nil)
+		shown, err := l.reader.Get(key, nil)
 		switch {
 		case err == nil:
 			e.Value = append(octets{}, shown...)
