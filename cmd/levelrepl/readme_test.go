@@ -107,7 +107,7 @@ func freePorts(t *testing.T) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
-func TestEveryCommandOfTheReadmeDoesWhatItSays(t *testing.T) { follow(t, "README.md", 40) }
+func TestEveryCommandOfTheReadmeDoesWhatItSays(t *testing.T) { follow(t, "README.md", 30) }
 
 func TestEveryCommandOfTheOperationsManualDoesWhatItSays(t *testing.T) {
 	follow(t, "../../docs/operations.md", 20)
