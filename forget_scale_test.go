@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
@@ -22,6 +23,9 @@ func onFiles(t testing.TB) (n *node, size func() int64) {
 	return n, func() (bytes int64) {
 		require.NoError(t, n.db.CompactRange(util.Range{}))
 		require.NoError(t, n.db.Close())
+		again, err := leveldb.Open(st, nil) // which removes the files that were replaced
+		require.NoError(t, err)
+		require.NoError(t, again.Close())
 		require.NoError(t, st.Close())
 		require.NoError(t, filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {

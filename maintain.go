@@ -88,6 +88,9 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if now.Sub(*saved) >= checkpointInterval {
 		*saved = now
 		if err := db.commit(func(t *txn) error {
+			// Who writes with Sync only has all on disk, at all times: this must not be
+			// the one write for which a flush has to be waited for.
+			t.sync = t.sync || !t.r.unsynced
 			t.stageCheckpoints()
 			t.stageMembers()
 			return nil

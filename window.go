@@ -71,7 +71,7 @@ func keep(room, b []byte) ([]byte, []byte) {
 
 // readValues reads the values of versions that are alone, in key order, until they
 // come to some bytes. What it leaves is looked up when it is sent.
-func (st *view) readValues(entries []logged, most int) (err error) {
+func (st *view) readValues(entries []logged, most int) error {
 	var due []*logged
 	for i := range entries {
 		if !entries[i].read {
@@ -94,14 +94,9 @@ func (st *view) readValues(entries []logged, most int) (err error) {
 		if !at || bytes.Compare(it.Key(), e.key) < 0 {
 			at = it.Seek(e.key)
 		}
-		if e.read = true; at && bytes.Equal(it.Key(), e.key) {
+		if at && bytes.Equal(it.Key(), e.key) {
 			room, e.value = keep(room, it.Value())
-			err = e.checkValue()
-		} else if err = it.Error(); err == nil {
-			err = damaged(e.key, "its value is missing")
-		}
-		if err != nil {
-			return err
+			e.read = e.checkValue() == nil // else what comes before it is sent, and then the error
 		}
 		if most -= len(e.value); most < 0 {
 			break
