@@ -255,11 +255,17 @@ func stall() scenario {
 			if err := os.CopyFS(from, os.DirFS(source)); err != nil {
 				return err
 			}
-			a, b, err := pair(from, filepath.Join(e.dir, "b"), "tcp")
+			a, err := replicate(from, alone())
 			if err != nil {
 				return err
 			}
 			defer a.Close()
+			b, err := replicate(filepath.Join(e.dir, "b"), alone())
+			if err != nil {
+				return err
+			}
+			<-b.Ready() // the first write of a server waits for its first attempt to replicate
+			b.AddPeer(a.Addr().String())
 			db, work = b, func() error { return b.Sync(e.ctx) }
 		}
 		return errors.Join(e.stalls(db, work), db.Close())
