@@ -34,15 +34,21 @@ type conversation struct {
 func (db *DB) params(remembered Origin) sessionParams {
 	return sessionParams{
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, window: windowSize, batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
+		pageSize: pageSize, window: db.window(), batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 		wants: db.wants, asked: db.latestCall(),
 	}
 }
+
+// window is how much a session may send of one state. All of them together hold
+// about four of the largest in memory.
+func (db *DB) window() int { return windowSize / max(1, int(db.talking.Load())/4) }
 
 // converse holds a session over a connection that is through with its handshake.
 // The connection is closed then. peer gives the peer's address, once it is greeted.
 func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s *session, tk *ticket, peer func() string) error {
 	defer conn.Close()
+	db.talking.Add(1)
+	defer db.talking.Add(-1)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
 	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}

@@ -36,6 +36,7 @@ type DB struct {
 	refusals  refusals
 	peers     *peers
 	pulls     pulls
+	talking   atomic.Int64  // sessions under way
 	kick      chan struct{} // capacity 1: start a round
 	tend      chan struct{} // capacity 1: look after the store
 

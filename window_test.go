@@ -122,3 +122,12 @@ func TestValuesAreReadTogetherOnlyUpToABound(t *testing.T) {
 		st.Release()
 	}
 }
+
+func TestManySessionsShareTheWindow(t *testing.T) {
+	db := serve(t, Options{})
+	require.Equal(t, windowSize, db.window())
+	db.talking.Add(128)
+	require.LessOrEqual(t, 128*db.window(), 4*windowSize)
+	require.GreaterOrEqual(t, db.window(), pageSize)
+	db.talking.Add(-128)
+}
