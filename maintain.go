@@ -90,7 +90,8 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		if err := db.commit(func(t *txn) error {
 			// Who writes with Sync only has all on disk, at all times: this must not be
 			// the one write for which a flush has to be waited for.
-			t.sync = t.sync || !t.r.unsynced
+			// And proofs that are not known to be on disk ride along with every write.
+			t.sync = t.sync || !t.r.unsynced || len(t.r.unprovedOrigins()) > 0
 			t.stageCheckpoints()
 			t.stageMembers()
 			return nil

@@ -38,11 +38,12 @@ type replica struct {
 	tombstoneTTL     time.Duration
 	peerTTL          time.Duration
 
-	self    Origin // of this opening
-	seq     uint64 // of the last write logged under it
-	clock   hybridClock
-	known   knowledge
-	disk    knowledge // of it the checkpoint and the proofs, as far as they are on disk
+	self  Origin // of this opening
+	seq   uint64 // of the last write logged under it
+	clock hybridClock
+	known knowledge
+	disk  knowledge // of it the checkpoint and the proofs, as far as they are on disk
+	unproved
 	aliases aliases
 	alias   map[Origin]uint32 // replaced when it grows, so that it may be read while the replica goes on
 	opened  bool
@@ -81,6 +82,16 @@ type replica struct {
 	found   vector // and what the one under way has found so far
 
 	txn txn // reused: there is one at a time
+}
+
+// unproved are the origins of which a proof, as far as the checkpoint goes, may not be
+// on disk. What a version rests on may have come in any earlier batch, and a power
+// failure can lose that one and keep the version; so the batch of each version has these
+// proofs along, until they are known to be on disk.
+type unproved struct {
+	origins []Origin
+	asOf    [2]uint64 // changes of proofs, and of checkpoint and disk, when they were worked out
+	moved   uint64    // changes of checkpoint and disk
 }
 
 // mark is a claim taken when goleveldb had flushed its memtable count times.

@@ -8,6 +8,16 @@ import (
 )
 
 func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
+	relyOnLearntProof(t, "l") // whose vv is shortened by it
+}
+
+func TestWriteTakesAlongTheProofThatWhatItReplacesRestsOn(t *testing.T) {
+	relyOnLearntProof(t, "k") // whose vv was shortened elsewhere
+}
+
+// relyOnLearntProof has a server write a key while the proof of what is missing in its
+// vv is known and not on disk, and lose all but that write.
+func relyOnLearntProof(t *testing.T, key string) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]
 	s.talk(a, b)
@@ -34,14 +44,14 @@ func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
 
 	// The write is on disk, and nothing that was not synced.
 	require.NoError(t, b.commitWith(func(t *txn) error {
-		return t.put([]write{{key: []byte("l"), value: []byte("shortened too")}})
+		return t.put([]write{{key: []byte(key), value: []byte("relies on it")}})
 	}, true))
-	v := b.holds["l"].live[0]
-	require.LessOrEqual(t, len(v.vv), 1)
+	v := b.holds[key].live[0]
+	require.LessOrEqual(t, len(v.vv), 2)
 	b.down()
 	b.disk = newSimDisk(b.disk.afterPowerFailure(s.rand, 0))
 	require.NoError(t, b.open())
-	require.Same(t, v, b.holds["l"].live[0])
+	require.Same(t, v, b.holds[key].live[0])
 	for _, e := range v.key.writes {
 		if v.past.has(e.nth) && !v.vv.has(e.dot) {
 			require.True(t, b.r.known.proves(e.dot), "nothing tells that %v was superseded", e.dot)

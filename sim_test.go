@@ -65,12 +65,16 @@ func TestSimulation(t *testing.T) {
 // TestKeptSeeds replays the schedules that once failed. A seed means something only
 // as long as the simulator draws as it did; they are cheap all the same.
 func TestKeptSeeds(t *testing.T) {
-	for _, seed := range []uint64{
-		10300, // an alias was read from a batch whose Sync had failed, and lost by the next power failure
-		10528, // the claim of a state was taken of which a changed key had not been sent
+	for _, kept := range []struct {
+		seed uint64
+		ops  int
+	}{
+		{10300, 600},   // an alias was read from a batch whose Sync had failed, and lost by the next power failure
+		{10528, 600},   // the claim of a state was taken of which a changed key had not been sent
+		{100007, 2000}, // a write was kept, and the proof that what it replaced rested on was lost with that
 	} {
-		if w := runSimulation(seed, *simOps); w.err != nil {
-			t.Errorf("seed %d: %v", seed, w.err)
+		if w := runSimulation(kept.seed, kept.ops); w.err != nil {
+			t.Errorf("seed %d: %v", kept.seed, w.err)
 		}
 	}
 }

@@ -26,6 +26,9 @@ type txn struct {
 	swept   bool      // the log holds no garbage any more
 	aliases int       // that were recorded before
 	saved   uint64    // revision up to which checkpoints were staged, or 0
+	proofs  []Origin  // of which proofs are along because versions may rest on them
+
+	savedFrom uint64 // revision from which checkpoints were staged
 
 	figures // by how much they change
 
@@ -66,7 +69,7 @@ func (r *replica) begin() *txn {
 	clear(t.staged)
 	t.changes = nil
 	t.known = knowledge{rows: t.known.rows[:0]}
-	t.loose, t.gone, t.saved, t.swept = nil, nil, 0, false
+	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
 	t.figures = figures{}
 	return t
 }
@@ -505,6 +508,12 @@ func (t *txn) finish() *leveldb.Batch {
 		}
 		t.r.stageOrigin(t.batch, w.origin, t.merged(*w))
 	}
+	if len(t.changes) > 0 {
+		t.proofs = t.r.unprovedOrigins()
+		for _, o := range t.proofs {
+			t.r.stageOrigin(t.batch, o, t.merged(row{origin: o}))
+		}
+	}
 	for a := t.aliases; a < len(t.r.aliases); a++ {
 		// A later batch may survive a power failure that loses this one, and
 		// would make no sense without the alias.
@@ -528,7 +537,7 @@ func (r *replica) apply(t *txn, synced bool) {
 	r.seq, r.recorded = t.seq, len(r.aliases)
 	r.known.take(t.known.rows)
 	if synced { // before the checkpoint rises below: that was not written
-		r.secured(t.known.rows)
+		r.secured(t)
 	}
 	r.figures.add(t.figures)
 	for i := range t.changes { // in order, so that the same writes leave the same cache
@@ -552,6 +561,7 @@ func (r *replica) apply(t *txn, synced bool) {
 			r.known.raise(durable, dot{w.origin, w.at[claimed]})
 		}
 		r.stableVec = nil
+		r.moved++
 	}
 }
 
@@ -562,15 +572,47 @@ func (r *replica) secure(c column, d dot) bool {
 }
 
 // secured notes the proofs and checkpoints that a synced transaction wrote.
-func (r *replica) secured(rows []row) {
-	for _, w := range rows {
-		if w.at[durable]|w.at[pruned]|w.at[purged] == 0 {
-			continue // it was not written
-		}
+func (r *replica) secured(t *txn) {
+	wrote := func(o Origin) {
 		for c := durable; c < columns; c++ {
-			r.disk.raise(c, dot{w.origin, r.known.at(c, w.origin)})
+			r.disk.raise(c, dot{o, r.known.at(c, o)})
 		}
 	}
+	for _, w := range t.known.rows {
+		if w.at[durable]|w.at[pruned]|w.at[purged] != 0 { // else it was not written
+			wrote(w.origin)
+		}
+	}
+	for _, o := range t.proofs {
+		wrote(o)
+	}
+	if t.saved > 0 {
+		for _, w := range r.known.rows {
+			if w.rev > t.savedFrom && w.rev <= t.saved {
+				wrote(w.origin)
+			}
+		}
+	}
+	r.moved++
+}
+
+// unprovedOrigins are worked out anew when something changed that they depend on.
+func (r *replica) unprovedOrigins() []Origin {
+	now := [2]uint64{r.known.proofs, r.moved}
+	if r.unproved.asOf == now {
+		return r.unproved.origins
+	}
+	r.unproved.asOf, r.unproved.origins = now, nil
+	for i := range r.known.rows {
+		w := &r.known.rows[i]
+		for c := pruned; c < columns; c++ {
+			if n := min(w.at[c], w.at[durable]); n > 0 && !r.secure(c, dot{w.origin, n}) {
+				r.unproved.origins = append(r.unproved.origins, w.origin)
+				break
+			}
+		}
+	}
+	return r.unproved.origins
 }
 
 // checkpoint raises the checkpoint to a claim that is known to be on disk, or to
@@ -585,6 +627,7 @@ func (r *replica) checkpoint(v vector) {
 		r.known.raise(durable, d)
 	}
 	r.stableVec = nil
+	r.moved++
 }
 
 // stageCheckpoints writes the checkpoint where it rose since it was last written.
@@ -592,7 +635,7 @@ func (t *txn) stageCheckpoints() {
 	for _, w := range t.r.known.since(t.r.savedRev) {
 		t.r.stageOrigin(t.batch, w.origin, w)
 	}
-	t.saved = t.r.known.rev
+	t.savedFrom, t.saved = t.r.savedRev, t.r.known.rev
 }
 
 // flushed tells the replica how often goleveldb has flushed its memtable so far.
