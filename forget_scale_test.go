@@ -117,6 +117,6 @@ func TestKeysThatAreDeletedEverywhereLeaveNothingBehind(t *testing.T) {
 		require.EqualValues(t, 1, n.r.keys)
 		bytes := sizes[i]()
 		t.Logf("size of node %d: %d bytes", i, bytes)
-		require.Less(t, bytes, int64(8<<10))
+		require.Less(t, bytes, int64(256<<10)) // of which goleveldb's own files are the most
 	}
 }
