@@ -195,6 +195,11 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 		require.NoError(t, peer.Put(fmt.Appendf(nil, "peer/%d", round%50), fmt.Appendf(nil, "%d", round), nil))
 		name := fmt.Sprint(round)
 		v := runVictim(t, dir, l.Addr().String(), name, time.Duration(50+rand.IntN(350))*time.Millisecond)
+		// Else it is told of all the addresses where it was before, and is killed while it
+		// still tries them.
+		for _, p := range peer.Status().Peers {
+			peer.RemovePeer(p.Addr)
+		}
 		requireAcknowledged(t, dir, name, &v, was)
 		for _, n := range v.acked {
 			total += n
