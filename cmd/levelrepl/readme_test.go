@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -92,13 +93,16 @@ func (s *shell) run(command string) string {
 	return strings.TrimSuffix(b.String(), endMark)
 }
 
-// freePorts replaces the ports that a document names by ones that are free.
+// freePorts replaces the ports that a document names by ones that are free, and below
+// those that the system gives to outgoing connections.
 func freePorts(t *testing.T) func(string) string {
 	t.Helper()
 	var pairs []string
 	for _, port := range []string{":9000", ":9001", ":9080", ":9081"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000)))
+		for err != nil {
+			l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(12_000)))
+		}
 		defer l.Close()
 		_, free, err := net.SplitHostPort(l.Addr().String())
 		require.NoError(t, err)
@@ -125,6 +129,10 @@ func follow(t *testing.T, file string, least int) {
 	for _, step := range steps {
 		if _, err := exec.LookPath("curl"); err != nil && strings.HasPrefix(step.command, "curl") {
 			continue
+		}
+		if file == "README.md" && (strings.HasPrefix(step.command, "levelrepl status") || strings.HasPrefix(step.command, "levelrepl conflicts")) {
+			// The document shows two nodes that know of each other's last writes.
+			s.run(ports("until levelrepl status --check 127.0.0.1:9080 127.0.0.1:9081 >/dev/null 2>&1; do sleep 0.1; done"))
 		}
 		// Columns are as wide as the ports; what differs each time is marked.
 		want := spaces.ReplaceAllString(regexp.QuoteMeta(ports(step.prints)), " +")
