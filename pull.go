@@ -63,8 +63,10 @@ func (s *session) startPull() error {
 		p.repair = &repair{kind: toMend, keys: s.params.mend}
 		return s.fetchNext()
 	}
-	if p.settle && len(s.peerLoose) == 0 { // a pull would bring nothing
-		p.rounds, p.claim = 1, s.peer.vector(claimed)
+	// A pull would bring nothing, if what the peer told of its claim since its hello is no
+	// more than it claimed then; and so there is no claim to be taken.
+	if p.settle && len(s.peerLoose) == 0 && s.peer.claims == s.theirs.claims {
+		p.rounds = 1
 		return s.startRepair(toSettle)
 	}
 	s.send(framePull, s.sending.frame(func(b []byte) []byte {
