@@ -142,13 +142,7 @@ func (v *view) logged(key, value, record []byte) (bool, error) {
 	if s[0].deleted {
 		return false, nil
 	}
-	a, _ := v.aliasOf(s[0].origin)
-	logKey := appendLogKey(nil, a, s[0].seq)
-	rec, err := v.Get(logKey, nil)
-	if err != nil {
-		return false, err
-	}
-	e, err := decodeEntry(logKey, rec, v)
+	e, err := readEntry(v, key, &s[0], v)
 	return e.check == checksum(value), err
 }
 

@@ -283,8 +283,9 @@ func (s *session) refuseSaying(code refuseCode, err error, text string) error {
 	return err
 }
 
-// theirsNow is what the peer claims at the end of a session that went well: the dialer pulled first, so what it was told of is what the acceptor had
-// joined with its own. If a pull was left out, nobody knows until they are asked again.
+// theirsNow is what the peer claims at the end of a session that went well: the
+// dialer pulled first, so what it was told of is what the acceptor had joined with its
+// own. If a pull was left out, nobody knows until they are asked again.
 func (s *session) theirsNow() sum {
 	if s.leftOut != pullNow || s.theyLeft != pullNow {
 		return sum{}
