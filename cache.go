@@ -25,6 +25,13 @@ func (c *cache) get(key []byte) ([]byte, bool) {
 	return rec, ok
 }
 
+// update changes the record of a key that is in use, and leaves others out.
+func (c *cache) update(key, rec []byte) {
+	if _, ok := c.get(key); ok {
+		c.put(key, rec)
+	}
+}
+
 // put keeps a record, which must not be changed afterwards.
 func (c *cache) put(key, rec []byte) {
 	if c.limit <= 0 {

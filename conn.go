@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -43,6 +44,20 @@ func (db *DB) params(remembered Origin) sessionParams {
 // about four of the largest in memory.
 func (db *DB) window() int { return windowSize / max(1, int(db.talking.Load())/4) }
 
+// readers and writers are buffers of connections, used again: most sessions are short,
+// and end before they fill one.
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
+)
+
+func (t *conversation) putBuffers() {
+	t.w.Reset(nil)
+	t.r.Reset(nil)
+	writers.Put(t.w)
+	readers.Put(t.r)
+}
+
 // converse holds a session over a connection that is through with its handshake.
 // The connection is closed then. peer gives the peer's address, once it is greeted.
 func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s *session, tk *ticket, peer func() string) error {
@@ -51,7 +66,10 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	defer db.talking.Add(-1)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
-	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: bufio.NewWriterSize(conn, 64<<10), r: bufio.NewReaderSize(conn, 64<<10)}
+	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: writers.Get().(*bufio.Writer), r: readers.Get().(*bufio.Reader)}
+	t.w.Reset(conn)
+	t.r.Reset(conn)
+	defer t.putBuffers()
 	t.work = pullWork{db: db, peer: peer}
 	defer t.keep(0)
 	defer t.work.end()

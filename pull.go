@@ -132,9 +132,10 @@ func (s *session) gotPage(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	var keys []heldKey
 	versions := 0
-	for range d.count(2) {
+	n := d.count(2)
+	keys := make([]heldKey, 0, min(n, maxVersions/16))
+	for range n {
 		k, err := s.readKey(&d)
 		if err != nil {
 			return err
@@ -164,7 +165,11 @@ func (s *session) gotPage(payload []byte) error {
 			return err
 		}
 	}
-	p.keys = append(p.keys, keys...)
+	if len(p.keys) == 0 {
+		p.keys = keys
+	} else {
+		p.keys = append(p.keys, keys...)
+	}
 	p.bytes += bytes
 	p.size += size
 	p.proof = s.peer

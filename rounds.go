@@ -30,13 +30,42 @@ func (db *DB) rounds(ctx context.Context) {
 		}
 		now := time.Now()
 		if wait := db.opts.MinInterval - now.Sub(last); wait > 0 && !first {
-			timer.Reset(wait)
-			continue
+			if !db.rest(ctx, timer, wait) {
+				return
+			}
+			now = time.Now()
+			kicked = taken(db.kick) || kicked
+			taken(db.peers.found)
 		}
 		last = now
 		db.round(ctx, now, kicked, first)
 		kicked, first = false, false
 		timer.Reset(db.untilNext(now))
+	}
+}
+
+// rest waits before the next round; it is false if ctx ends. The signals of those who
+// write stay where they are meanwhile, so that not every write has to wake it.
+func (db *DB) rest(ctx context.Context, timer *time.Timer, wait time.Duration) bool {
+	for timer.Reset(wait); ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-db.urgent:
+			db.hasten(ctx)
+		case <-timer.C:
+			return true
+		}
+	}
+}
+
+// taken takes a signal out of a channel, if there is one.
+func taken(signal <-chan struct{}) bool {
+	select {
+	case <-signal:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -409,7 +409,7 @@ func (p *page) put(key []byte, vs []version, claims vector) {
 func (p *page) next() {
 	p.flush()
 	p.sent += len(p.body)
-	p.marks, p.body, p.keys, p.named = nil, nil, 0, 0
+	p.marks, p.body, p.keys, p.named = p.marks[:0], p.body[:0], 0, 0
 }
 
 // sendChunks sends a value that is too large for a page, ahead of the page.

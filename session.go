@@ -646,7 +646,8 @@ func (s *session) checkOwn(seq uint64) (err error) {
 type names struct {
 	list  []Origin
 	index map[Origin]uint64
-	fresh int // how many were spelt out
+	fresh int    // how many were spelt out
+	rest  []byte // of frame
 }
 
 func (n *names) number(o Origin) uint64 {
@@ -671,7 +672,8 @@ func (n *names) origin(i uint64) (Origin, bool) {
 
 // frame puts the origins that body needs in front of it.
 func (n *names) frame(body func(b []byte) []byte) []byte {
-	rest := body(nil)
+	n.rest = body(n.rest[:0])
+	rest := n.rest
 	b := make([]byte, 0, len(rest)+10+16*(len(n.list)-n.fresh))
 	b = binary.AppendUvarint(b, uint64(len(n.list)-n.fresh))
 	for _, o := range n.list[n.fresh:] {

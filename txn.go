@@ -42,19 +42,30 @@ type stagedKey struct {
 	state    state // with values and times
 	full     bool  // values and times are there
 	disputed bool
-	index    []byte // record; nil for none
 }
 
 // change is what a transaction did to one key, for those who watch.
 type change struct {
 	key      []byte
-	versions []version // what the key holds now, in canonical order
-	shown    Version
+	versions []version // what the key holds now
+	resolved *Version  // what is shown if these are several
+	index    []byte    // its record, nil for none
 	local    bool
 	conflict bool // it is in conflict now
 	was      bool // it was in conflict before
 	panicked any  // what the resolver panicked with
 	quiet    bool // nobody wrote: something was forgotten or named anew
+}
+
+// shown is what the key shows now.
+func (c *change) shown() Version {
+	switch {
+	case c.resolved != nil:
+		return *c.resolved
+	case len(c.versions) == 0:
+		return Version{Deleted: true}
+	}
+	return c.versions[0].public()
 }
 
 // begin starts a transaction. There is one at a time, and its batch and what it
@@ -360,18 +371,18 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 	switch {
 	case len(now) == 0:
 		t.batch.Delete(key)
-		c.shown = Version{Deleted: true}
 	case len(now) == 1:
 		t.raw(write{key, now[0].value, now[0].deleted})
-		c.shown = now[0].public()
 	default:
 		next.disputed = disputed(now)
-		c.shown, c.panicked = resolveAll(t.r.resolve, key, now)
-		stageShown(t.batch, key, c.shown)
+		var shown Version
+		shown, c.panicked = resolveAll(t.r.resolve, key, now)
+		c.resolved = &shown
+		stageShown(t.batch, key, shown)
 	}
 	t.stageLog(key, now)
 	t.stageMarks(key, old, now, was, next.disputed)
-	t.stageIndex(key, next)
+	c.index = t.stageIndex(key, now)
 	if len(old) == 0 {
 		t.r.filter.add(key)
 	}
@@ -429,15 +440,16 @@ func (t *txn) stageMarks(key []byte, old, now state, was, is bool) {
 	mark(kindConflict, was, is)
 }
 
-func (t *txn) stageIndex(key []byte, k *stagedKey) {
+// stageIndex writes the log-index and gives its record.
+func (t *txn) stageIndex(key []byte, now state) []byte {
 	t.keyBuf = appendKey(t.keyBuf[:0], kindIndex, key)
-	if len(k.state) == 0 {
+	if len(now) == 0 {
 		t.batch.Delete(t.keyBuf)
-		return
+		return nil
 	}
-	t.buf = appendIndex(t.buf[:0], k.state, t.r)
-	k.index = slices.Clone(t.buf)
+	t.buf = appendIndex(t.buf[:0], now, t.r)
 	t.batch.Put(t.keyBuf, t.buf)
+	return slices.Clone(t.buf)
 }
 
 // resolveAgain stages what keys in conflict show now, if that is something else:
@@ -541,10 +553,14 @@ func (r *replica) apply(t *txn, synced bool) {
 	}
 	r.figures.add(t.figures)
 	for i := range t.changes { // in order, so that the same writes leave the same cache
-		key := t.changes[i].key
-		r.cache.put(key, t.staged[string(key)].index)
-		for c := range r.collectors {
-			c.add(key)
+		c := &t.changes[i]
+		if c.local {
+			r.cache.put(c.key, c.index)
+		} else {
+			r.cache.update(c.key, c.index)
+		}
+		for s := range r.collectors {
+			s.add(c.key)
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)

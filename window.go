@@ -21,11 +21,11 @@ type logged struct {
 }
 
 const (
-	windowSize    = 8 << 20 // bytes, about, that a long pull sends of one state of the database
-	windowLeast   = 16      // entries that are read together
-	windowMost    = 1 << 15
+	windowSize    = 16 << 20 // bytes, about, that a long pull sends of one state of the database
+	windowLeast   = 16       // entries that are read together
+	windowMost    = 1 << 17
 	sortedFrom    = 64  // fewer values are looked up one by one
-	hop           = 16  // keys that are passed over rather than sought
+	hop           = 32  // keys that are passed over rather than sought
 	loggedAtLeast = 100 // bytes, about, that an entry comes to on the wire, before one was seen
 )
 
@@ -35,6 +35,7 @@ func (v *serving) readLog(st *view, g region, bytes int) (entries []logged, all 
 	n := min(max(bytes/max(v.average, loggedAtLeast), windowLeast), windowMost)
 	it := st.NewIterator(logRange(g.alias, g.from, g.to), nil)
 	defer it.Release()
+	entries = make([]logged, 0, min(uint64(n), g.to-g.from+1))
 	var room []byte // of keys and values, shared
 	for ok := it.Last(); ok; ok = it.Prev() {
 		e, err := decodeEntry(it.Key(), it.Value(), st)
