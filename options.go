@@ -76,7 +76,7 @@ type Options struct {
 	// changes. Defaults: 20 ms and 10 s.
 	MinInterval, MaxInterval time.Duration
 
-	// Fanout is how many peers a round holds a session with. Default: 3.
+	// Fanout is how many peers a round holds a session with. Default: 4.
 	Fanout int
 
 	// ReadyTimeout bounds how long the first writes wait for the first attempt
@@ -273,7 +273,7 @@ func (o *Options) withDefaults() (Options, error) {
 			*n = def
 		}
 	}
-	number(&c.Fanout, 3)
+	number(&c.Fanout, 4)
 	number(&c.MaxValue, 64<<20)
 	number(&c.MaxKey, 64<<10)
 	number(&c.MaxConns, 128)

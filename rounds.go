@@ -14,7 +14,7 @@ import (
 func (db *DB) rounds(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := time.Time{}
+	next := time.Time{} // not before
 	kicked := false // since the last round
 	for first := true; ; {
 		select {
@@ -29,7 +29,7 @@ func (db *DB) rounds(ctx context.Context) {
 			kicked = true
 		}
 		now := time.Now()
-		if wait := db.opts.MinInterval - now.Sub(last); wait > 0 && !first {
+		if wait := next.Sub(now); wait > 0 {
 			if !db.rest(ctx, timer, wait) {
 				return
 			}
@@ -37,8 +37,12 @@ func (db *DB) rounds(ctx context.Context) {
 			kicked = taken(db.kick) || kicked
 			taken(db.peers.found)
 		}
-		last = now
-		db.round(ctx, now, kicked, first)
+		// Only sessions that a change was the reason for keep the next change waiting.
+		least := db.opts.MinInterval
+		if db.round(ctx, now, kicked, first) == 0 || !kicked {
+			least /= 10
+		}
+		next = now.Add(least)
 		kicked, first = false, false
 		timer.Reset(db.untilNext(now))
 	}
@@ -70,8 +74,9 @@ func taken(signal <-chan struct{}) bool {
 }
 
 // round starts sessions with peers chosen at random: all of them at first, then
-// Fanout. After a change those are left out that are known to have it already.
-func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) {
+// Fanout. After a change those are left out that are known to have it already. It
+// gives how many there are.
+func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) int {
 	n := db.opts.Fanout
 	if first {
 		n = 64
@@ -79,9 +84,11 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) {
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
 	skip := func(p *peer) bool { return kicked && (p.answering > 0 || p.claims == claims) }
-	for _, p := range db.peers.pick(n, now, skip) {
+	picked := db.peers.pick(n, now, skip)
+	for _, p := range picked {
 		db.spawn(func() { db.call(ctx, p, purpose{}) })
 	}
+	return len(picked)
 }
 
 // untilNext is the pause before the next round, or the time until a peer that

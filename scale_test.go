@@ -72,7 +72,7 @@ func (w *scaleWorld) Swap(i, j int) {
 const (
 	scaleLeast   = 20 * time.Millisecond // MinInterval
 	scaleMost    = 10 * time.Second      // MaxInterval
-	scaleFanout  = 3
+	scaleFanout  = 4
 	scaleSession = 3 * time.Millisecond // a dial and two round trips
 )
 
@@ -120,7 +120,7 @@ func (x *scaleNode) commit(stage func(t *txn) error) error {
 	return nil
 }
 
-// kick has a round start, MinInterval after the last at the earliest.
+// kick has a round start, MinInterval after the last that was kicked at the earliest.
 func (x *scaleNode) kick(at time.Time) {
 	if due := x.last.Add(scaleLeast); at.Before(due) {
 		at = due
@@ -140,8 +140,11 @@ func (x *scaleNode) put(t testing.TB, key, value string) {
 func (w *scaleWorld) step(t testing.TB) {
 	x := w.order[0]
 	w.now = x.next
-	x.last, x.rounds = w.now, x.rounds+1
+	x.rounds++
 	kicked := x.kicked
+	if x.last = w.now; !kicked {
+		x.last = x.last.Add(-scaleLeast * 9 / 10)
+	}
 	x.kicked = false
 	for tries, held := 0, 0; held < scaleFanout && tries < 20; tries++ {
 		y := w.nodes[w.rand.IntN(len(w.nodes))]
