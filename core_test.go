@@ -76,10 +76,10 @@ func (n *node) commit(stage func(t *txn) error) error {
 	n.r.apply(t, t.sync)
 	return nil
 }
-func (n *node) addresses() []string      { return nil }
-func (n *node) learn([]string)           {}
-func (n *node) enterPull(Origin) leftOut { return pullNow }
-func (n *node) leavePull(Origin)         {}
+func (n *node) addresses() []string             { return nil }
+func (n *node) learn([]string)                  {}
+func (n *node) enterPull(Origin, int64) leftOut { return pullNow }
+func (n *node) leavePull(Origin)                {}
 
 func newNode(t testing.TB) *node { return openNode(t, storage.NewMemStorage(), HighestClock) }
 

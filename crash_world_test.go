@@ -92,11 +92,11 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 	return n, n.r.tidy(n.commit)
 }
 
-func (n *crashNode) at(f func(r *replica))    { n.queue.at(f) }
-func (n *crashNode) addresses() []string      { return nil }
-func (n *crashNode) learn([]string)           {}
-func (n *crashNode) enterPull(Origin) leftOut { return pullNow }
-func (n *crashNode) leavePull(Origin)         {}
+func (n *crashNode) at(f func(r *replica))           { n.queue.at(f) }
+func (n *crashNode) addresses() []string             { return nil }
+func (n *crashNode) learn([]string)                  {}
+func (n *crashNode) enterPull(Origin, int64) leftOut { return pullNow }
+func (n *crashNode) leavePull(Origin)                {}
 
 func (n *crashNode) commit(stage func(t *txn) error) error {
 	return n.queue.do(&request{stage: stage, sync: n.sync, done: make(chan error, 1)})

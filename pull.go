@@ -17,7 +17,7 @@ type pulling struct {
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
-	claim vector   // of the peer, in the state of which it has sent all
+	claim vector   // of the peer, in the first state of those that it sends; nil before that
 
 	proof knowledge // of the peer, in the state of the pages in keys
 
@@ -43,7 +43,9 @@ type pendingPull struct {
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
-	if s.leftOut = s.host.enterPull(s.theirs.origin); s.leftOut != pullNow {
+	var news int64
+	s.host.at(func(r *replica) { news = r.known.behind(&s.peer) })
+	if s.leftOut = s.host.enterPull(s.theirs.origin, news); s.leftOut != pullNow {
 		return s.pulled()
 	}
 	p := &pulling{}
@@ -465,7 +467,9 @@ func (s *session) gotEnd(payload []byte) error {
 		}
 		return s.pulled()
 	}
-	p.claim = s.peer.vector(claimed)
+	if p.claim == nil { // it said nothing new
+		p.claim = s.peer.vector(claimed)
+	}
 	return s.conclude()
 }
 

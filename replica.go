@@ -67,8 +67,8 @@ type replica struct {
 
 	figures
 
-	pending    *pendingPull          // what an unfinished pull already brought
-	collectors map[*changed]struct{} // of sessions that are serving
+	pending  *pendingPull          // what an unfinished pull already brought
+	servings map[*serving]struct{} // of sessions
 
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
 	commits   uint64 // transactions since the opening

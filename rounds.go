@@ -15,7 +15,7 @@ func (db *DB) rounds(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	next := time.Time{} // not before
-	kicked := false // since the last round
+	kicked := false     // since the last round
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
@@ -128,33 +128,43 @@ func (db *DB) news(changes int) {
 // the same again; so a session leaves out its own pull then, and a round follows.
 type pulls struct {
 	mu     sync.Mutex
-	active map[Origin]time.Time // since when
-	missed bool                 // a session left out its pull
+	active map[Origin]activePull
+	missed bool // a session left out its pull
+}
+
+type activePull struct {
+	since time.Time
+	bulk  bool // it brings much
 }
 
 const (
-	bulkAfter = 100 * time.Millisecond // a pull that takes longer brings much
-	bulkUntil = 2 * time.Second        // one that takes longer still holds up no other
+	bulkWrites = 4096                   // a pull of more brings much,
+	bulkAfter  = 100 * time.Millisecond // and so does one that takes longer
+	bulkUntil  = 2 * time.Second        // one that takes longer still holds up no other
 )
 
-func (db *DB) enterPull(from Origin) leftOut {
+func (db *DB) enterPull(from Origin, writes int64) leftOut {
 	if db.queue.broken() != nil {
 		return pullNever
 	}
-	ps := &db.pulls
+	return db.pulls.enter(from, writes, time.Now())
+}
+
+func (ps *pulls) enter(from Origin, writes int64, now time.Time) leftOut {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	now := time.Now()
-	for o, since := range ps.active {
-		if took := now.Sub(since); o == from || took > bulkAfter && took < bulkUntil {
+	bulk := writes > bulkWrites
+	for o, p := range ps.active {
+		took := now.Sub(p.since)
+		if o == from || took < bulkUntil && (took > bulkAfter || bulk && p.bulk) {
 			ps.missed = true
 			return pullLater
 		}
 	}
 	if ps.active == nil {
-		ps.active = map[Origin]time.Time{}
+		ps.active = map[Origin]activePull{}
 	}
-	ps.active[from] = now
+	ps.active[from] = activePull{now, bulk}
 	return pullNow
 }
 

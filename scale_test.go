@@ -186,10 +186,10 @@ func (x *scaleNode) meet(t testing.TB, y *scaleNode) (bytes int64, idle bool) {
 	return bytes, a.idle
 }
 
-func (x *scaleNode) addresses() []string      { return nil }
-func (x *scaleNode) learn([]string)           {}
-func (x *scaleNode) enterPull(Origin) leftOut { return pullNow }
-func (x *scaleNode) leavePull(Origin)         {}
+func (x *scaleNode) addresses() []string             { return nil }
+func (x *scaleNode) learn([]string)                  {}
+func (x *scaleNode) enterPull(Origin, int64) leftOut { return pullNow }
+func (x *scaleNode) leavePull(Origin)                {}
 
 // spread measures how long a write takes to reach all servers.
 func (w *scaleWorld) spread(t testing.TB, key string) (took []time.Duration, rounds int) {

@@ -16,10 +16,12 @@ import (
 //
 // What is superseded between two pages would be missed: its log entry is gone
 // before it was read, and that of its successor lies elsewhere. So the keys that
-// change from the first page on are noted, and sent as they are then, until a page
-// has sent the last of them: with that, all of its state was sent.
+// lose a version of the first state are noted, and sent as they are then, until a
+// page has sent the last of them: with that, all of the first state was sent, or
+// what has superseded it.
 type serving struct {
 	peer    vector           // what the peer claims
+	tops    vector           // up to where the first state has what it lacks
 	skip    map[Origin]spans // what an earlier, unfinished pull already brought it
 	regions []region         // still to be read
 	begun   bool
@@ -38,16 +40,27 @@ type region struct {
 	from, to uint64
 }
 
-// changed collects the keys that change while something is being served.
+// changed collects the keys that must be sent again, as what was to be sent of them
+// is gone.
 type changed struct {
 	keys map[string]struct{}
 	lost bool // there were too many
 }
 
 const (
-	maxChanged = 1 << 16 // keys that may change while a pull is served, or the peer must come again
+	maxChanged = 1 << 16 // such keys, or the peer must come again
 	maxAfter   = 1 << 10 // pages of them
 )
+
+// note takes in what a commit did to a key.
+func (v *serving) note(c *change) {
+	for i := range c.old {
+		if d := c.old[i].dot; v.tops.has(d) && !v.peer.has(d) && !c.versions.has(d) {
+			v.changed.add(c.key)
+			return
+		}
+	}
+}
 
 func (c *changed) add(key []byte) {
 	if len(c.keys) >= maxChanged {
@@ -77,7 +90,6 @@ func (s *session) view(f func(r *replica)) (v view, err error) {
 			return
 		}
 		v.aliases, v.index, v.litter, v.keys = r.aliases, r.alias, r.littered, r.keys
-		s.told = r.known.claims
 		v.rows, v.rev, v.loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		f(r)
 	})
@@ -147,7 +159,7 @@ func (s *session) endServing(whole bool) {
 
 func (s *session) leaveServing() {
 	if s.serving != nil && s.serving.begun {
-		s.host.at(func(r *replica) { delete(r.collectors, &s.serving.changed) })
+		s.host.at(func(r *replica) { delete(r.servings, s.serving) })
 	}
 	s.serving = nil
 }
@@ -155,8 +167,10 @@ func (s *session) leaveServing() {
 func (s *session) producePage(v *serving) error {
 	var keys map[string]struct{}
 	still := false // nothing has changed since the first state
+	first := !v.begun
 	state, err := s.view(func(r *replica) {
-		if !v.begun {
+		if first {
+			s.told = r.known.claims
 			v.begin(r)
 		}
 		still = len(v.changed.keys) == 0 && v.after == 0
@@ -168,7 +182,11 @@ func (s *session) producePage(v *serving) error {
 		return err
 	}
 	defer state.Release()
-	s.tell(&state)
+	if first { // what is claimed in this state is what the peer will claim at the end
+		s.sendRows(state.rows, state.rev, state.loose, nil)
+	} else {
+		s.tell(&state)
+	}
 	p := page{session: s}
 	for ended := false; len(v.regions) > 0 && !ended; {
 		if ended, err = v.readRegion(&state, &p); err != nil {
@@ -208,13 +226,14 @@ func (s *session) producePage(v *serving) error {
 func (v *serving) begin(r *replica) {
 	v.begun, v.regions, v.sent, v.window = true, []region{}, map[string]sum{}, pageSize
 	v.changed.keys = map[string]struct{}{}
-	if r.collectors == nil {
-		r.collectors = map[*changed]struct{}{}
+	if r.servings == nil {
+		r.servings = map[*serving]struct{}{}
 	}
-	r.collectors[&v.changed] = struct{}{}
+	r.servings[v] = struct{}{}
 	lacks := func(o Origin, top uint64) {
 		if from := v.peer.seq(o) + 1; top >= from {
 			v.regions = v.skip[o].cut(v.regions, region{o, r.alias[o], from, top})
+			v.tops = v.tops.raise(dot{o, top})
 		}
 	}
 	for _, w := range r.known.rows {

@@ -22,9 +22,9 @@ type host interface {
 	// addresses are those of servers known here; learn takes in others'.
 	addresses() []string
 	learn(addrs []string)
-	// enterPull tells whether a pull from a peer is to be left out. If not, a
-	// leavePull follows.
-	enterPull(from Origin) leftOut
+	// enterPull tells whether a pull from a peer, which has so many writes that are
+	// not known here, is to be left out. If not, a leavePull follows.
+	enterPull(from Origin, writes int64) leftOut
 	leavePull(from Origin)
 }
 
@@ -622,6 +622,9 @@ func (s *session) gotVectors(payload []byte) error {
 		}
 		r.succeeds(s.theirs.origin, lineage)
 	})
+	if p := s.pulling; p != nil && p.claim == nil && p.repair == nil && s.expect == wantPage {
+		p.claim = s.peer.vector(claimed)
+	}
 	if s.expect == wantVectors {
 		s.expect = wantPull // addresses may follow, and then it is our turn
 		if s.dialed {

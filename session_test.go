@@ -10,7 +10,7 @@ import (
 // busyNode is a server that is pulling in another session.
 type busyNode struct{ *node }
 
-func (busyNode) enterPull(Origin) leftOut { return pullLater }
+func (busyNode) enterPull(Origin, int64) leftOut { return pullLater }
 
 func TestDialerThatLeavesOutItsPullIsPulledFrom(t *testing.T) {
 	a, b := newNode(t), newNode(t)
@@ -37,7 +37,7 @@ func TestDialerIsToldThatTheAcceptorLeftOutItsPull(t *testing.T) {
 func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
 	a := serve(t, Options{})
 	b := serve(t, Options{Peers: []string{a.Addr().String()}})
-	require.Eventually(t, func() bool { return a.enterPull(b.self) == pullNow }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return a.enterPull(b.self, 0) == pullNow }, 5*time.Second, time.Millisecond)
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
 
 	before := b.Status().Sessions
@@ -61,4 +61,20 @@ func TestWaitingHasAnEnd(t *testing.T) {
 		require.NoError(t, sb.receive(frameWait, nil))
 	}
 	require.Error(t, sb.receive(frameWait, nil))
+}
+
+func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
+	a, b := Origin{1}, Origin{2}
+	now := time.Unix(0, 0)
+	var ps pulls
+	require.Equal(t, pullNow, ps.enter(a, bulkWrites+1, now))
+	require.Equal(t, pullLater, ps.enter(b, bulkWrites+1, now), "the other brings the same")
+	require.True(t, ps.missed)
+	require.Equal(t, pullLater, ps.enter(b, 1, now.Add(bulkAfter+1)))
+	require.Equal(t, pullNow, ps.enter(b, bulkWrites+1, now.Add(bulkUntil)), "nobody waits long for a slow one")
+
+	ps = pulls{}
+	require.Equal(t, pullNow, ps.enter(a, 1, now))
+	require.Equal(t, pullNow, ps.enter(b, bulkWrites+1, now), "a few writes do not hold up many")
+	require.Equal(t, pullLater, ps.enter(a, 1, now), "the same session's server twice")
 }

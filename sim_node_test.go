@@ -329,7 +329,7 @@ func (n *simNode) claimsHold(rows []row) error {
 
 func (n *simNode) addresses() []string { return []string{fmt.Sprintf("n%d:9000", n.id)} }
 func (n *simNode) learn([]string)      {}
-func (n *simNode) enterPull(Origin) leftOut {
+func (n *simNode) enterPull(Origin, int64) leftOut {
 	if n.w.healed || !n.w.conf.skips || n.w.chance(0.9) {
 		return pullNow
 	}

@@ -47,9 +47,10 @@ type stagedKey struct {
 // change is what a transaction did to one key, for those who watch.
 type change struct {
 	key      []byte
-	versions []version // what the key holds now
-	resolved *Version  // what is shown if these are several
-	index    []byte    // its record, nil for none
+	old      state    // what the key held before, without values
+	versions state    // what it holds now
+	resolved *Version // what is shown if these are several
+	index    []byte   // its record, nil for none
 	local    bool
 	conflict bool // it is in conflict now
 	was      bool // it was in conflict before
@@ -367,7 +368,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 		}
 	}
 	next := &stagedKey{state: now, full: true}
-	c := change{key: key, local: local, was: was}
+	c := change{key: key, old: old, local: local, was: was}
 	switch {
 	case len(now) == 0:
 		t.batch.Delete(key)
@@ -559,8 +560,8 @@ func (r *replica) apply(t *txn, synced bool) {
 		} else {
 			r.cache.update(c.key, c.index)
 		}
-		for s := range r.collectors {
-			s.add(c.key)
+		for s := range r.servings {
+			s.note(c)
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)
