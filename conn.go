@@ -28,8 +28,10 @@ type conversation struct {
 	w       *bufio.Writer
 	r       *bufio.Reader
 	work    pullWork
-	held    int  // bytes of MaxInFlight
-	large   bool // it has the one place of those that hold more than their share
+	packs   bool   // what is sent may be packed
+	packed  []byte // buffer for it
+	held    int    // bytes of MaxInFlight
+	large   bool   // it has the one place of those that hold more than their share
 }
 
 func (db *DB) params(remembered Origin) sessionParams {
@@ -71,6 +73,7 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	t.r.Reset(conn)
 	defer t.putBuffers()
 	t.work = pullWork{db: db, peer: peer}
+	t.packs = db.opts.Compression.packs(conn.RemoteAddr().String())
 	defer t.keep(0)
 	defer t.work.end()
 	err := t.run(ctx)
@@ -163,6 +166,9 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 		limit = frameCap
 	}
 	kind, payload, err := t.read(ctx, limit)
+	if kind == framePacked && err == nil && greeted {
+		kind, payload, err = t.unpack(ctx, payload)
+	}
 	if err != nil {
 		var broken protocolError
 		if errors.As(err, &broken) {
@@ -248,6 +254,7 @@ func (t *conversation) flush() error {
 		return nil
 	}
 	for _, f := range t.session.out {
+		f = t.pack(f)
 		if _, err := t.w.Write(appendHead(t.w.AvailableBuffer(), f.kind, len(f.payload))); err != nil {
 			return err
 		}

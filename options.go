@@ -68,6 +68,13 @@ type Options struct {
 	// Insecure permits plain TCP on addresses that are not loopback.
 	Insecure bool
 
+	// Compression says what is sent to peers in compressed form (S2): pages of
+	// keys that are over 1 KiB, and the like. It saves a third or more of the bytes if
+	// values compress, and costs processor time. Beware where one who writes values
+	// can also watch the encrypted connection: how far values of others compress
+	// beside his own tells something about them. Default: CompressNothing.
+	Compression Compression
+
 	// Dial connects to peers. Default: net.Dialer.DialContext.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -324,6 +331,9 @@ func (c *Options) check() error {
 		if f.n < 0 || f.n > f.limit {
 			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
 		}
+	}
+	if c.Compression < CompressNothing || c.Compression > CompressAll {
+		errs = append(errs, bad("Compression", "%d, want CompressNothing, CompressRemote or CompressAll", c.Compression))
 	}
 	if c.MaxInFlight >= 0 && c.MaxInFlight < 2*frameCap {
 		errs = append(errs, bad("MaxInFlight", "%d, want at least %d", c.MaxInFlight, 2*frameCap))

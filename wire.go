@@ -43,6 +43,7 @@ const (
 	frameProbed    frameType = 12 // the answer: split sums, or dots
 	frameFetch     frameType = 13 // keys and dots whose state is asked for
 	frameWait      frameType = 14 // the speaker is still at work
+	framePacked    frameType = 15 // another frame, compressed
 )
 
 const (

@@ -18,7 +18,8 @@ import (
 
 // pulling are the scenarios of two servers of which one brings over what it lacks.
 func pulling() (list []scenario) {
-	list = append(list, fill(), halfFull(), stall())
+	list = append(list, fill("Fill", "An empty server takes 200,000 keys, values of 100 bytes, over TCP", replicator.CompressNothing))
+	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
 	for _, network := range networks {
 		list = append(list, tails(network), idleSessions(network))
 	}
@@ -121,23 +122,23 @@ func (e *env) source(n int) (string, error) {
 
 // fill brings all of a server to an empty one. The raw handle does what the receiver
 // must at least: write the keys in random batches of 1000.
-func fill() scenario {
-	s := scenario{name: "Fill", systems: local, title: "An empty server takes 200,000 keys, values of 100 bytes, over TCP"}
+func fill(name, title string, c replicator.Compression) scenario {
+	s := scenario{name: name, systems: local, title: title}
 	s.rows = []row{
-		{"Fill", "op/s", "keys a second; raw: random batches of 1000", atLeast(0.85)},
-		{"Fill", cpuUnit, "processor time for a key, of both servers", aim{}},
-		{"Fill", "sec", "seconds", atMost(1.5)},
-		{"Fill", "B", "on the wire", atMost(30e6)},
+		{name, "op/s", "keys a second; raw: random batches of 1000", atLeast(0.85)},
+		{name, cpuUnit, "processor time for a key, of both servers", aim{}},
+		{name, "sec", "seconds", atMost(1.5)},
+		{name, "B", "on the wire", atMost(30e6)},
 	}
 	s.run = func(e *env) error {
 		if e.system == raw {
-			return e.rawLoads("Fill", 0)
+			return e.rawLoads(name, 0)
 		}
 		source, err := e.source(e.fill)
 		if err != nil {
 			return err
 		}
-		return e.pulled("Fill", source, e.dir, e.fill)
+		return e.pulled(name, source, e.dir, e.fill, c)
 	}
 	return s
 }
@@ -170,8 +171,10 @@ func (e *env) emitPull(name string, n int, took, used time.Duration, wire int64)
 }
 
 // pulled has a server take in what another has, n keys of which are new to it.
-func (e *env) pulled(name, from, to string, n int) error {
-	oa, ob, err := over("tcp", alone())
+func (e *env) pulled(name, from, to string, n int, c replicator.Compression) error {
+	o := alone()
+	o.Compression = c
+	oa, ob, err := over("tcp", o)
 	if err != nil {
 		return err
 	}
@@ -223,7 +226,7 @@ func halfFull() scenario {
 		if err = errors.Join(err, b.Close(), a.Close()); err != nil {
 			return err
 		}
-		return e.pulled("HalfFull", first, second, e.fill-half)
+		return e.pulled("HalfFull", first, second, e.fill-half, replicator.CompressNothing)
 	}
 	return s
 }

@@ -192,6 +192,7 @@ func TestWrongCommandLinesSayWhatToDoAndExitWith2(t *testing.T) {
 		{"compare a", "compare takes two addresses or directories, not 1 arguments"},
 		{"verify --local= " + dir, "an empty prefix would be every key"},
 		{"verify --resolver best " + dir, "want highest-clock or last-write-wins"},
+		{"serve --compress most " + dir, "want nothing, remote or all"},
 		{"adopt --cluster other " + dir, `belongs to cluster "", not "other"`},
 		{"serve", "serve takes one directory"},
 		{"serve x --listen :0", "levelrepl secret FILE makes a secret"},

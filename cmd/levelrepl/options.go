@@ -24,9 +24,9 @@ type serving struct {
 	*app
 	o replicator.Options // what flags set directly
 
-	http, resolver, secret, tlsCert, tlsKey, tlsCA, logLevel string
-	oldSecrets, dns, interfaces, local                       []string
-	multicast, httpInsecure, sync, logJSON                   bool
+	http, resolver, compression, secret, tlsCert, tlsKey, tlsCA, logLevel string
+	oldSecrets, dns, interfaces, local                                    []string
+	multicast, httpInsecure, sync, logJSON                                bool
 
 	handler slog.Handler
 }
@@ -54,9 +54,11 @@ func (s *serving) flags(c *cobra.Command) {
 	f.StringVar(&s.http, "http", defaultAddr, "`address` to answer HTTP on; off for none")
 	f.BoolVar(&s.httpInsecure, "http-insecure", false, "answer HTTP beyond loopback, where anybody can read and write")
 	s.tuning(f)
+	f.StringVar(&s.compression, "compress", "nothing", "compress what is sent: nothing, remote (to other machines) or all")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&s.logJSON, "log-json", false, "log as JSON")
 	_ = c.RegisterFlagCompletionFunc("resolver", completeResolver)
+	_ = c.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions([]string{"nothing", "remote", "all"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -64,7 +66,7 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 	o := &s.o
 	f.DurationVar(&o.MinInterval, "min-interval", 20*time.Millisecond, "pause between rounds under steady writes")
 	f.DurationVar(&o.MaxInterval, "max-interval", 10*time.Second, "pause between rounds when nothing changes")
-	f.IntVar(&o.Fanout, "fanout", 3, "peers that a round talks to")
+	f.IntVar(&o.Fanout, "fanout", 4, "peers that a round talks to")
 	f.DurationVar(&o.ReadyTimeout, "ready-timeout", 2*time.Second, "how long first writes wait for the first attempt to replicate")
 	f.DurationVar(&o.TombstoneTTL, "tombstone-ttl", 7*24*time.Hour, "age at which a deletion may be forgotten unconfirmed; negative: never")
 	f.DurationVar(&o.PeerTTL, "peer-ttl", 14*24*time.Hour, "how long a peer that is not seen still counts")
@@ -127,7 +129,7 @@ func (s *serving) options() (*replicator.Options, error) {
 	if s.multicast {
 		o.Discover = append(o.Discover, replicator.Multicast(&replicator.MulticastOptions{Interfaces: s.interfaces, Logger: o.Logger}))
 	}
-	err := errors.Join(s.setLocal(&o, s.local), setResolver(&o, s.resolver), s.setSecrets(&o), s.setTLS(&o), s.checkListen(&o))
+	err := errors.Join(s.setLocal(&o, s.local), setResolver(&o, s.resolver), setCompression(&o, s.compression), s.setSecrets(&o), s.setTLS(&o), s.checkListen(&o))
 	return &o, err
 }
 
@@ -157,6 +159,20 @@ func setResolver(o *replicator.Options, name string) error {
 		o.Resolver = replicator.LastWriteWins
 	default:
 		return &usageError{fmt.Errorf("--resolver %s", name), "want highest-clock or last-write-wins; a resolver of your own needs a program of your own"}
+	}
+	return nil
+}
+
+func setCompression(o *replicator.Options, name string) error {
+	switch name {
+	case "nothing":
+		o.Compression = replicator.CompressNothing
+	case "remote":
+		o.Compression = replicator.CompressRemote
+	case "all":
+		o.Compression = replicator.CompressAll
+	default:
+		return &usageError{fmt.Errorf("--compress %s", name), "want nothing, remote or all"}
 	}
 	return nil
 }
