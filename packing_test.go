@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/s2"
@@ -86,6 +87,17 @@ func TestHostilePackedFramesAreRefused(t *testing.T) {
 	stranger.send(framePacked, short)
 	_, why := stranger.refusal()
 	require.Contains(t, why, "does not belong here", "before the hello")
+}
+
+func TestGoldenPackedFrameIsUnderstood(t *testing.T) {
+	db := serve(t, Options{})
+	c := conversation{db: db}
+	defer c.keep(0)
+	f := goldenFrames(t, "packed")[0]
+	kind, payload, err := c.unpack(t.Context(), f.payload)
+	require.NoError(t, err)
+	require.Equal(t, frameChunk, kind)
+	require.Equal(t, append([]byte{1}, strings.Repeat("0123456789abcdef", 80)...), payload)
 }
 
 func TestCompressionIsChecked(t *testing.T) {
