@@ -79,17 +79,18 @@ func (st *view) readValues(entries []logged, most int) error {
 			due = append(due, &entries[i])
 		}
 	}
-	if len(due) < sortedFrom || st.litter {
+	// Where keys lie far apart a lookup is as good, and better for values that were
+	// written just now: it ends in the memtable, while an iterator moves in all tables.
+	if st.litter || len(due) < sortedFrom || st.keys/int64(len(due)) > hop {
 		return nil
 	}
 	slices.SortFunc(due, func(a, b *logged) int { return bytes.Compare(a.key, b.key) })
-	near := st.keys/int64(len(due)) <= hop
 	it := st.NewIterator(&util.Range{Limit: reservedStart}, &opt.ReadOptions{DontFillCache: true})
 	defer it.Release()
 	var room []byte
 	at := false
 	for _, e := range due {
-		for i := 0; at && near && i < hop && bytes.Compare(it.Key(), e.key) < 0; i++ {
+		for i := 0; at && i < hop && bytes.Compare(it.Key(), e.key) < 0; i++ {
 			at = it.Next()
 		}
 		if !at || bytes.Compare(it.Key(), e.key) < 0 {
