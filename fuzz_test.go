@@ -20,9 +20,10 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// To run one of them for five million executions:
+// To seek inputs by what they reach, and then to run all on five million others each:
 //
-//	go test -run '^$' -fuzz '^FuzzPage$' -fuzztime 5000000x .
+//	go test -run '^$' -fuzz '^FuzzPage$' -fuzztime 1m .
+//	go test -run '^Fuzz' -v -timeout 0 -mutations 5000000 -mutations.corpus $(go env GOCACHE)/fuzz/github.com/level-replicator/replicator .
 
 var fuzzNames = []Origin{{'a', 'l', 'p', 'h', 'a', 15: 1}, {'b', 'e', 't', 'a', 15: 1}}
 
@@ -104,7 +105,8 @@ func (d *dry) play(s *session, kind frameType, payload []byte) {
 }
 
 // seeds adds the golden payloads of a kind, and some that are cut or changed.
-func seeds(f *testing.F, kind frameType) {
+func seeds(f *testing.F, kind frameType) *corpus {
+	c := &corpus{f: f}
 	files, err := filepath.Glob(filepath.Join("testdata", "format", "*.txt"))
 	require.NoError(f, err)
 	for _, file := range files {
@@ -114,20 +116,20 @@ func seeds(f *testing.F, kind frameType) {
 		}
 		for _, s := range goldenFrames(f, name) {
 			if s.kind == kind {
-				f.Add(s.payload)
-				f.Add(s.payload[:len(s.payload)/2])
+				c.add(s.payload)
+				c.add(s.payload[:len(s.payload)/2])
 			}
 		}
 	}
-	f.Add([]byte{})
-	f.Add(binary.AppendUvarint(nil, 1<<63))
-	f.Add(bytes.Repeat([]byte{0xff}, 40))
+	c.add([]byte{})
+	c.add(binary.AppendUvarint(nil, 1<<63))
+	c.add(bytes.Repeat([]byte{0xff}, 40))
+	return c
 }
 
 func fuzzFrame(f *testing.F, kind frameType, prepare func(d *dry) *session) {
-	seeds(f, kind)
 	d := newDry(f)
-	f.Fuzz(func(t *testing.T, payload []byte) {
+	fuzz1(seeds(f, kind), func(t testing.TB, payload []byte) {
 		d.t = t
 		d.play(prepare(d), kind, payload)
 	})
@@ -158,17 +160,18 @@ func FuzzRefuse(f *testing.F) {
 }
 
 func FuzzProbed(f *testing.F) {
+	c := &corpus{f: f}
 	for _, kind := range []byte{0, 1, 3} {
-		f.Add(kind, []byte{0, 0})
-		f.Add(kind, []byte{0, probedDots, 1, 0, 8, 2})
+		c.add(kind, []byte{0, 0})
+		c.add(kind, []byte{0, probedDots, 1, 0, 8, 2})
 		for _, s := range goldenFrames(f, "repair") {
 			if s.kind == frameProbed {
-				f.Add(kind, s.payload)
+				c.add(kind, s.payload)
 			}
 		}
 	}
 	d := newDry(f)
-	f.Fuzz(func(t *testing.T, kind byte, payload []byte) {
+	fuzz2(c, func(t testing.TB, kind byte, payload []byte) {
 		d.t = t
 		s := d.prepared(true, wantProbed)
 		s.pulling = &pulling{repair: &repair{kind: repairKind(kind % 4), ranges: []dotRange{{last: lastDot}}}}
@@ -179,18 +182,19 @@ func FuzzProbed(f *testing.F) {
 
 // FuzzPage plays a page, after a chunk, and the end of the pull.
 func FuzzPage(f *testing.F) {
+	c := &corpus{f: f}
 	seed := func(name string) {
 		for _, s := range goldenFrames(f, name) {
 			if s.kind == framePage {
-				f.Add(false, []byte("\x01chunk"), s.payload)
-				f.Add(true, []byte{}, s.payload)
+				c.add(false, []byte("\x01chunk"), s.payload)
+				c.add(true, []byte{}, s.payload)
 			}
 		}
 	}
 	seed("pull")
 	seed("repair")
 	d := newDry(f)
-	f.Fuzz(func(t *testing.T, repairs bool, chunk, payload []byte) {
+	fuzz3(c, func(t testing.TB, repairs bool, chunk, payload []byte) {
 		d.t = t
 		s := d.prepared(true, wantPage)
 		s.pulling = &pulling{}
@@ -209,9 +213,8 @@ func FuzzPage(f *testing.F) {
 }
 
 func FuzzHello(f *testing.F) {
-	seeds(f, frameHello)
 	d := newDry(f)
-	f.Fuzz(func(t *testing.T, payload []byte) {
+	fuzz1(seeds(f, frameHello), func(t testing.TB, payload []byte) {
 		d.t = t
 		d.reset()
 		d.play(newSession(d, len(payload)%2 == 0, fixedNode{d.node, "beta.example:9000"}.params()), frameHello, payload)
@@ -226,10 +229,11 @@ func FuzzHello(f *testing.F) {
 }
 
 func FuzzReadFrame(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 1, 10})
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3})
-	f.Add([]byte{0, 0, 0, 0, 1})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	c := &corpus{f: f}
+	c.add([]byte{0, 0, 0, 1, 10})
+	c.add([]byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3})
+	c.add([]byte{0, 0, 0, 0, 1})
+	fuzz1(c, func(t testing.TB, b []byte) {
 		kind, payload, _, err := readFrame(bytes.NewReader(b), nil, 1<<16)
 		if err != nil {
 			return
@@ -256,9 +260,10 @@ func goldenRecords(f *testing.F, kind byte, name string, add func(key, value []b
 }
 
 func FuzzLogEntry(f *testing.F) {
-	goldenRecords(f, kindLog, "", func(k, v []byte) { f.Add(k, v) })
+	c := &corpus{f: f}
+	goldenRecords(f, kindLog, "", func(k, v []byte) { c.add(k, v) })
 	os := aliases(fuzzNames)
-	f.Fuzz(func(t *testing.T, key, record []byte) {
+	fuzz2(c, func(t testing.TB, key, record []byte) {
 		e, err := decodeEntry(key, record, os)
 		if err != nil || e.deleted {
 			return
@@ -276,8 +281,9 @@ func FuzzLogEntry(f *testing.F) {
 }
 
 func FuzzLogIndex(f *testing.F) {
-	goldenRecords(f, kindIndex, "", func(k, v []byte) { f.Add(v) })
-	f.Fuzz(func(t *testing.T, record []byte) {
+	c := &corpus{f: f}
+	goldenRecords(f, kindIndex, "", func(k, v []byte) { c.add(v) })
+	fuzz1(c, func(t testing.TB, record []byte) {
 		s, err := decodeIndex(record, aliases(fuzzNames))
 		if err != nil {
 			return
@@ -309,8 +315,9 @@ func blank(o oneRecord) *replica {
 }
 
 func FuzzOriginRecord(f *testing.F) {
-	goldenRecords(f, kindOrigin, "", func(k, v []byte) { f.Add(v) })
-	f.Fuzz(func(t *testing.T, record []byte) {
+	c := &corpus{f: f}
+	goldenRecords(f, kindOrigin, "", func(k, v []byte) { c.add(v) })
+	fuzz1(c, func(t testing.TB, record []byte) {
 		r := blank(oneRecord{kindKey(kindOrigin, make([]byte, 4)), record})
 		if r.readOrigins() != nil {
 			return
@@ -325,8 +332,9 @@ func FuzzOriginRecord(f *testing.F) {
 }
 
 func FuzzCleanMark(f *testing.F) {
-	goldenRecords(f, kindMeta, "clean", func(k, v []byte) { f.Add(v) })
-	f.Fuzz(func(t *testing.T, record []byte) {
+	c := &corpus{f: f}
+	goldenRecords(f, kindMeta, "clean", func(k, v []byte) { c.add(v) })
+	fuzz1(c, func(t testing.TB, record []byte) {
 		r := blank(oneRecord{metaClean, record})
 		r.assign(fuzzNames[0])
 		r.assign(fuzzNames[1])
@@ -338,8 +346,9 @@ func FuzzCleanMark(f *testing.F) {
 }
 
 func FuzzMemberRecord(f *testing.F) {
-	goldenRecords(f, kindMember, "", func(k, v []byte) { f.Add(k, v) })
-	f.Fuzz(func(t *testing.T, key, record []byte) {
+	c := &corpus{f: f}
+	goldenRecords(f, kindMember, "", func(k, v []byte) { c.add(k, v) })
+	fuzz2(c, func(t testing.TB, key, record []byte) {
 		if r := blank(oneRecord{key, record}); r.readMembers() == nil {
 			require.Len(t, r.members, 1)
 		}
@@ -347,9 +356,10 @@ func FuzzMemberRecord(f *testing.F) {
 }
 
 func FuzzHint(f *testing.F) {
-	f.Add(strings.Join(hint{cluster: clusterHash("c"), addrs: []string{"10.0.0.1:9000"}}.txt(), "\n"))
-	f.Add("v=1\ncid=\npid=00112233445566778899aabbccddeeff\na=[::1%eth0]:1\na=x:99999")
-	f.Fuzz(func(t *testing.T, txt string) {
+	c := &corpus{f: f}
+	c.add(strings.Join(hint{cluster: clusterHash("c"), addrs: []string{"10.0.0.1:9000"}}.txt(), "\n"))
+	c.add("v=1\ncid=\npid=00112233445566778899aabbccddeeff\na=[::1%eth0]:1\na=x:99999")
+	fuzz1(c, func(t testing.TB, txt string) {
 		h, ok := parseHint(strings.Split(txt, "\n"))
 		if !ok {
 			return
@@ -358,6 +368,17 @@ func FuzzHint(f *testing.F) {
 		for _, a := range h.addrs {
 			require.NoError(t, checkAddr(a))
 			require.Equal(t, a, printable(a))
+		}
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	c := &corpus{f: f}
+	c.add("AQ")
+	c.add("AQAAAAAAAAAAAAAAAAAAAAAB")
+	fuzz1(c, func(t testing.TB, text string) {
+		if token, err := ParseToken(text); err == nil {
+			require.Equal(t, text, token.String())
 		}
 	})
 }
@@ -374,11 +395,12 @@ func FuzzHostileSession(f *testing.F) {
 		}
 		return b
 	}
+	c := &corpus{f: f}
 	for _, name := range []string{"pull", "repair", "idle", "refusal"} {
-		f.Add(false, join(name, true))
-		f.Add(true, join(name, false))
+		c.add(false, join(name, true))
+		c.add(true, join(name, false))
 	}
-	f.Fuzz(func(t *testing.T, dialed bool, b []byte) {
+	fuzz2(c, func(t testing.TB, dialed bool, b []byte) {
 		n := newFixedNode(t, "omega")
 		n.put("both", "from omega")
 		n.put("gone", "x")

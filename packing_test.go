@@ -107,11 +107,12 @@ func TestCompressionIsChecked(t *testing.T) {
 
 // FuzzPacked unpacks whatever comes, and packs it again.
 func FuzzPacked(f *testing.F) {
-	f.Add(packed(framePage, bytes.Repeat([]byte("page "), 100)))
-	f.Add(packed(frameVectors, nil))
-	f.Add([]byte{byte(framePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
+	in := &corpus{f: f}
+	in.add(packed(framePage, bytes.Repeat([]byte("page "), 100)))
+	in.add(packed(frameVectors, nil))
+	in.add([]byte{byte(framePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
 	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: newInflight(64 << 20), large: make(chan struct{}, 1)}
-	f.Fuzz(func(t *testing.T, payload []byte) {
+	fuzz1(in, func(t testing.TB, payload []byte) {
 		c := conversation{db: db, packs: true}
 		defer c.keep(0)
 		kind, got, err := c.unpack(t.Context(), payload)

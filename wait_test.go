@@ -282,16 +282,6 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 	})
 }
 
-func FuzzToken(f *testing.F) {
-	f.Add("AQ")
-	f.Add("AQAAAAAAAAAAAAAAAAAAAAAB")
-	f.Fuzz(func(t *testing.T, text string) {
-		if token, err := replicator.ParseToken(text); err == nil {
-			require.Equal(t, text, token.String())
-		}
-	})
-}
-
 // Over real connections, with real time.
 func TestWaitingOverTCP(t *testing.T) {
 	start := func(peers ...string) *replicator.DB {
