@@ -14,6 +14,7 @@ import (
 const (
 	handshakeTimeout = 5 * time.Second // TLS, and then the peer's hello
 	pageSize         = 256 << 10       // bytes after which a page ends
+	smallPage        = 16 << 10        // and after a session that broke off
 	inFlightTimeout  = 10 * time.Second
 	lingerTimeout    = time.Second // for a last word to be read before the connection goes
 )
@@ -39,6 +40,22 @@ func (db *DB) params(remembered Origin) sessionParams {
 		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
 		pageSize: pageSize, window: db.window(), batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
 		wants: db.wants, asked: db.latestCall(),
+	}
+}
+
+// careful has little sent at first after a session that broke off, as nothing is kept
+// of a page that is cut.
+func (p *sessionParams) careful(broke bool) {
+	if broke {
+		p.growTo = p.window
+		p.pageSize, p.window = smallPage, smallPage
+	}
+}
+
+// grow has more sent at a time, as this went well.
+func (p *sessionParams) grow() {
+	if p.growTo > 0 {
+		p.pageSize, p.window = min(2*p.pageSize, pageSize), min(2*p.window, p.growTo)
 	}
 }
 
@@ -294,7 +311,10 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err e
 	params := db.params(remembered)
 	params.purpose = why
 	s := newSession(caller{db, p.addr}, true, params)
-	s.greetedAs = func(h *hello) { db.answers(p, h.origin) }
+	s.greetedAs = func(h *hello) {
+		s.params.careful(db.peers.broke(p))
+		db.answers(p, h.origin)
+	}
 	var pace *progressConn
 	err = func() error {
 		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
@@ -391,6 +411,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	s := newSession(caller{db, raw.RemoteAddr().String()}, false, db.params(Origin{}))
 	s.greetedAs = func(h *hello) {
 		from = db.incoming(h, raw.RemoteAddr())
+		s.params.careful(db.peers.broke(from))
 		db.answers(from, h.origin)
 	}
 	called := func() string {

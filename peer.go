@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -182,6 +183,17 @@ func (p *peer) freeLocked() {
 		close(p.over)
 		p.over = nil
 	}
+}
+
+// broke tells whether the last session with a peer was cut off in the midst.
+func (ps *peers) broke(p *peer) bool {
+	if p == nil {
+		return false
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	var step *PeerError
+	return errors.As(p.err, &step) && step.Op != "dial" && step.Op != "handshake" && step.Op != "hello"
 }
 
 // free marks a peer as no longer busy.

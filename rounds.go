@@ -223,6 +223,9 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
 	} else {
+		if s.stats.pulled > 0 { // the next is not to wait long, and goes on from here
+			p.backoff.Reset()
+		}
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
 	// Who left out a pull comes back to it when the other pull is over.

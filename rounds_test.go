@@ -268,3 +268,19 @@ func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 		require.Less(t, a.Status().Served+b.Status().Served, int64(3*1200), "little was sent twice")
 	})
 }
+
+// A page is 256 KiB, and no connection lives as long as that takes.
+func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b")
+		for i := range 500 {
+			put(t, a, fmt.Sprint("a", i), strings.Repeat("v", 4000))
+		}
+		c.net.CutAfter(60 << 10)
+		b.AddPeer("a:9000")
+		requireAgreement(t, a, b)
+		require.Len(t, contents(t, b), 500)
+		require.Less(t, a.Status().Served, int64(3*500), "little was sent twice")
+	})
+}

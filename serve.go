@@ -189,6 +189,7 @@ func (s *session) producePage(v *serving) error {
 		}
 	}
 	v.window = min(4*v.window, windowSize)
+	s.params.grow()
 	left, err := v.addChanged(&state, &p, keys)
 	if err != nil {
 		return err
