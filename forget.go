@@ -115,7 +115,7 @@ func (r *replica) readMembers() error {
 	for it.Next() {
 		d := decoder{b: it.Value()}
 		if len(it.Key()) != 3+16 || len(d.b) < 9 || d.byte() != formatVersion {
-			return fmt.Errorf("replicator: record of member %x is damaged or of a later release", it.Key()[3:])
+			return fmt.Errorf("replicator: member record %x is damaged or of a later release", it.Key())
 		}
 		seen := time.UnixMilli(int64(d.uint64()))
 		o := Origin(it.Key()[3:])

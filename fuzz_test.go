@@ -348,6 +348,7 @@ func FuzzCleanMark(f *testing.F) {
 func FuzzMemberRecord(f *testing.F) {
 	c := &corpus{f: f}
 	goldenRecords(f, kindMember, "", func(k, v []byte) { c.add(k, v) })
+	c.add([]byte("x"), []byte{1})
 	fuzz2(c, func(t testing.TB, key, record []byte) {
 		if r := blank(oneRecord{key, record}); r.readMembers() == nil {
 			require.Len(t, r.members, 1)

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -67,6 +68,9 @@ func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 // UnmarshalText reads what String and MarshalText gave.
 func (t *Token) UnmarshalText(text []byte) error {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
+	if i := bytes.IndexAny(text, "\r\n"); i >= 0 { // which base64 skips
+		err = base64.CorruptInputError(i)
+	}
 	if err != nil {
 		return fmt.Errorf("replicator: malformed token: %w", err)
 	}

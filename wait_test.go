@@ -270,7 +270,7 @@ func TestMalformedTokenIsRefused(t *testing.T) {
 		a := c.start("a")
 		put(t, a, "k", "v")
 		text := a.Token().String()
-		for _, bad := range []string{"", "!", text[:len(text)-2], text + "AAAA", strings.ToLower(text) + "=", "AQ" + text} {
+		for _, bad := range []string{"", "!", text[:len(text)-2], text + "AAAA", strings.ToLower(text) + "=", "AQ" + text, text + "\n", "\r" + text} {
 			_, err := replicator.ParseToken(bad)
 			require.ErrorContains(t, err, "malformed token", "%q", bad)
 		}
