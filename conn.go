@@ -43,19 +43,11 @@ func (db *DB) params(remembered Origin) sessionParams {
 	}
 }
 
-// careful has little sent at first after a session that broke off, as nothing is kept
-// of a page that is cut.
+// careful has small pages sent after a session that broke off, as nothing is kept of a
+// page that is cut.
 func (p *sessionParams) careful(broke bool) {
 	if broke {
-		p.growTo = p.window
-		p.pageSize, p.window = smallPage, smallPage
-	}
-}
-
-// grow has more sent at a time, as this went well.
-func (p *sessionParams) grow() {
-	if p.growTo > 0 {
-		p.pageSize, p.window = min(2*p.pageSize, pageSize), min(2*p.window, p.growTo)
+		p.pageSize = smallPage
 	}
 }
 
@@ -90,7 +82,7 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	t.r.Reset(conn)
 	defer t.putBuffers()
 	t.work = pullWork{db: db, peer: peer}
-	t.packs = db.opts.Compression.packs(conn.RemoteAddr().String())
+	t.packs = db.opts.Compression.packs(conn)
 	defer t.keep(0)
 	defer t.work.end()
 	err := t.run(ctx)

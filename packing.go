@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"context"
+	"net"
 
 	"github.com/klauspost/compress/s2"
 )
@@ -22,9 +23,9 @@ const (
 // packAbove is the size from which a payload is worth a try.
 const packAbove = 1 << 10
 
-// packs tells whether frames for a peer at an address are to be compressed.
-func (c Compression) packs(remote string) bool {
-	return c == CompressAll || c == CompressRemote && !isLoopbackAddr(remote)
+// packs tells whether frames over a connection are to be compressed.
+func (c Compression) packs(conn net.Conn) bool {
+	return c == CompressAll || c == CompressRemote && !isLoopbackAddr(conn.RemoteAddr().String())
 }
 
 // pack gives the frame that is sent instead of another: the same, if packing it

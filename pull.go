@@ -167,11 +167,7 @@ func (s *session) gotPage(payload []byte) error {
 			return err
 		}
 	}
-	if len(p.keys) == 0 {
-		p.keys = keys
-	} else {
-		p.keys = append(p.keys, keys...)
-	}
+	p.keys = append(p.keys, keys...)
 	p.bytes += bytes
 	p.size += size
 	p.proof = s.peer

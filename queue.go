@@ -101,12 +101,6 @@ func (q *queue) do(req *request) error {
 	q.waiting = append(q.waiting, req)
 	q.mu.Unlock()
 	for {
-		select { // mostly nobody else is here
-		case q.slot <- struct{}{}:
-			q.lead()
-			<-q.slot
-		default:
-		}
 		select {
 		case err := <-req.done:
 			req.answered = true

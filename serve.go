@@ -120,7 +120,7 @@ func (s *session) gotPull(payload []byte) error {
 	if err := d.end(); err != nil {
 		return protocolErrorf("pull: %v", err)
 	}
-	s.serving = &serving{peer: s.peer.vector(claimed), skip: skip}
+	s.serving = &serving{peer: s.peer.vector(claimed), skip: skip, window: s.params.pageSize}
 	return nil
 }
 
@@ -189,7 +189,6 @@ func (s *session) producePage(v *serving) error {
 		}
 	}
 	v.window = min(4*v.window, windowSize)
-	s.params.grow()
 	left, err := v.addChanged(&state, &p, keys)
 	if err != nil {
 		return err
@@ -220,7 +219,7 @@ func (s *session) producePage(v *serving) error {
 
 // begin works out which parts of the log the peer lacks.
 func (v *serving) begin(r *replica) {
-	v.begun, v.regions, v.sent, v.window = true, []region{}, map[string]sum{}, pageSize
+	v.begun, v.regions, v.sent = true, []region{}, map[string]sum{}
 	v.changed.keys = map[string]struct{}{}
 	if r.servings == nil {
 		r.servings = map[*serving]struct{}{}

@@ -68,7 +68,6 @@ type sessionParams struct {
 	remembered          Origin // who was last met at this address
 	pageSize            int    // bytes after which a page ends
 	window              int    // bytes that may be sent of one state; if less than a page, that is one
-	growTo              int    // what window grows to, if it begins small; 0: it does not
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
 	listBelow           uint64 // dots that a repair lists rather than splits; 0 means maxListed

@@ -47,7 +47,7 @@ type stagedKey struct {
 // change is what a transaction did to one key, for those who watch.
 type change struct {
 	key      []byte
-	old      state    // what the key held before, without values
+	old      state    // what the key held before; values may be missing
 	versions state    // what it holds now
 	resolved *Version // what is shown if these are several
 	index    []byte   // its record, nil for none

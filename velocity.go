@@ -16,15 +16,10 @@ type velocity struct {
 
 const velocityHalfLife = 5 * time.Second
 
-// velocityGrain is how often the decay is worked out, when many changes come.
-const velocityGrain = 5 * time.Millisecond
-
 // add counts changes.
 func (v *velocity) add(now time.Time, changes int) {
-	if now.Sub(v.at) >= velocityGrain {
-		v.rate, v.at = v.now(now), now
-	}
-	v.rate += float64(changes) * math.Ln2 / velocityHalfLife.Seconds()
+	v.rate = v.now(now) + float64(changes)*math.Ln2/velocityHalfLife.Seconds()
+	v.at = now
 }
 
 // now is the velocity at a time.

@@ -151,30 +151,27 @@ func (s *serving) checkListen(o *replicator.Options) error {
 
 var completeResolver = cobra.FixedCompletions([]string{"highest-clock", "last-write-wins"}, cobra.ShellCompDirectiveNoFileComp)
 
-func setResolver(o *replicator.Options, name string) error {
-	switch name {
-	case "highest-clock":
-		o.Resolver = replicator.HighestClock
-	case "last-write-wins":
-		o.Resolver = replicator.LastWriteWins
-	default:
-		return &usageError{fmt.Errorf("--resolver %s", name), "want highest-clock or last-write-wins; a resolver of your own needs a program of your own"}
-	}
-	return nil
+func setResolver(o *replicator.Options, name string) (err error) {
+	o.Resolver, err = chosen("resolver", name, map[string]replicator.Resolver{
+		"highest-clock": replicator.HighestClock, "last-write-wins": replicator.LastWriteWins,
+	}, "want highest-clock or last-write-wins; a resolver of your own needs a program of your own")
+	return err
 }
 
-func setCompression(o *replicator.Options, name string) error {
-	switch name {
-	case "nothing":
-		o.Compression = replicator.CompressNothing
-	case "remote":
-		o.Compression = replicator.CompressRemote
-	case "all":
-		o.Compression = replicator.CompressAll
-	default:
-		return &usageError{fmt.Errorf("--compress %s", name), "want nothing, remote or all"}
+func setCompression(o *replicator.Options, name string) (err error) {
+	o.Compression, err = chosen("compress", name, map[string]replicator.Compression{
+		"nothing": replicator.CompressNothing, "remote": replicator.CompressRemote, "all": replicator.CompressAll,
+	}, "want nothing, remote or all")
+	return err
+}
+
+// chosen is what a flag's value stands for.
+func chosen[T any](flag, name string, among map[string]T, want string) (T, error) {
+	v, ok := among[name]
+	if !ok {
+		return v, &usageError{fmt.Errorf("--%s %s", flag, name), want}
 	}
-	return nil
+	return v, nil
 }
 
 func (s *serving) setSecrets(o *replicator.Options) (err error) {
