@@ -12,7 +12,7 @@ func (t *txn) rely(c column, d dot) {
 		return
 	}
 	if n := t.at(c, d.origin); n > 0 {
-		t.known.raise(c, dot{d.origin, n}) // so that the origin is written
+		t.raise(c, dot{d.origin, n}) // so that the origin is written
 	}
 	t.stageCheckpoint(vector{d})
 	t.sync = true
@@ -24,7 +24,7 @@ func (t *txn) rely(c column, d dot) {
 func (t *txn) stageCheckpoint(v vector) {
 	for _, d := range v {
 		if n := t.r.known.at(durable, d.origin); n > 0 {
-			t.known.raise(durable, dot{d.origin, n})
+			t.raise(durable, dot{d.origin, n})
 		}
 	}
 }
@@ -42,7 +42,7 @@ func (r *replica) secured(t *txn) {
 			r.disk.raise(c, dot{o, r.known.at(c, o)})
 		}
 	}
-	for _, w := range t.known.rows {
+	for _, w := range t.known {
 		if w.at[durable]|w.at[pruned]|w.at[purged] != 0 { // else it was not written
 			wrote(w.origin)
 		}

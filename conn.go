@@ -44,10 +44,10 @@ func (db *DB) params(remembered Origin) sessionParams {
 }
 
 // careful has small pages sent after a session that broke off, as nothing is kept of a
-// page that is cut.
+// page that is cut, and little read that may never be sent.
 func (p *sessionParams) careful(broke bool) {
 	if broke {
-		p.pageSize = smallPage
+		p.pageSize, p.slow = smallPage, true
 	}
 }
 

@@ -103,7 +103,7 @@ func (n *crashNode) commit(stage func(t *txn) error) error {
 }
 
 func (n *crashNode) committed(t *txn) {
-	n.seen = t.changes
+	n.seen = slices.Clone(t.changes)
 	for _, c := range t.changes {
 		for i := range c.versions {
 			// A write of an earlier opening may have been issued again.
@@ -254,8 +254,8 @@ func (n *crashNode) tend() error {
 func (n *crashNode) purge() error {
 	return n.commit(func(t *txn) error {
 		_, err := t.purge(nil, purgeStep)
-		for key := range t.staged {
-			n.w.purged[key] = true
+		for i := range t.staged.list {
+			n.w.purged[string(t.staged.list[i].key)] = true
 		}
 		return err
 	})

@@ -105,8 +105,8 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	if !req.answered {
 		return err
 	}
-	db.tell(req.changes)
-	req.writes, req.changes, req.answered = nil, nil, false
+	db.tell(req.notable)
+	req.writes, req.notable, req.answered = nil, nil, false
 	db.queue.requests.Put(req)
 	return err
 }

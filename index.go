@@ -105,12 +105,17 @@ func appendIndex(b []byte, s state, os origins) []byte {
 
 // decodeIndex reads the log-index of a key. Nothing of it aliases the record.
 func decodeIndex(record []byte, os origins) (state, error) {
-	d := decoder{b: record}
+	return decodeIndexIn(record, os, nil, nil)
+}
+
+// decodeIndexIn is decodeIndex with memory for what is read.
+func decodeIndexIn(record []byte, os origins, versions *slab[version], dots *slab[dot]) (state, error) {
+	d := decoder{b: record, dots: dots}
 	if d.byte() != formatVersion && d.err == nil {
 		return nil, errVersion
 	}
 	n := d.count(5)
-	s := make(state, 0, n)
+	s := state(versions.take(n))
 	for range n {
 		var v version
 		v.deleted = d.byte()&flagDeleted != 0

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -39,7 +40,7 @@ type request struct {
 	writes  []write            // of a caller, or
 	stage   func(t *txn) error // of the server itself
 	sync    bool
-	changes []change // what it did, for the caller to report
+	notable []change // of what it did, for the caller to report
 	done    chan error
 	// answered tells whether an answer was taken from done. If not, the queue may
 	// still hold the request.
@@ -100,7 +101,19 @@ func (q *queue) do(req *request) error {
 	q.mu.Lock()
 	q.waiting = append(q.waiting, req)
 	q.mu.Unlock()
+	select {
+	case q.slot <- struct{}{}: // mostly it is free
+		q.lead()
+		<-q.slot
+	default:
+	}
 	for {
+		select {
+		case err := <-req.done:
+			req.answered = true
+			return err
+		default:
+		}
 		select {
 		case err := <-req.done:
 			req.answered = true
@@ -178,11 +191,22 @@ func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error
 		if err != nil {
 			return t, staged, i, err
 		}
-		req.changes = t.changes[before:]
+		req.notable = notable(t.changes[before:])
 		t.sync = t.sync || req.sync
 		staged++
 	}
 	return t, staged, 0, nil
+}
+
+// notable gives those changes that there are events for, with memory of their own.
+func notable(changes []change) (list []change) {
+	for _, c := range changes {
+		if c.panicked != nil || c.conflict || c.was {
+			c.versions = slices.Clone(c.versions)
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // joins tells whether a request may go into the batch of those before it.

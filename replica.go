@@ -378,28 +378,35 @@ func (r *replica) origin(n uint64) (Origin, bool) { return r.aliases.origin(n) }
 
 // lookup gives the state of a key as committed.
 func (r *replica) lookup(key []byte) (state, error) {
+	rec, err := r.indexRecord(key)
+	if len(rec) == 0 || err != nil {
+		return nil, err
+	}
+	return r.decodeState(key, rec, nil, nil)
+}
+
+// indexRecord gives the log-index of a key as committed, empty if it has none. It is
+// valid until the next is asked for.
+func (r *replica) indexRecord(key []byte) ([]byte, error) {
 	if r.filter.lacks(key) {
 		return nil, nil
 	}
 	if rec, ok := r.cache.get(key); ok {
-		if rec == nil {
-			return nil, nil
-		}
-		return decodeIndex(rec, r)
+		return rec, nil
 	}
 	rec, err := r.store.Get(kindKey(kindIndex, key), nil)
-	if err == leveldb.ErrNotFound {
-		r.cache.put(key, nil)
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && err != leveldb.ErrNotFound {
 		return nil, err
 	}
-	s, err := decodeIndex(rec, r)
+	r.cache.put(key, rec)
+	return rec, nil
+}
+
+func (r *replica) decodeState(key, rec []byte, versions *slab[version], dots *slab[dot]) (state, error) {
+	s, err := decodeIndexIn(rec, r, versions, dots)
 	if err != nil {
 		return nil, fmt.Errorf("log-index of key %q: %w", key, err)
 	}
-	r.cache.put(key, rec)
 	return s, nil
 }
 

@@ -379,7 +379,7 @@ func (db *DB) commit(stage func(t *txn) error) error {
 	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
 	err := db.queue.do(req)
 	if req.answered {
-		db.tell(req.changes)
+		db.tell(req.notable)
 	}
 	return err
 }

@@ -188,7 +188,12 @@ func (s *session) producePage(v *serving) error {
 			return err
 		}
 	}
-	v.window = min(4*v.window, windowSize)
+	if s.params.slow {
+		v.window *= slowGrowth
+	} else {
+		v.window *= windowGrowth
+	}
+	v.window = min(v.window, windowSize)
 	left, err := v.addChanged(&state, &p, keys)
 	if err != nil {
 		return err

@@ -68,6 +68,7 @@ type sessionParams struct {
 	remembered          Origin // who was last met at this address
 	pageSize            int    // bytes after which a page ends
 	window              int    // bytes that may be sent of one state; if less than a page, that is one
+	slow                bool   // it grows slowly
 	batchSize           int    // bytes of pages that are committed as one
 	maxValue, maxKey    int
 	listBelow           uint64 // dots that a repair lists rather than splits; 0 means maxListed

@@ -175,7 +175,7 @@ func (n *simNode) commitWith(stage func(t *txn) error, sync bool) error {
 	if b.Len() > 0 {
 		n.disk.write(simPairs(b), t.sync)
 	}
-	claims := slices.Clone(t.known.rows)
+	claims := slices.Clone(t.known)
 	for i := range claims { // from where they rose
 		claims[i].at[durable] = n.r.known.at(claimed, claims[i].origin)
 	}

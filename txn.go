@@ -18,15 +18,15 @@ type txn struct {
 	batch *leveldb.Batch
 	sync  bool // must be committed with Sync
 
-	staged  map[string]*stagedKey
-	known   knowledge // the columns that rise
-	seq     uint64    // of the last local write
-	loose   vector    // dots that were merged
-	gone    []dot     // loose dots of which nothing is left
-	swept   bool      // the log holds no garbage any more
-	aliases int       // that were recorded before
-	saved   uint64    // revision up to which checkpoints were staged, or 0
-	proofs  []Origin  // of which proofs are along because versions may rest on them
+	staged  stagedKeys
+	known   []row    // the columns that rise, sorted by origin
+	seq     uint64   // of the last local write
+	loose   vector   // dots that were merged
+	gone    []dot    // loose dots of which nothing is left
+	swept   bool     // the log holds no garbage any more
+	aliases int      // that were recorded before
+	saved   uint64   // revision up to which checkpoints were staged, or 0
+	proofs  []Origin // of which proofs are along because versions may rest on them
 
 	savedFrom uint64 // revision from which checkpoints were staged
 
@@ -35,13 +35,79 @@ type txn struct {
 	changes []change
 	buf     []byte
 	keyBuf  []byte
+
+	versions slab[version] // of states
+	dots     slab[dot]     // of vvs
+	records  slab[byte]    // of log-indexes
 }
 
 // stagedKey is a key as the transaction leaves it.
 type stagedKey struct {
+	key      []byte
 	state    state // with values and times
 	full     bool  // values and times are there
 	disputed bool
+}
+
+// stagedKeys are the keys of a transaction. A few are compared one by one, many are
+// found by their hash.
+type stagedKeys struct {
+	list  []stagedKey
+	table table // of all, if they are more than a few
+}
+
+const stagedFew = 8
+
+// find gives a key that was staged, or nil. It is valid until another key is added.
+func (s *stagedKeys) find(key []byte) *stagedKey {
+	if len(s.list) <= stagedFew {
+		for i := range s.list {
+			if bytes.Equal(s.list[i].key, key) {
+				return &s.list[i]
+			}
+		}
+		return nil
+	}
+	if at, ok := s.table.find(hashKey(key), s.is(key)); ok {
+		return &s.list[at]
+	}
+	return nil
+}
+
+func (s *stagedKeys) is(key []byte) func(at uint32) bool {
+	return func(at uint32) bool { return bytes.Equal(s.list[at].key, key) }
+}
+
+// add puts a key there that is not.
+func (s *stagedKeys) add(k stagedKey) {
+	s.list = append(s.list, k)
+	from := len(s.list) - 1
+	switch {
+	case from < stagedFew:
+		return
+	case from == stagedFew:
+		from = 0
+	}
+	for i := from; i < len(s.list); i++ {
+		s.table.set(hashKey(s.list[i].key), uint32(i), s.is(s.list[i].key))
+	}
+}
+
+func (s *stagedKeys) reset() {
+	if len(s.list) > stagedFew {
+		s.table.reset()
+	}
+	s.list = emptied(s.list)
+}
+
+// emptied keeps the memory of a slice for later use, if it is not large, but nothing
+// that was in it.
+func emptied[T any](s []T) []T {
+	if cap(s) > 2*slabMost {
+		return nil
+	}
+	clear(s)
+	return s[:0]
 }
 
 // change is what a transaction did to one key, for those who watch.
@@ -74,13 +140,16 @@ func (c *change) shown() Version {
 func (r *replica) begin() *txn {
 	t := &r.txn
 	if t.batch == nil {
-		t.batch, t.staged = new(leveldb.Batch), map[string]*stagedKey{}
+		t.batch = new(leveldb.Batch)
 	}
 	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
 	t.batch.Reset()
-	clear(t.staged)
-	t.changes = nil
-	t.known = knowledge{rows: t.known.rows[:0]}
+	t.staged.reset()
+	t.changes = emptied(t.changes)
+	t.versions.reset()
+	t.dots.reset()
+	t.records.reset()
+	t.known = t.known[:0]
 	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
 	t.figures = figures{}
 	return t
@@ -88,16 +157,25 @@ func (r *replica) begin() *txn {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known.rows) == 0 && len(t.gone) == 0 && !t.swept && t.figures == (figures{}) && len(t.r.aliases) == t.aliases
+	return t.batch.Len() == 0 && len(t.known) == 0 && len(t.gone) == 0 && !t.swept && t.figures == (figures{}) && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
 func (t *txn) at(c column, o Origin) uint64 {
 	n := t.r.known.at(c, o)
-	if len(t.known.rows) > 0 {
-		n = max(n, t.known.at(c, o))
+	if i, ok := findRow(t.known, o); ok {
+		n = max(n, t.known[i].at[c])
 	}
 	return n
+}
+
+// raise lifts one column.
+func (t *txn) raise(c column, d dot) {
+	i, ok := findRow(t.known, d.origin)
+	if !ok {
+		t.known = slices.Insert(t.known, i, row{origin: d.origin})
+	}
+	t.known[i].at[c] = max(t.known[i].at[c], d.seq)
 }
 
 func (t *txn) covers(d dot) bool { return d.seq <= t.at(claimed, d.origin) }
@@ -105,25 +183,27 @@ func (t *txn) covers(d dot) bool { return d.seq <= t.at(claimed, d.origin) }
 // prove raises a proof, but never above the claim.
 func (t *txn) prove(c column, d dot) {
 	if d.seq = min(d.seq, t.at(claimed, d.origin)); d.seq > t.r.known.at(c, d.origin) {
-		t.known.raise(c, d)
+		t.raise(c, d)
 	}
 }
 
 // claim raises the claim.
 func (t *txn) claim(d dot) {
 	if d.seq > t.r.known.at(claimed, d.origin) {
-		t.known.raise(claimed, d)
+		t.raise(claimed, d)
 	}
 }
 
 // lookup gives a key's state as this transaction has it so far.
 func (t *txn) lookup(key []byte) (state, *stagedKey, error) {
-	if len(t.staged) > 0 {
-		if k, ok := t.staged[string(key)]; ok {
-			return k.state, k, nil
-		}
+	if k := t.staged.find(key); k != nil {
+		return k.state, k, nil
 	}
-	s, err := t.r.lookup(key)
+	rec, err := t.r.indexRecord(key)
+	if len(rec) == 0 || err != nil {
+		return nil, nil, err
+	}
+	s, err := t.r.decodeState(key, rec, &t.versions, &t.dots)
 	return s, nil, err
 }
 
@@ -225,7 +305,14 @@ func (t *txn) putOne(w *write, offset, count uint64) error {
 		return err
 	}
 	t.seq++
+	seen := 0
+	for i := range old {
+		seen += len(old[i].vv) + 1
+	}
 	v := version{dot: dot{t.r.self, t.seq}, deleted: w.deleted, value: w.value, offset: offset, count: count}
+	if seen > 0 {
+		v.vv = t.dots.take(seen)
+	}
 	for i := range old {
 		v.vv = v.vv.join(old[i].vv).raise(old[i].dot)
 		v.clock = min(max(v.clock, old[i].clock+1), maxClock) // a hostile peer may have used it up
@@ -235,7 +322,7 @@ func (t *txn) putOne(w *write, offset, count uint64) error {
 	}
 	v.stamp = t.r.clock.next(t.r.now())
 	t.claim(v.dot)
-	return t.replace(w.key, old, k, state{v}, true)
+	return t.replace(w.key, old, k, append(t.versions.take(1), v), true)
 }
 
 // pruneAbove is how many entries a vv may have before it is worth a proof to
@@ -263,6 +350,13 @@ func (t *txn) prune(v *version) {
 // merge takes in the whole state that a peer holds of one key; proof is what the
 // peer could prove then.
 func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, err error) {
+	news := false
+	for i := range theirs {
+		news = news || !t.covers(theirs[i].dot)
+	}
+	if !news { // it came with another session, say
+		return 0, nil
+	}
 	old, k, err := t.lookup(key)
 	if err != nil {
 		return 0, err
@@ -279,7 +373,7 @@ func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, 
 		if x.known {
 			return fresh, protocolErrorf("key %q: version %v was sent without its content", key, x.dot)
 		}
-		kept := make(state, 0, len(now)+1)
+		kept := state(t.versions.take(len(now) + 1))
 		for j := range now {
 			y := &now[j]
 			if x.saw(y.dot) {
@@ -340,7 +434,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 			t.batch.Delete(t.keyBuf)
 		}
 	}
-	next := &stagedKey{state: now, full: true}
+	next := stagedKey{key: key, state: now, full: true}
 	c := change{key: key, old: old, local: local, was: was}
 	switch {
 	case len(now) == 0:
@@ -357,15 +451,16 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 	t.stageLog(key, now)
 	t.stageMarks(key, old, now, was, next.disputed)
 	c.index = t.stageIndex(key, now)
-	if len(old) == 0 {
-		t.r.filter.add(key)
-	}
 	t.count(old, -1)
 	t.count(now, +1)
 	t.disputed += btoi(next.disputed) - btoi(was)
 	c.versions, c.conflict = now, next.disputed
 	t.changes = append(t.changes, c)
-	t.staged[string(key)] = next
+	if k != nil {
+		*k = next
+	} else {
+		t.staged.add(next)
+	}
 	return nil
 }
 
@@ -423,7 +518,7 @@ func (t *txn) stageIndex(key []byte, now state) []byte {
 	}
 	t.buf = appendIndex(t.buf[:0], now, t.r)
 	t.batch.Put(t.keyBuf, t.buf)
-	return slices.Clone(t.buf)
+	return append(t.records.take(len(t.buf)), t.buf...)
 }
 
 // resolveAgain stages what keys in conflict show now, if that is something else:
@@ -446,7 +541,7 @@ func (t *txn) eachMarked(kind byte, from []byte, limit int, f func(key []byte) e
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
 		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged) >= limit || t.large() {
+		if n >= limit*16 || len(t.staged.list) >= limit || t.large() {
 			return key, it.Error()
 		}
 		if err := f(key); err != nil {
@@ -483,8 +578,8 @@ func (t *txn) resolveKey(key []byte) error {
 
 // finish stages what the transaction learnt of origins and gives the batch.
 func (t *txn) finish() *leveldb.Batch {
-	for i := range t.known.rows {
-		w := &t.known.rows[i]
+	for i := range t.known {
+		w := &t.known[i]
 		a, had := t.r.alias[w.origin]
 		if !had {
 			a = uint32(t.r.number(w.origin))
@@ -521,13 +616,16 @@ func (t *txn) merged(w row) row {
 // apply takes in a transaction whose batch was committed.
 func (r *replica) apply(t *txn, synced bool) {
 	r.seq, r.recorded = t.seq, len(r.aliases)
-	r.known.take(t.known.rows)
+	r.known.take(t.known)
 	if synced { // before the checkpoint rises below: that was not written
 		r.secured(t)
 	}
 	r.figures.add(t.figures)
 	for i := range t.changes { // in order, so that the same writes leave the same cache
 		c := &t.changes[i]
+		if len(c.old) == 0 {
+			r.filter.add(c.key)
+		}
 		if c.local {
 			r.cache.put(c.key, c.index)
 		} else {
@@ -547,7 +645,7 @@ func (r *replica) apply(t *txn, synced bool) {
 		r.dirty, r.unsynced = r.commits, true
 	}
 	if !r.unsynced {
-		for _, w := range t.known.rows {
+		for _, w := range t.known {
 			r.known.raise(durable, dot{w.origin, w.at[claimed]})
 		}
 		r.stableVec = nil

@@ -22,6 +22,8 @@ type logged struct {
 
 const (
 	windowSize    = 16 << 20 // bytes, about, that a long pull sends of one state of the database
+	windowGrowth  = 64       // times as much as of the state before
+	slowGrowth    = 4        // the same after a session that broke off
 	windowLeast   = 16       // entries that are read together
 	windowMost    = 1 << 17
 	sortedFrom    = 64  // fewer values are looked up one by one

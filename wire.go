@@ -104,8 +104,9 @@ func readFrame(r io.Reader, buf []byte, limit int) (t frameType, payload, newBuf
 // decoder reads a record. It never panics and never allocates more than what is
 // left could fill; the first fault sticks, and what is read after it is zero.
 type decoder struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	dots *slab[dot] // for vectors; may be nil
 }
 
 func (d *decoder) fail(err error) {
@@ -280,7 +281,7 @@ func (d *decoder) vector(os origins) vector {
 		return nil
 	}
 	// Not all at once: an entry takes 24 bytes of memory and may take 2 here.
-	v := make(vector, 0, min(n, 64))
+	v := vector(d.dots.take(min(n, 64)))
 	for range n {
 		e := d.dot(os)
 		if d.err != nil {

@@ -1,0 +1,131 @@
+package replicator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestCacheGivesWhatWasPutLast keeps many keys in caches of all sizes.
+func TestCacheGivesWhatWasPutLast(t *testing.T) {
+	for _, limit := range []int{1, 100, 4 << 10, 1 << 20} {
+		rnd := rand.New(rand.NewPCG(1, uint64(limit)))
+		c := cache{limit: limit}
+		last := map[string]string{}
+		hits := 0
+		for i := range 50_000 {
+			key := fmt.Appendf(nil, "%0*d", 1+rnd.IntN(30), rnd.IntN(2000))
+			rec, ok := c.get(key)
+			if want, put := last[string(key)]; ok {
+				require.True(t, put, "a key that nobody put")
+				require.Equal(t, want, string(rec), "limit %d, step %d", limit, i)
+				hits++
+			}
+			rec = binary.AppendUvarint(nil, rnd.Uint64()>>rnd.IntN(64))
+			if rnd.IntN(10) == 0 {
+				rec = nil
+			}
+			if rnd.IntN(2) == 0 {
+				c.put(key, rec)
+				last[string(key)] = string(rec)
+			} else if c.update(key, rec); ok {
+				last[string(key)] = string(rec)
+			}
+			require.LessOrEqual(t, c.young.size(), max(limit/2, 0))
+			require.LessOrEqual(t, c.old.size(), max(limit/2, 0))
+		}
+		t.Logf("limit %d: %d hits", limit, hits)
+		switch {
+		case limit <= 100:
+			require.Zero(t, hits, "not even a table fits")
+		case limit >= 1<<20:
+			require.Greater(t, hits, 10_000)
+		}
+	}
+}
+
+// TestCacheKeepsWhatIsUsed has a few keys in use among many that are not.
+func TestCacheKeepsWhatIsUsed(t *testing.T) {
+	c := cache{limit: 64 << 10}
+	hot := fmt.Append(nil, "hot")
+	c.put(hot, []byte("r"))
+	for i := range 100_000 {
+		c.put(fmt.Append(nil, "cold", i), []byte("record"))
+		rec, ok := c.get(hot)
+		require.True(t, ok, "after %d others", i)
+		require.Equal(t, "r", string(rec))
+	}
+	_, ok := c.get(fmt.Append(nil, "cold", 0))
+	require.False(t, ok)
+}
+
+func TestCacheLeavesOutWhatIsTooLarge(t *testing.T) {
+	c := cache{limit: 4 << 20}
+	large := make([]byte, chunkSize)
+	c.put(large, []byte("r"))
+	c.put([]byte("k"), large)
+	for _, key := range [][]byte{large, []byte("k")} {
+		_, ok := c.get(key)
+		require.False(t, ok)
+	}
+	c.put([]byte("k"), []byte("r"))
+	rec, ok := c.get([]byte("k"))
+	require.True(t, ok)
+	require.Equal(t, "r", string(rec))
+}
+
+// TestCacheForgetsARecordThatBecameTooLarge: the old record must not be found then.
+func TestCacheForgetsARecordThatBecameTooLarge(t *testing.T) {
+	c := cache{limit: 4 << 20}
+	c.put([]byte("k"), []byte("r"))
+	c.put([]byte("k"), make([]byte, chunkSize))
+	_, ok := c.get([]byte("k"))
+	require.False(t, ok)
+}
+
+func TestTableFindsKeysOfEqualHash(t *testing.T) {
+	var keys []string
+	var tb table
+	is := func(key string) func(uint32) bool { return func(at uint32) bool { return keys[at] == key } }
+	for i := range 1000 {
+		key := fmt.Sprint(i)
+		keys = append(keys, key)
+		tb.set(uint32(i%3), uint32(i), is(key))
+	}
+	require.Equal(t, 1000, tb.used)
+	for i := range 1000 {
+		at, ok := tb.find(uint32(i%3), is(fmt.Sprint(i)))
+		require.True(t, ok)
+		require.EqualValues(t, i, at)
+	}
+	_, ok := tb.find(1, is("x"))
+	require.False(t, ok)
+	tb.reset()
+	_, ok = tb.find(0, is("0"))
+	require.False(t, ok)
+}
+
+func TestSlabGivesEmptySlicesThatDoNotMeet(t *testing.T) {
+	var s slab[int]
+	for range 3 {
+		var taken [][]int
+		for i := range 10_000 {
+			p := s.take(i % 5)
+			require.Empty(t, p)
+			for j := range i % 5 {
+				p = append(p, i+j)
+			}
+			taken = append(taken, p)
+		}
+		for i, p := range taken {
+			for j := range p {
+				require.Equal(t, i+j, p[j])
+			}
+		}
+		s.reset()
+	}
+	require.LessOrEqual(t, cap(s.used), slabMost)
+}
