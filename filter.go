@@ -28,7 +28,7 @@ type block [8]uint64
 
 const (
 	blockBytes  = 64
-	blockKeys   = 32      // of 12 bits each: about one key in 100 is taken for another
+	blockKeys   = 32      // of 16 bits each: about one key in 300 is taken for another
 	filterStart = 4 << 10 // bytes of the first level
 )
 

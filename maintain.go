@@ -23,10 +23,7 @@ const (
 )
 
 func (db *DB) tendNow() {
-	select {
-	case db.tend <- struct{}{}:
-	default:
-	}
+	notify(db.tend)
 }
 
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and

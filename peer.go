@@ -100,10 +100,7 @@ func (ps *peers) add(addr string, s source, now time.Time) bool {
 	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = ps.least, ps.most, 2, 0.3
 	b.Reset()
 	ps.list = slices.Insert(ps.list, i, &peer{addr: addr, source: s, state: "new", seen: now, covered: now, backoff: b})
-	select {
-	case ps.found <- struct{}{}:
-	default:
-	}
+	notify(ps.found)
 	return true
 }
 
@@ -241,6 +238,12 @@ func (ps *peers) tried() (all bool, n int) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	return !slices.ContainsFunc(ps.list, func(p *peer) bool { return !p.tried }), len(ps.list)
+}
+
+// met counts those who answer.
+func (ps *peers) met() (n int) {
+	ps.each(func(p *peer) { n += int(btoi(p.state == "ok")) })
+	return n
 }
 
 // each calls f with every peer, with the lock held.

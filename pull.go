@@ -44,7 +44,14 @@ type pendingPull struct {
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
 	var news int64
-	s.host.at(func(r *replica) { news = r.known.behind(&s.peer) })
+	none := false
+	s.host.at(func(r *replica) {
+		news = r.known.behind(&s.peer)
+		none = s.nothingNew(r)
+	})
+	if none {
+		return s.pulled()
+	}
 	if s.leftOut = s.host.enterPull(s.theirs.origin, news); s.leftOut != pullNow {
 		return s.pulled()
 	}
@@ -85,6 +92,15 @@ func (s *session) startPull() error {
 	}))
 	s.expect = wantPage
 	return nil
+}
+
+// nothingNew tells that a pull would bring nothing: all that the peer claims, holds
+// beyond that, and can prove is known here. What it has learnt since it told of that is
+// left to the next session.
+func (s *session) nothingNew(r *replica) bool {
+	settle := s.mine.claims == s.theirs.claims && s.mine.digest != s.theirs.digest
+	return !settle && !s.params.purpose.any() && len(s.peerLoose) == 0 &&
+		s.peer.within(claimed, &r.known, claimed) && s.peer.within(pruned, &r.known, pruned) && s.peer.within(purged, &r.known, purged)
 }
 
 func sortedOrigins(m map[Origin]spans) []Origin {

@@ -169,14 +169,10 @@ func TestLaterVersionOfTheProtocolTalksToThisOne(t *testing.T) {
 		require.Equal(t, "lrep\x01\x01", string(payload[:6]), "version 1 is what both speak")
 		_, err = conn.Write([]byte{0, 0, 0, 1, 9}) // turn: we pull nothing, pull yourself
 		require.NoError(t, err)
-		for kind != 5 { // vectors and addresses may come before the pull
+		for kind != 10 { // vectors and addresses may come before the bye; as we claim nothing, no pull
 			kind, _ = readFrame(t, conn)
 			require.NotEqualValues(t, 2, kind)
 		}
-		_, err = conn.Write([]byte{0, 0, 0, 2, 8, 1}) // all of it was nothing
-		require.NoError(t, err)
-		kind, _ = readFrame(t, conn)
-		require.EqualValues(t, 10, kind, "bye")
 		time.Sleep(3 * time.Second)
 		require.Empty(t, a.Status().Refusals)
 	})

@@ -38,6 +38,7 @@ type DB struct {
 	pulls     pulls
 	talking   atomic.Int64  // sessions under way
 	kick      chan struct{} // capacity 1: start a round
+	heard     chan struct{} // capacity 1: a peer told news
 	tend      chan struct{} // capacity 1: look after the store
 
 	urgent   chan struct{} // capacity 1: hold sessions for those who wait
@@ -204,7 +205,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
 		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
-		kick:  make(chan struct{}, 1), tend: make(chan struct{}, 1),
+		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
 		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
@@ -389,8 +390,12 @@ func (db *DB) addresses() []string { return db.peers.addresses() }
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *txn) {
 	db.publish(t.changes)
-	if len(t.changes) > 0 {
-		db.news(len(t.changes))
+	if n := len(t.changes); n > 0 {
+		if slices.ContainsFunc(t.changes, func(c change) bool { return c.local }) {
+			db.news(n)
+		} else {
+			db.heardNews(n)
+		}
 		db.tendNow()
 	}
 	db.wake(t.r, false)

@@ -165,11 +165,18 @@ func (r *rogue) vectors(o Origin, at ...uint64) {
 	}))
 }
 
+// turn claims something that there is to pull, and has the other side ask for it.
+func (r *rogue) turn() {
+	r.t.Helper()
+	r.vectors(r.self, 1, 1, 0, 0)
+	r.send(frameTurn, nil)
+	require.Equal(r.t, framePull, r.await(framePull))
+}
+
 // page answers a pull with one key.
 func (r *rogue) page(key []byte, versions ...version) {
 	r.t.Helper()
-	r.send(frameTurn, nil)
-	require.Equal(r.t, framePull, r.await(framePull))
+	r.turn()
 	r.send(framePage, r.sending.frame(func(b []byte) []byte {
 		b = append(b, 0, 1) // no marks, one key
 		b = appendBytes(b, key)
@@ -196,7 +203,6 @@ func TestTheRogueIsBelievedWhenItBehaves(t *testing.T) {
 	// Else the refusals below could have any reason.
 	db := serve(t, Options{})
 	r := greetAsMember(t, db)
-	r.vectors(r.self, 1, 1, 0, 0)
 	r.page([]byte("k"), r.plain(1))
 	require.Equal(t, frameBye, r.await(frameBye))
 	v, err := db.Get([]byte("k"), nil)
@@ -235,8 +241,7 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		"claims of ours":      {"has made only", func(r *rogue) { r.vectors(r.theirs.origin, 99, 0, 0, 0) }},
 		"proves too much":     {"prove more than they claim", func(r *rogue) { r.vectors(r.self, 1, 1, 2, 0) }},
 		"chunks too large": {"MaxValue is 1024", func(r *rogue) {
-			r.send(frameTurn, nil)
-			r.await(framePull)
+			r.turn()
 			for range 2 {
 				r.send(frameChunk, make([]byte, 1000))
 			}
@@ -244,8 +249,8 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		"a page out of turn":      {"does not belong here", func(r *rogue) { r.send(framePage, nil) }},
 		"a second hello":          {"does not belong here", func(r *rogue) { r.send(frameHello, r.theirs.append(nil)) }},
 		"an unknown frame":        {"frame 200 does not belong here", func(r *rogue) { r.send(200, []byte("x")) }},
-		"a page of nothing":       {"record ends early", func(r *rogue) { r.send(frameTurn, nil); r.await(framePull); r.send(framePage, nil) }},
-		"2^60 keys":               {"at most", func(r *rogue) { r.send(frameTurn, nil); r.await(framePull); r.send(framePage, many(0, 0)) }},
+		"a page of nothing":       {"record ends early", func(r *rogue) { r.turn(); r.send(framePage, nil) }},
+		"2^60 keys":               {"at most", func(r *rogue) { r.turn(); r.send(framePage, many(0, 0)) }},
 		"2^60 origins":            {"at most", func(r *rogue) { r.send(frameVectors, many()) }},
 		"2^60 addresses":          {"at most", func(r *rogue) { r.send(frameAddresses, many()) }},
 		"2^60 origins in a pull":  {"at most", func(r *rogue) { r.send(framePull, many(0)) }},

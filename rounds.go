@@ -16,6 +16,9 @@ func (db *DB) rounds(ctx context.Context) {
 	defer timer.Stop()
 	next := time.Time{} // not before
 	kicked := false     // since the last round
+	passing := false    // news of others wait until relay fires
+	relay := time.NewTimer(time.Hour)
+	defer relay.Stop()
 	for first := true; ; {
 		select {
 		case <-ctx.Done():
@@ -23,6 +26,17 @@ func (db *DB) rounds(ctx context.Context) {
 		case <-db.urgent:
 			db.hasten(ctx)
 			continue
+		case <-db.heard:
+			if db.peers.met() <= db.opts.Fanout {
+				if !passing {
+					relay.Reset(db.opts.MinInterval / relayShare)
+				}
+				passing = true
+				continue
+			}
+			kicked = true
+		case <-relay.C:
+			kicked = true
 		case <-timer.C:
 		case <-db.peers.found:
 		case <-db.kick:
@@ -37,6 +51,9 @@ func (db *DB) rounds(ctx context.Context) {
 			kicked = taken(db.kick) || kicked
 			taken(db.peers.found)
 		}
+		kicked = taken(db.heard) || passing || kicked
+		passing = false
+		relay.Stop()
 		// Only sessions that a change was the reason for keep the next change waiting.
 		least := db.opts.MinInterval
 		if db.round(ctx, now, kicked, first) == 0 || !kicked {
@@ -47,6 +64,11 @@ func (db *DB) rounds(ctx context.Context) {
 		timer.Reset(db.untilNext(now))
 	}
 }
+
+// relayShare is by how much less than MinInterval a server waits before it passes on what
+// a peer told it, if there are so few servers that the one which wrote it tells all of
+// them: they are spared sessions in which they would hear the same again.
+const relayShare = 4
 
 // rest waits before the next round; it is false if ctx ends. The signals of those who
 // write stay where they are meanwhile, so that not every write has to wake it.
@@ -112,14 +134,29 @@ func (db *DB) pause(now time.Time) time.Duration {
 // news counts changes and starts a round.
 func (db *DB) news(changes int) {
 	if changes > 0 {
-		db.mu.Lock()
-		now := time.Now()
-		db.velocity.add(now, changes)
-		db.recent.add(now, changes)
-		db.mu.Unlock()
+		db.count(changes)
 	}
+	notify(db.kick)
+}
+
+// heardNews counts changes that came from a peer and has them passed on.
+func (db *DB) heardNews(changes int) {
+	db.count(changes)
+	notify(db.heard)
+}
+
+func (db *DB) count(changes int) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	now := time.Now()
+	db.velocity.add(now, changes)
+	db.recent.add(now, changes)
+}
+
+// notify puts a signal into a channel, if there is none.
+func notify(signal chan<- struct{}) {
 	select {
-	case db.kick <- struct{}{}:
+	case signal <- struct{}{}:
 	default:
 	}
 }
@@ -187,10 +224,12 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 	theirs := s.theirsNow()
 	var claims sum
 	var has vector
+	covered := s.idle || s.gave
 	db.at(func(r *replica) {
 		if claims = r.known.claims; err == nil && theirs == claims {
 			has = r.known.vector(claimed)
 		}
+		covered = covered || r.known.within(claimed, &s.peer, claimed) // it had no need to pull
 	})
 	db.peers.mu.Lock()
 	was := p.state
@@ -216,7 +255,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		if has != nil {
 			p.has = has
 		}
-		if s.idle || s.gave {
+		if covered {
 			p.covered = s.mine.wall
 		}
 		if p.asked = max(p.asked, s.params.asked); s.leftOut == pullNever && broken != nil {

@@ -217,7 +217,7 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 	case kind == frameVectors && s.expect != wantHello && s.expect != wantNothing:
 		return s.gotVectors(payload)
 	case kind == frameAddresses && (s.expect == wantPull || s.expect == wantVectors || s.expect == wantPage || s.expect == wantProbed ||
-		s.expect == wantTheirs && s.leftOut != pullNow): // of an acceptor, on their way while we left out our pull
+		s.expect == wantTheirs): // of an acceptor, on their way when we did not pull
 		return s.gotAddresses(payload)
 	case kind == framePull && (s.expect == wantPull || s.expect == wantTheirs):
 		return s.gotPull(payload)

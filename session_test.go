@@ -78,3 +78,53 @@ func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
 	require.Equal(t, pullNow, ps.enter(b, bulkWrites+1, now), "a few writes do not hold up many")
 	require.Equal(t, pullLater, ps.enter(a, 1, now), "the same session's server twice")
 }
+
+// kindsOf drives a conversation and gives the kinds of frames that the dialer and the
+// acceptor sent.
+func kindsOf(t *testing.T, a, b *node) (dialer, acceptor []frameType) {
+	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10, remembered: b.r.self}
+	sa, sb := newSession(a, true, p), newSession(b, false, p)
+	drive(t, sa, sb, func(from, to *session, f frame) {
+		if from == sa {
+			dialer = append(dialer, f.kind)
+		} else {
+			acceptor = append(acceptor, f.kind)
+		}
+		require.NoError(t, to.receive(f.kind, f.payload))
+	})
+	return dialer, acceptor
+}
+
+func TestWhoHasNothingNewIsNotPulledFrom(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("a", "1")
+	b.put("b", "1")
+	talk(t, a, b)
+
+	a.put("a", "2")
+	dialer, acceptor := kindsOf(t, a, b)
+	require.NotContains(t, dialer, framePull)
+	require.Contains(t, acceptor, framePull)
+	require.Equal(t, "2", b.get("a"))
+
+	b.put("b", "2")
+	dialer, acceptor = kindsOf(t, a, b)
+	require.Contains(t, dialer, framePull)
+	require.NotContains(t, acceptor, framePull)
+	require.Equal(t, "2", a.get("b"))
+	require.Equal(t, a.r.digest, b.r.digest)
+}
+
+func TestPullTakesProofsAlsoWhereTheWritesAreKnown(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "1")
+	talk(t, a, b)
+	require.NoError(t, b.commit(func(t *txn) error {
+		t.prove(pruned, dot{a.r.self, 1})
+		return nil
+	}))
+	a.put("k", "2") // else both would hold the same, and have nothing to talk about
+	dialer, _ := kindsOf(t, a, b)
+	require.Contains(t, dialer, framePull)
+	require.EqualValues(t, 1, a.r.known.at(pruned, a.r.self))
+}

@@ -39,9 +39,10 @@ func (s *scenario) resolver(name string) {
 func TestHostileEntriesStoreNothing(t *testing.T) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]
+	s.put(a, "news", "v") // or b would not pull
 	stranger := s.draw()
-	page := func(key string, v version) []byte {
-		var n names
+	page := func(named []Origin, key string, v version) []byte {
+		n := names{list: slices.Clone(named), fresh: len(named)}
 		return n.frame(func(p []byte) []byte {
 			p = append(p, 0, 1) // no marks, one key
 			p = appendBytes(p, []byte(key))
@@ -74,7 +75,7 @@ func TestHostileEntriesStoreNothing(t *testing.T) {
 			before, claims := b.disk.now, b.r.known.claims
 			v := good
 			x.v(&v)
-			err := c.ends[0].s.receive(framePage, page(x.key, v))
+			err := c.ends[0].s.receive(framePage, page(c.ends[0].s.reading.list, x.key, v))
 			require.ErrorContains(t, err, x.is)
 			require.True(t, c.ends[0].s.done)
 			require.True(t, slices.EqualFunc(before, b.disk.now, func(p, q simPair) bool { return p.key == q.key && bytes.Equal(p.value, q.value) }))

@@ -282,10 +282,7 @@ func (db *DB) latestCall() uint64 {
 
 // hastenNow has sessions held for those who wait.
 func (db *DB) hastenNow() {
-	select {
-	case db.urgent <- struct{}{}:
-	default:
-	}
+	notify(db.urgent)
 }
 
 // hasten starts sessions for those who wait, with as many peers at once as they

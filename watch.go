@@ -159,10 +159,7 @@ func (w *watcher) add(changes []change) {
 		w.waiting = append(w.waiting, p)
 		w.size += p.size()
 	}
-	select {
-	case w.news <- struct{}{}:
-	default:
-	}
+	notify(w.news)
 }
 
 // public is the change as those who watch see it. It shares no memory.

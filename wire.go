@@ -24,6 +24,8 @@ import (
 //	vectors, chunk…, page …, end →
 //	                            ←       bye
 //
+// A side that has nothing to pull says turn, or bye, at once.
+//
 // refuse may come at any time, from either side, as the last word; wait after both
 // have said hello, from a side that has something to say and is not ready.
 type frameType byte

@@ -362,6 +362,9 @@ func tails(network string) scenario {
 		}
 		err = agree(e.ctx, a, b)
 		if err == nil {
+			err = e.quiet()
+		}
+		if err == nil {
 			err = e.tails(network, a, b)
 		}
 		if err == nil && a.Digest() != b.Digest() {

@@ -32,17 +32,23 @@ type handle interface {
 
 // open opens a database of the system that is measured, with goleveldb's default
 // options.
-func (e *env) open(o replicator.Options) (handle, error) {
+func (e *env) open(o replicator.Options) (handle, error) { return e.openWith(nil, o) }
+
+func (e *env) openWith(store *opt.Options, o replicator.Options) (handle, error) {
 	if e.system == raw {
-		return leveldb.OpenFile(e.dir, nil)
+		return leveldb.OpenFile(e.dir, store)
 	}
-	return replicate(e.dir, o)
+	return replicateWith(e.dir, store, o)
 }
 
 // replicate opens a replicated database, on a free port of loopback unless the
 // options say where to listen.
 func replicate(dir string, o replicator.Options) (*replicator.DB, error) {
-	db, err := leveldb.OpenFile(dir, nil)
+	return replicateWith(dir, nil, o)
+}
+
+func replicateWith(dir string, store *opt.Options, o replicator.Options) (*replicator.DB, error) {
+	db, err := leveldb.OpenFile(dir, store)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +180,24 @@ func (e *env) settle(dir string) (size int64, err error) {
 		}
 	}
 	return size, nil
+}
+
+// quiet waits until the process has next to nothing to do: what goes on in the background
+// after an opening is over.
+func (e *env) quiet() error {
+	still := 0
+	for began := time.Now(); still < 3 && time.Since(began) < 20*time.Second; {
+		used := cpu()
+		select {
+		case <-e.ctx.Done():
+			return e.ctx.Err()
+		case <-time.After(e.still / 5):
+		}
+		if still++; cpu()-used > e.still/5/20 {
+			still = 0
+		}
+	}
+	return nil
 }
 
 // diskSize is how much the files of a database hold. Those that vanish meanwhile

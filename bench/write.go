@@ -31,7 +31,7 @@ func writing() (list []scenario) {
 	for _, writers := range []int{1, 8} {
 		list = append(list, syncedPuts(writers))
 	}
-	return append(list, farPuts(), memory())
+	return append(list, farPuts(), unpooled(), memory())
 }
 
 // count is how many keys are written with values of a size.
@@ -293,6 +293,54 @@ func (e *env) farPuts(db handle, rows []row) error {
 	}
 	return e.timed(rows[3].name, ops, func() error {
 		for _, i := range uniform(n, ops, seed+1) {
+			if _, err := db.Get(ks.at(i), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// unpooled are lookups without goleveldb's pool of buffers. With it an index block may be
+// read into a buffer of 2 MiB that a compaction left there, and be counted in the block
+// cache as that much.
+func unpooled() scenario {
+	s := scenario{name: "Unpooled", systems: local, title: "Get with goleveldb's option DisableBufferPool, values of 100 bytes"}
+	s.rows = []row{
+		{"Unpooled/get", "op/s", "Get, uniform, after load and compaction", atLeast(0.95)},
+		{"Unpooled/far", "op/s", "the same among more keys", atLeast(0.95)},
+	}
+	s.run = func(e *env) error {
+		base := e.dir
+		for i, n := range []int{e.keys, e.far} {
+			e.dir = filepath.Join(base, fmt.Sprint(i))
+			db, err := e.openWith(&opt.Options{DisableBufferPool: true}, replicator.Options{})
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(e.lookups(db, s.rows[i].name, n), db.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return s
+}
+
+func (e *env) lookups(db handle, name string, n int) error {
+	ks := newKeys(n, uint64(e.round))
+	if err := load(db, ks, 100); err != nil {
+		return err
+	}
+	if err := db.CompactRange(util.Range{}); err != nil {
+		return err
+	}
+	if _, err := e.settle(e.dir); err != nil {
+		return err
+	}
+	order := uniform(n, e.keys, uint64(e.round)+1)
+	return e.timed(name, len(order), func() error {
+		for _, i := range order {
 			if _, err := db.Get(ks.at(i), nil); err != nil {
 				return err
 			}
