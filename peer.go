@@ -23,7 +23,8 @@ type peer struct {
 	tried     bool          // a session has ended, well or not
 	answering int           // sessions that it dialed are under way
 	last      time.Time     // end of the last good session
-	came      time.Time     // end of the last good session that it dialed
+	came      time.Time     // end of the last good session that it dialed,
+	reached   time.Time     // and of the last that we dialed
 	next      time.Time     // not dialed before
 	seen      time.Time     // when its address was last heard of
 	failed    int           // sessions in a row

@@ -27,7 +27,7 @@ func (db *DB) rounds(ctx context.Context) {
 			db.hasten(ctx)
 			continue
 		case <-db.heard:
-			if db.peers.met() <= db.opts.Fanout {
+			if db.few() {
 				if !passing {
 					relay.Reset(db.opts.MinInterval / relayShare)
 				}
@@ -66,8 +66,8 @@ func (db *DB) rounds(ctx context.Context) {
 }
 
 // relayShare is by how much less than MinInterval a server waits before it passes on what
-// a peer told it, if there are so few servers that the one which wrote it tells all of
-// them: they are spared sessions in which they would hear the same again.
+// a peer told it, if there are few: then the one that wrote tells all of them, and they
+// are spared sessions in which they would hear the same again.
 const relayShare = 4
 
 // rest waits before the next round; it is false if ctx ends. The signals of those who
@@ -95,9 +95,13 @@ func taken(signal <-chan struct{}) bool {
 	}
 }
 
+// steadyPause is how long a peer that is as far as this server is left alone, if it dials
+// us as we dial it, and there are so few servers that each is told by who wrote.
+const steadyPause = time.Second
+
 // round starts sessions with peers chosen at random: all of them at first, then
-// Fanout. After a change those are left out that are known to have it already. It
-// gives how many there are.
+// Fanout. After a change those are left out that are known to have it already, and else
+// those that would tell us if they had news. It gives how many there are.
 func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) int {
 	n := db.opts.Fanout
 	if first {
@@ -105,13 +109,23 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) int 
 	}
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
-	skip := func(p *peer) bool { return kicked && (p.answering > 0 || p.claims == claims) }
+	few := db.few()
+	pause := min(steadyPause, db.opts.MaxInterval)
+	skip := func(p *peer) bool {
+		if kicked {
+			return p.answering > 0 || p.claims == claims
+		}
+		return few && p.claims == claims && now.Sub(p.reached) < pause && now.Sub(p.came) < 2*pause
+	}
 	picked := db.peers.pick(n, now, skip)
 	for _, p := range picked {
 		db.spawn(func() { db.call(ctx, p, purpose{}) })
 	}
 	return len(picked)
 }
+
+// few tells that a round after a change reaches all servers there are.
+func (db *DB) few() bool { return db.peers.met() <= db.opts.Fanout }
 
 // untilNext is the pause before the next round, or the time until a peer that
 // failed may be tried again, if that is sooner.
@@ -287,7 +301,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 func (p *peer) endedWellLocked(dialed bool, now time.Time) {
 	p.last, p.seen = now, now
 	if dialed {
-		p.failed, p.next, p.err = 0, time.Time{}, nil
+		p.failed, p.next, p.err, p.reached = 0, time.Time{}, nil, now
 		p.backoff.Reset()
 	} else {
 		p.came = now

@@ -284,3 +284,38 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 		require.Less(t, a.Status().Served, int64(3*500), "little was sent twice")
 	})
 }
+
+// TestServersThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
+// second, which alone would have each hold rounds every 20 ms.
+func TestServersThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		peers := func(others ...string) *replicator.Options { return &replicator.Options{Peers: others} }
+		a, ja := c.watched("a", peers("b:9000", "c:9000"))
+		b, jb := c.watched("b", peers("a:9000", "c:9000"))
+		d, jc := c.watched("c", peers("a:9000", "b:9000"))
+		requireAgreement(t, a, b, d)
+		time.Sleep(time.Second)
+		js := []*diary{ja, jb, jc}
+		for _, j := range js {
+			j.forget()
+		}
+		for i := range 100 {
+			put(t, a, fmt.Sprint(i), "v")
+			time.Sleep(100 * time.Millisecond)
+			require.Equal(t, "v", value(t, b, fmt.Sprint(i)))
+			require.Equal(t, "v", value(t, d, fmt.Sprint(i)))
+		}
+		dialed := 0
+		for _, j := range js {
+			for _, s := range j.sessions() {
+				dialed += int(map[bool]int{true: 1}[s.Dialed])
+			}
+		}
+		t.Logf("%d sessions", dialed)
+		// 200 tell of a write, and each of six pairs talks once a second; b and c may tell
+		// each other what both have just heard.
+		require.Less(t, dialed, 200+200+6*10+50)
+		require.GreaterOrEqual(t, dialed, 200+6*5)
+	})
+}

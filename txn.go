@@ -39,6 +39,7 @@ type txn struct {
 	versions slab[version] // of states
 	dots     slab[dot]     // of vvs
 	records  slab[byte]    // of log-indexes
+	last     table         // of lastWrites
 }
 
 // stagedKey is a key as the transaction leaves it.
@@ -227,7 +228,7 @@ type write struct {
 // beyond the transaction.
 func (t *txn) put(writes []write) error {
 	if len(writes) > 1 {
-		writes = lastWrites(writes)
+		writes = t.lastWrites(writes)
 	}
 	logged := writes
 	if slices.ContainsFunc(writes, func(w write) bool { return w.deleted || t.r.local != nil }) {
@@ -282,17 +283,21 @@ func (t *txn) raw(w write) {
 	}
 }
 
-func lastWrites(writes []write) []write {
-	last := make(map[string]int, len(writes))
-	for i, w := range writes {
-		last[string(w.key)] = i
+// lastWrites leaves out those that are followed by another write of the same key.
+func (t *txn) lastWrites(writes []write) []write {
+	is := func(key []byte) func(at uint32) bool {
+		return func(at uint32) bool { return bytes.Equal(writes[at].key, key) }
 	}
-	if len(last) == len(writes) {
+	t.last.reset()
+	for i := range writes {
+		t.last.set(hashKey(writes[i].key), uint32(i), is(writes[i].key))
+	}
+	if t.last.used == len(writes) {
 		return writes
 	}
-	kept := make([]write, 0, len(last))
+	kept := make([]write, 0, t.last.used)
 	for i, w := range writes {
-		if last[string(w.key)] == i {
+		if at, _ := t.last.find(hashKey(w.key), is(w.key)); int(at) == i {
 			kept = append(kept, w)
 		}
 	}
