@@ -329,7 +329,7 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err e
 		db.peers.free(p) // we gave up, which says nothing of the peer
 		return false, err
 	}
-	db.ended(p, s, pace, err)
+	db.ended(p, s, pace, started, err)
 	db.report(p.addr, s, pace, time.Since(started), err)
 	return !s.partial && s.leftOut != pullLater && s.theyLeft != pullLater, err
 }
@@ -425,7 +425,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
 	case from != nil:
 		db.peers.gone(from)
-		db.ended(from, s, pace, err)
+		db.ended(from, s, pace, started, err)
 	}
 	db.report(addr, s, pace, time.Since(started), err)
 }

@@ -54,10 +54,13 @@ func (db *DB) rounds(ctx context.Context) {
 		kicked = taken(db.heard) || passing || kicked
 		passing = false
 		relay.Stop()
-		// Only sessions that a change was the reason for keep the next change waiting.
-		least := db.opts.MinInterval
-		if db.round(ctx, now, kicked, first) == 0 || !kicked {
-			least /= 10
+		// Only sessions that a change was the reason for keep the next change waiting long.
+		least := time.Duration(0)
+		switch n := db.round(ctx, now, kicked, first); {
+		case kicked && n > 0:
+			least = db.opts.MinInterval
+		case kicked || n > 0:
+			least = db.opts.MinInterval / 10
 		}
 		next = now.Add(least)
 		kicked, first = false, false
@@ -232,7 +235,7 @@ func (db *DB) leavePull(from Origin) {
 }
 
 // ended notes how a session with a peer went.
-func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
+func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, err error) {
 	now := time.Now()
 	broken := db.queue.broken()
 	theirs := s.theirsNow()
@@ -275,7 +278,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, err error) {
 		if p.asked = max(p.asked, s.params.asked); s.leftOut == pullNever && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
-	} else {
+	} else if s.dialed || started.After(p.last) { // else another has ended well since it was cut off
 		if s.stats.pulled > 0 { // the next is not to wait long, and goes on from here
 			p.backoff.Reset()
 		}
