@@ -108,11 +108,8 @@ func (q *queue) do(req *request) error {
 	default:
 	}
 	for {
-		select {
-		case err := <-req.done:
-			req.answered = true
+		if given, err := req.answer(); given {
 			return err
-		default:
 		}
 		select {
 		case err := <-req.done:
@@ -122,14 +119,22 @@ func (q *queue) do(req *request) error {
 			q.lead()
 			<-q.slot
 		case <-q.over:
-			select {
-			case err := <-req.done:
-				req.answered = true
+			if given, err := req.answer(); given {
 				return err
-			default:
-				return leveldb.ErrClosed
 			}
+			return leveldb.ErrClosed
 		}
+	}
+}
+
+// answer takes the answer, if there is one.
+func (req *request) answer() (given bool, err error) {
+	select {
+	case err := <-req.done:
+		req.answered = true
+		return true, err
+	default:
+		return false, nil
 	}
 }
 

@@ -355,12 +355,13 @@ func (db *DB) syncOne(ctx context.Context, addr string, why purpose) error {
 			if whole || err != nil {
 				return err
 			}
-			again, pause = time.After(pause), min(2*pause, time.Second)
+			again, pause = time.After(pause), min(2*pause, 100*time.Millisecond)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-wait:
+		case <-db.pulls.next(): // the one here, perhaps; one at the peer has to be asked for
 		case <-again:
 		}
 	}

@@ -18,6 +18,7 @@ func (db *DB) rounds(ctx context.Context) {
 	kicked := false     // since the last round
 	passing := false    // news of others wait until relay fires
 	relay := time.NewTimer(time.Hour)
+	relay.Stop()
 	defer relay.Stop()
 	for first := true; ; {
 		select {
@@ -183,7 +184,18 @@ func notify(signal chan<- struct{}) {
 type pulls struct {
 	mu     sync.Mutex
 	active map[Origin]activePull
-	missed bool // a session left out its pull
+	missed bool          // a session left out its pull
+	left   chan struct{} // closed when the next of them ends; nil if nobody waits for that
+}
+
+// next gives a channel that is closed when a pull ends.
+func (ps *pulls) next() <-chan struct{} {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.left == nil {
+		ps.left = make(chan struct{})
+	}
+	return ps.left
 }
 
 type activePull struct {
@@ -228,6 +240,10 @@ func (db *DB) leavePull(from Origin) {
 	delete(ps.active, from)
 	missed := ps.missed
 	ps.missed = false
+	if ps.left != nil {
+		close(ps.left)
+		ps.left = nil
+	}
 	ps.mu.Unlock()
 	if missed {
 		db.news(0)

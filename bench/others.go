@@ -90,7 +90,7 @@ type joiner interface {
 }
 
 // againstFill is a new, empty node that takes all keys from two or three that have
-// them.
+// them and are at rest.
 func againstFill() scenario {
 	const name = "Others/Fill"
 	s := scenario{name: name, systems: []string{replicated, natsKV, raftDB}, title: "An empty node joins and takes 200,000 keys, values of 100 bytes"}
@@ -104,7 +104,7 @@ func againstFill() scenario {
 		if !ok {
 			return errors.Join(errors.New("no node can join"), c.close())
 		}
-		if err := j.load(newKeys(e.fill, 1)); err != nil {
+		if err := errors.Join(j.load(newKeys(e.fill, 1)), e.quiet()); err != nil {
 			return errors.Join(err, c.close())
 		}
 		began := time.Now()
