@@ -58,7 +58,7 @@ func (s *session) startPull() error {
 	p := &pulling{}
 	var skip map[Origin]spans
 	s.host.at(func(r *replica) {
-		p.settle = s.mine.claims == s.theirs.claims && s.mine.digest != s.theirs.digest
+		p.settle = s.differs()
 		if r.pending == nil {
 			return
 		}
@@ -94,12 +94,16 @@ func (s *session) startPull() error {
 	return nil
 }
 
+// differs tells that the two claimed the same when they met, and did not hold the same.
+func (s *session) differs() bool {
+	return s.mine.claims == s.theirs.claims && s.mine.digest != s.theirs.digest
+}
+
 // nothingNew tells that a pull would bring nothing: all that the peer claims, holds
 // beyond that, and can prove is known here. What it has learnt since it told of that is
 // left to the next session.
 func (s *session) nothingNew(r *replica) bool {
-	settle := s.mine.claims == s.theirs.claims && s.mine.digest != s.theirs.digest
-	return !settle && !s.params.purpose.any() && len(s.peerLoose) == 0 &&
+	return !s.differs() && !s.params.purpose.any() && len(s.peerLoose) == 0 &&
 		s.peer.within(claimed, &r.known, claimed) && s.peer.within(pruned, &r.known, pruned) && s.peer.within(purged, &r.known, purged)
 }
 
