@@ -128,3 +128,16 @@ func TestPullTakesProofsAlsoWhereTheWritesAreKnown(t *testing.T) {
 	require.Contains(t, dialer, framePull)
 	require.EqualValues(t, 1, a.r.known.at(pruned, a.r.self))
 }
+
+func TestWhoWaitsForAPullIsToldWhenItEnds(t *testing.T) {
+	db := serve(t, Options{})
+	require.Equal(t, pullNow, db.enterPull(Origin{1}, 0))
+	ended := db.pulls.next()
+	select {
+	case <-ended:
+		t.Fatal("it has not ended")
+	default:
+	}
+	db.leavePull(Origin{1})
+	<-ended
+}
