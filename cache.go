@@ -83,7 +83,7 @@ func (g *generation) get(hash uint32, key []byte) (rec []byte, ok bool) {
 }
 
 func (g *generation) has(hash uint32, key []byte) bool {
-	_, ok := g.table.find(hash, g.is(key))
+	_, ok := g.get(hash, key)
 	return ok
 }
 

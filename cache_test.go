@@ -108,6 +108,24 @@ func TestTableFindsKeysOfEqualHash(t *testing.T) {
 	require.False(t, ok)
 }
 
+func TestTableGivesUpMemoryThatMostlyStoodEmpty(t *testing.T) {
+	var tb table
+	never := func(uint32) bool { return false }
+	for i := range uint32(10_000) {
+		tb.set(i, i, never)
+	}
+	size := len(tb.slots)
+	tb.reset()
+	require.Len(t, tb.slots, size, "it was full")
+	tb.set(1, 1, never)
+	tb.reset()
+	require.Empty(t, tb.slots)
+	tb.set(1, 1, never)
+	at, ok := tb.find(1, func(at uint32) bool { return at == 1 })
+	require.True(t, ok)
+	require.EqualValues(t, 1, at)
+}
+
 func TestSlabGivesEmptySlicesThatDoNotMeet(t *testing.T) {
 	var s slab[int]
 	for range 3 {

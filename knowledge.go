@@ -75,15 +75,6 @@ type knowledge struct {
 func (k *knowledge) find(o Origin) (int, bool) { return findRow(k.rows, o) }
 
 func findRow(rows []row, o Origin) (int, bool) {
-	// Most clusters are small.
-	if len(rows) <= 8 {
-		for i := range rows {
-			if c := rows[i].origin.compare(o); c >= 0 {
-				return i, c == 0
-			}
-		}
-		return len(rows), false
-	}
 	return slices.BinarySearchFunc(rows, o, func(r row, o Origin) int { return r.origin.compare(o) })
 }
 

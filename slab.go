@@ -4,7 +4,7 @@ package replicator
 // the garbage collector.
 type slab[T any] struct{ used []T }
 
-// slabMost is how many items a slab keeps for later use, and allocates at once.
+// slabMost is how many items a slab allocates at once. Twice as many are kept for later use.
 const slabMost = 1 << 12
 
 // take gives an empty slice with room for n items. It is valid until the slab is reset.
@@ -21,10 +21,14 @@ func (s *slab[T]) take(n int) []T {
 }
 
 // reset takes back all that was handed out.
-func (s *slab[T]) reset() {
-	if cap(s.used) > slabMost {
-		s.used = nil
+func (s *slab[T]) reset() { s.used = emptied(s.used) }
+
+// emptied keeps the memory of a slice for later use, if it is not large, but nothing
+// that was in it.
+func emptied[T any](s []T) []T {
+	if cap(s) > 2*slabMost {
+		return nil
 	}
-	clear(s.used)
-	s.used = s.used[:0]
+	clear(s)
+	return s[:0]
 }

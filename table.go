@@ -11,7 +11,8 @@ type table struct {
 }
 
 const (
-	tableStart = 8 // slots
+	tableStart = 8  // slots
+	tableSlack = 16 // for a key, beyond which they are too many
 	slotBytes  = 8
 )
 
@@ -72,8 +73,12 @@ func (t *table) grow() {
 	}
 }
 
-// reset empties the table. It keeps its memory.
+// reset empties the table. It keeps its memory, unless most of that was not used: to clear
+// it each time would cost more than to have it anew.
 func (t *table) reset() {
+	if len(t.slots) > tableSlack*max(t.used, tableStart) {
+		t.slots = nil
+	}
 	clear(t.slots)
 	t.used = 0
 }

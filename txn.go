@@ -101,16 +101,6 @@ func (s *stagedKeys) reset() {
 	s.list = emptied(s.list)
 }
 
-// emptied keeps the memory of a slice for later use, if it is not large, but nothing
-// that was in it.
-func emptied[T any](s []T) []T {
-	if cap(s) > 2*slabMost {
-		return nil
-	}
-	clear(s)
-	return s[:0]
-}
-
 // change is what a transaction did to one key, for those who watch.
 type change struct {
 	key      []byte

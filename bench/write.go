@@ -117,14 +117,7 @@ func (e *env) puts(db handle, rows []row, size, writers int) error {
 		return err
 	}
 	order := uniform(n, n, seed+1)
-	err := e.timed(rows[3].name, n, func() error {
-		for _, i := range order {
-			if _, err := db.Get(ks.at(i), nil); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := e.timed(rows[3].name, n, func() error { return getAll(db, ks, order) })
 	if err != nil {
 		return err
 	}
@@ -137,6 +130,16 @@ func (e *env) puts(db handle, rows []row, size, writers int) error {
 		}
 		return nil
 	})
+}
+
+// getAll looks keys up in an order.
+func getAll(db handle, ks keys, order []uint32) error {
+	for _, i := range order {
+		if _, err := db.Get(ks.at(i), nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func scan(db handle, want int) error {
@@ -291,14 +294,8 @@ func (e *env) farPuts(db handle, rows []row) error {
 	if _, err := e.settle(e.dir); err != nil {
 		return err
 	}
-	return e.timed(rows[3].name, ops, func() error {
-		for _, i := range uniform(n, ops, seed+1) {
-			if _, err := db.Get(ks.at(i), nil); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	order := uniform(n, ops, seed+1)
+	return e.timed(rows[3].name, ops, func() error { return getAll(db, ks, order) })
 }
 
 // unpooled are lookups without goleveldb's pool of buffers. With it an index block may be
@@ -339,14 +336,7 @@ func (e *env) lookups(db handle, name string, n int) error {
 		return err
 	}
 	order := uniform(n, e.keys, uint64(e.round)+1)
-	return e.timed(name, len(order), func() error {
-		for _, i := range order {
-			if _, err := db.Get(ks.at(i), nil); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return e.timed(name, len(order), func() error { return getAll(db, ks, order) })
 }
 
 // memory is what the heap holds per key of a database that is open.
