@@ -81,9 +81,9 @@ func (n *node) learn([]string)                  {}
 func (n *node) enterPull(Origin, int64) leftOut { return pullNow }
 func (n *node) leavePull(Origin)                {}
 
-func newNode(t testing.TB) *node { return openNode(t, storage.NewMemStorage(), HighestClock) }
+func newNode(t testing.TB) *node { return openNode(t, storage.NewMemStorage(), highestClock) }
 
-func openNode(t testing.TB, st storage.Storage, resolve Resolver) *node {
+func openNode(t testing.TB, st storage.Storage, resolve resolveFunc) *node {
 	db, err := leveldb.Open(st, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
@@ -111,7 +111,7 @@ func (n *node) get(k string) string {
 }
 
 // versions are what the node holds of a key, with values, in canonical order.
-func (n *node) versions(k string) []Version {
+func (n *node) versions(k string) []version {
 	s, err := n.r.lookup([]byte(k))
 	require.NoError(n.t, err)
 	vs, err := readVersions(n.r.store, []byte(k), s, n.r)
@@ -195,9 +195,9 @@ func TestFirstWriteOfAKeyGetsClockZero(t *testing.T) {
 	a.put("k", "v")
 	v := a.versions("k")
 	require.Len(t, v, 1)
-	require.Zero(t, v[0].Clock)
-	require.EqualValues(t, 1, v[0].Seq)
-	require.Equal(t, a.r.self, v[0].Origin)
+	require.Zero(t, v[0].clock)
+	require.EqualValues(t, 1, v[0].seq)
+	require.Equal(t, a.r.self, v[0].origin)
 }
 
 func TestUpdateFindsTheOldEntryRaisesTheClockAndDeletesTheOldEntry(t *testing.T) {
@@ -208,18 +208,18 @@ func TestUpdateFindsTheOldEntryRaisesTheClockAndDeletesTheOldEntry(t *testing.T)
 	a.put("k", "2")
 	v := a.versions("k")
 	require.Len(t, v, 1)
-	require.EqualValues(t, 1, v[0].Clock)
-	require.EqualValues(t, 3, v[0].Seq)
+	require.EqualValues(t, 1, v[0].clock)
+	require.EqualValues(t, 3, v[0].seq)
 	require.Equal(t, []dot{{a.r.self, 1}, {a.r.self, 3}}, a.log(), "the entry of the first write of k is gone")
 	a.del("k")
-	require.EqualValues(t, 2, a.versions("k")[0].Clock)
-	require.True(t, a.versions("k")[0].Deleted)
+	require.EqualValues(t, 2, a.versions("k")[0].clock)
+	require.True(t, a.versions("k")[0].deleted)
 	require.Equal(t, "-", a.get("k"))
 }
 
 func TestValueEntryAndIndexAreOneBatch(t *testing.T) {
 	fs := crashfs.New(nil)
-	a := openNode(t, fs, HighestClock)
+	a := openNode(t, fs, highestClock)
 	a.put("k", "old")
 	before := a.log()
 	cause := errors.New("disk full")
@@ -228,7 +228,7 @@ func TestValueEntryAndIndexAreOneBatch(t *testing.T) {
 	require.ErrorIs(t, err, cause)
 	require.Equal(t, "old", a.get("k"))
 	require.Equal(t, before, a.log())
-	require.EqualValues(t, 0, a.versions("k")[0].Clock)
+	require.EqualValues(t, 0, a.versions("k")[0].clock)
 	require.EqualValues(t, 1, a.r.known.at(claimed, a.r.self), "what was not committed is not claimed")
 }
 
@@ -270,12 +270,12 @@ func TestEarlierClockIsReplaced(t *testing.T) {
 
 func TestEqualClocksGoToTheResolver(t *testing.T) {
 	var calls int
-	longest := func(_ []byte, a, b Version) Version {
+	longest := func(_ []byte, a, b *version) version {
 		calls++
-		if len(a.Value) > len(b.Value) {
-			return a
+		if len(a.value) > len(b.value) {
+			return *a
 		}
-		return b
+		return *b
 	}
 	a, b := openNode(t, storage.NewMemStorage(), longest), openNode(t, storage.NewMemStorage(), longest)
 	a.put("k", "the longer one")
@@ -359,7 +359,7 @@ func TestPullInPagesWhileTheServerIsWrittenTo(t *testing.T) {
 	}
 	for i := range 50 { // what b claims it holds, or something that saw it
 		for _, v := range a.versions(fmt.Sprint("k", i)) {
-			require.True(t, !b.r.known.covers(dot{v.Origin, v.Seq}) || len(b.versions(fmt.Sprint("k", i))) > 0)
+			require.True(t, !b.r.known.covers(dot{v.origin, v.seq}) || len(b.versions(fmt.Sprint("k", i))) > 0)
 		}
 	}
 	talk(t, b, a)

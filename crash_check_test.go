@@ -118,13 +118,13 @@ func (rs *storeRecords) checkKey(key string, s state, r *replica) error {
 		}
 		vs = append(vs, e.version)
 	}
-	shown := vs[0].public()
+	shown := vs[0]
 	if len(vs) > 1 {
 		shown, _ = resolveAll(r.resolve, []byte(key), vs)
 	}
 	value, there := rs.values[key]
-	if there == shown.Deleted || !bytes.Equal(value, shown.Value) {
-		return fmt.Errorf("shows %.20q (%v), must show %.20q (%v)", value, there, shown.Value, !shown.Deleted)
+	if there == shown.deleted || !bytes.Equal(value, shown.value) {
+		return fmt.Errorf("shows %.20q (%v), must show %.20q (%v)", value, there, shown.value, !shown.deleted)
 	}
 	if s.buried() && !rs.tombs[key] {
 		return fmt.Errorf("a tombstone has no mark")

@@ -75,7 +75,7 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 	}
 	n := &crashNode{w: w, stor: s, db: db, sync: sync}
 	n.r = &replica{
-		store: handle{db}, draw: w.draw, now: w.now, resolve: HighestClock, maxKey: 1 << 10, maxValue: 1 << 20,
+		store: handle{db}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 1 << 10, maxValue: 1 << 20,
 		maxSkew: time.Minute, tombstoneTTL: -1, peerTTL: time.Hour, cache: cache{limit: 1 << 14}, filter: filter{limit: 1 << 12},
 	}
 	b, err := n.r.open("")

@@ -191,7 +191,7 @@ func (db *DB) Versions(key []byte) ([]Version, error) {
 	if err != nil {
 		return nil, err
 	}
-	return copyVersions(canonical(vs)), nil
+	return copyVersions(publicVersions(canonical(vs))), nil
 }
 
 // look takes a state of the database to read in.
@@ -245,7 +245,7 @@ func (v *view) eachConflict(yield func([]byte, []Version) bool) error {
 		if len(vs) < 2 || !disputed(vs) {
 			continue // left behind by a crash
 		}
-		if !yield(key, copyVersions(canonical(vs))) {
+		if !yield(key, copyVersions(publicVersions(canonical(vs)))) {
 			return it.Error()
 		}
 	}

@@ -226,11 +226,11 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 		}
 		return nil
 	}
-	shown := vs[0].public()
+	shown := vs[0]
 	if len(vs) > 1 {
 		shown, _ = resolveAll(t.r.resolve, key, vs)
 	}
-	if shown.Deleted && old.counted() {
+	if shown.deleted && old.counted() {
 		// A value stands beside the deletion and nobody has chosen yet. To forget the
 		// whole key would lose it silently, and look like damage to the others: a
 		// key that holds a value is part of the digest.
@@ -238,7 +238,7 @@ func (t *txn) purgeKey(s *settlement, key []byte) error {
 	}
 	var kept state
 	for _, v := range vs {
-		if !shown.Deleted && !v.deleted {
+		if !shown.deleted && !v.deleted {
 			kept = append(kept, v)
 			continue
 		}

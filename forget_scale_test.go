@@ -19,7 +19,7 @@ func onFiles(t testing.TB) (n *node, size func() int64) {
 	dir := t.TempDir()
 	st, err := storage.OpenFile(dir, false)
 	require.NoError(t, err)
-	n = openNode(t, st, HighestClock)
+	n = openNode(t, st, highestClock)
 	return n, func() (bytes int64) {
 		require.NoError(t, n.db.CompactRange(util.Range{}))
 		require.NoError(t, n.db.Close())

@@ -38,7 +38,7 @@ func newFixedNode(t testing.TB, name string) fixedNode {
 	wall := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	n := &node{t: t, db: db}
 	n.r = &replica{
-		store: countingStore{handle{db}, &n.entries}, resolve: HighestClock, maxKey: 1 << 16, maxValue: 1 << 26,
+		store: countingStore{handle{db}, &n.entries}, resolve: highestClock, maxKey: 1 << 16, maxValue: 1 << 26,
 		maxSkew: time.Minute, tombstoneTTL: time.Hour, peerTTL: time.Hour, cache: cache{limit: 1 << 20},
 		draw: func() (o Origin) { drawn++; copy(o[:], name); o[15] = drawn; return o },
 		now:  func() time.Time { wall = wall.Add(time.Millisecond); return wall },
@@ -281,7 +281,7 @@ func TestGoldenRecordsOpenAsADatabase(t *testing.T) {
 	defer db.Close()
 	n := &node{t: t, db: db}
 	n.r = newFixedNode(t, "delta").r
-	n.r = &replica{store: handle{db}, draw: n.r.draw, now: n.r.now, resolve: HighestClock, maxKey: 1 << 16, maxValue: 1 << 26, cache: cache{limit: 1 << 20}}
+	n.r = &replica{store: handle{db}, draw: n.r.draw, now: n.r.now, resolve: highestClock, maxKey: 1 << 16, maxValue: 1 << 26, cache: cache{limit: 1 << 20}}
 	_, err = n.r.open("c1")
 	require.NoError(t, err)
 	require.EqualValues(t, 42, n.r.keys)
@@ -293,8 +293,8 @@ func TestGoldenRecordsOpenAsADatabase(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, counted, n.r.digest, "what was marked at the close is what the log-index adds up to")
 	require.Len(t, n.versions("both"), 2)
-	require.Equal(t, "from alpha", string(n.versions("both")[0].Value))
-	require.True(t, n.versions("gone")[0].Deleted)
+	require.Equal(t, "from alpha", string(n.versions("both")[0].value))
+	require.True(t, n.versions("gone")[0].deleted)
 }
 
 // later is the hello of a version that does not exist yet: it speaks protocols 1

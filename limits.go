@@ -29,8 +29,8 @@ type admission struct {
 	perIP   map[netip.Addr]int // Invariant: the pending ones of each address, no zero entry
 }
 
-func newAdmission(o *Options) *admission {
-	return &admission{maxPending: o.MaxPending, maxConns: o.MaxConns, perIP: map[netip.Addr]int{}}
+func newAdmission(maxPending, maxConns int) *admission {
+	return &admission{maxPending: maxPending, maxConns: maxConns, perIP: map[netip.Addr]int{}}
 }
 
 // ticket is the place of one connection. Its owner releases it, always.
@@ -157,7 +157,8 @@ func boundedIP(remote net.Addr) netip.Addr {
 // nil one does not.
 type rates struct{ read, write *rate.Limiter }
 
-func newRates(o *Options) rates {
+// newRates bounds reading and writing to bytes per second; 0 is no bound.
+func newRates(read, write int) rates {
 	limiter := func(perSecond int) *rate.Limiter {
 		if perSecond <= 0 {
 			return nil
@@ -165,7 +166,7 @@ func newRates(o *Options) rates {
 		// A burst of a tenth of a second lets connections take turns often.
 		return rate.NewLimiter(rate.Limit(perSecond), max(perSecond/10, 1<<10))
 	}
-	return rates{limiter(o.ReadRate), limiter(o.WriteRate)}
+	return rates{limiter(read), limiter(write)}
 }
 
 // inflight bounds the bytes that are held in memory at once. Whoever waits is

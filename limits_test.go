@@ -14,7 +14,7 @@ import (
 func remote(ip string, port int) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: port} }
 
 func TestPendingConnectionsAreBoundedInAllAndByAddress(t *testing.T) {
-	a := newAdmission(&Options{MaxPending: 6, MaxConns: 10})
+	a := newAdmission(6, 10)
 	var tickets []*ticket
 	for port := range 4 {
 		tk, err := a.admit(remote("192.0.2.1", 1000+port), nil)
@@ -39,7 +39,7 @@ func TestPendingConnectionsAreBoundedInAllAndByAddress(t *testing.T) {
 }
 
 func TestLoopbackAndLocalConnectionsHaveNoBoundByAddress(t *testing.T) {
-	a := newAdmission(&Options{MaxPending: 15, MaxConns: 1})
+	a := newAdmission(15, 1)
 	for _, addr := range []net.Addr{remote("127.0.0.1", 1), remote("::1", 1), &net.UnixAddr{Net: "unix"}} {
 		for range 5 {
 			_, err := a.admit(addr, nil)
@@ -51,7 +51,7 @@ func TestLoopbackAndLocalConnectionsHaveNoBoundByAddress(t *testing.T) {
 }
 
 func TestPromotionFreesThePendingPlaceAndCountsAgainstMaxConns(t *testing.T) {
-	a := newAdmission(&Options{MaxPending: 1, MaxConns: 1})
+	a := newAdmission(1, 1)
 	first, err := a.admit(remote("192.0.2.1", 1), nil)
 	require.NoError(t, err)
 	require.NoError(t, first.promote())

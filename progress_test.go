@@ -185,7 +185,7 @@ func TestCallersDeadlineHoldsBesideTheProgress(t *testing.T) {
 func TestRatesAreSharedByConnections(t *testing.T) {
 	const perSecond, bytes = 100_000, 500_000
 	synctest.Test(t, func(t *testing.T) {
-		r := newRates(&Options{ReadRate: perSecond, WriteRate: perSecond})
+		r := newRates(perSecond, perSecond)
 		start, done := time.Now(), make(chan error)
 		for range 2 {
 			ours, theirs := net.Pipe()
@@ -208,7 +208,7 @@ func TestRatesAreSharedByConnections(t *testing.T) {
 }
 
 func TestReadRateHoldsBackASenderWithoutOne(t *testing.T) {
-	r := newRates(&Options{ReadRate: 10_000})
+	r := newRates(10_000, 0)
 	bubble(t, r, func(t *testing.T, ours *progressConn, theirs net.Conn) {
 		go theirs.Write(make([]byte, 200_000))
 		start := time.Now()
@@ -219,7 +219,7 @@ func TestReadRateHoldsBackASenderWithoutOne(t *testing.T) {
 }
 
 func TestCloseEndsTheWaitForTheRate(t *testing.T) {
-	bubble(t, newRates(&Options{WriteRate: 1}), func(t *testing.T, ours *progressConn, theirs net.Conn) {
+	bubble(t, newRates(0, 1), func(t *testing.T, ours *progressConn, theirs net.Conn) {
 		go io.Copy(io.Discard, theirs)
 		time.AfterFunc(time.Second, func() { ours.Close(); ours.Close() })
 		start := time.Now()

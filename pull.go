@@ -33,13 +33,6 @@ type heldKey struct {
 	versions []version
 }
 
-// pendingPull is what an unfinished pull already brought, so that it need not be
-// sent again.
-type pendingPull struct {
-	done  map[Origin]spans // all live entries in these were merged
-	reach vector           // but only at a peer that claims all of this may they be skipped
-}
-
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
 // by a peer whose claim covers all that its server knew.
 func (s *session) startPull() error {
@@ -114,14 +107,6 @@ func sortedOrigins(m map[Origin]spans) []Origin {
 	}
 	slices.SortFunc(os, Origin.compare)
 	return os
-}
-
-func (p *pendingPull) copy() map[Origin]spans {
-	c := make(map[Origin]spans, len(p.done))
-	for o, ss := range p.done {
-		c[o] = slices.Clone(ss)
-	}
-	return c
 }
 
 func (s *session) gotChunk(payload []byte) error {
@@ -435,27 +420,9 @@ func (s *session) commitPages() error {
 	if err := s.inPieces(s.merging()); err != nil {
 		return err
 	}
-	s.host.at(func(r *replica) {
-		r.remember(p, &s.peer)
-	})
+	s.host.at(func(r *replica) { r.remember(p.marks, p.reach, &s.peer) })
 	p.clear()
 	return nil
-}
-
-// remember notes what an unfinished pull brought. A pull that needs a repair
-// cannot be resumed.
-func (r *replica) remember(p *pulling, peer *knowledge) {
-	if !peer.within(purged, &r.known, claimed) {
-		r.pending = nil
-		return
-	}
-	if r.pending == nil {
-		r.pending = &pendingPull{done: map[Origin]spans{}}
-	}
-	for _, m := range p.marks {
-		r.pending.done[m.origin] = r.pending.done[m.origin].add(span{m.from, m.to})
-	}
-	r.pending.reach = r.pending.reach.join(p.reach)
 }
 
 // abandon ends a session that was cut off. What came of a pull is kept.

@@ -20,7 +20,7 @@ func twins(t testing.TB, keys int) (a, b *node) {
 		st, err := storage.OpenFile(dir, false)
 		require.NoError(t, err)
 		t.Cleanup(func() { st.Close() })
-		return openNode(t, st, HighestClock), st
+		return openNode(t, st, highestClock), st
 	}
 	a, st := open(dirs[0])
 	value := make([]byte, rowValue)

@@ -30,7 +30,7 @@ type replica struct {
 	store   store
 	draw    func() Origin
 	now     func() time.Time
-	resolve Resolver
+	resolve resolveFunc
 	local   func(key []byte) bool // keys that are neither logged nor taken from peers
 
 	maxKey, maxValue int
@@ -67,8 +67,10 @@ type replica struct {
 
 	figures
 
-	pending  *pendingPull          // what an unfinished pull already brought
-	servings map[*serving]struct{} // of sessions
+	pending *pendingPull // what an unfinished pull already brought
+	// observers are told of every change, as it is taken in: whoever reads states one after
+	// another and must know what went between two of them.
+	observers map[observer]struct{}
 
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
 	commits   uint64 // transactions since the opening
@@ -358,11 +360,11 @@ func (r *replica) readLog() (logged sum, err error) {
 	return logged, it.Error()
 }
 
-func stageShown(b *leveldb.Batch, key []byte, shown Version) {
-	if shown.Deleted {
+func stageShown(b *leveldb.Batch, key []byte, shown version) {
+	if shown.deleted {
 		b.Delete(key)
 	} else {
-		b.Put(key, shown.Value)
+		b.Put(key, shown.value)
 	}
 }
 

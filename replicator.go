@@ -179,7 +179,7 @@ func (h handle) snapshot() (snapshot, error) {
 
 func newReplica(db *leveldb.DB, o *Options) *replica {
 	r := &replica{
-		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver,
+		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver.internal(),
 		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
 		cache: cache{limit: o.CacheSize}, filter: filter{limit: o.CacheSize / 4},
 	}
@@ -203,7 +203,7 @@ func drawOrigin() (o Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(&o), rates: newRates(&o), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
+		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
 		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
@@ -414,7 +414,7 @@ func (db *DB) tell(changes []change) {
 			}
 		}
 		if c.conflict && ev.Conflict != nil {
-			ev.Conflict(slices.Clone(c.key), copyVersions(canonical(c.versions)))
+			ev.Conflict(slices.Clone(c.key), copyVersions(publicVersions(canonical(c.versions))))
 		}
 		if c.was && !c.conflict && ev.Resolved != nil {
 			ev.Resolved(slices.Clone(c.key))

@@ -1,9 +1,7 @@
 package replicator
 
 import (
-	"bytes"
 	"cmp"
-	"slices"
 	"time"
 )
 
@@ -40,7 +38,8 @@ type Resolver func(key []byte, a, b Version) Version
 // HighestClock is the default resolver: the highest logical clock, then the
 // latest time, then the greatest origin.
 func HighestClock(_ []byte, a, b Version) Version {
-	if compareVersions(a, b) >= 0 {
+	x, y := a.internal(), b.internal()
+	if x.compare(&y) >= 0 {
 		return a
 	}
 	return b
@@ -58,74 +57,28 @@ func LastWriteWins(key []byte, a, b Version) Version {
 	return HighestClock(key, a, b)
 }
 
-// compareVersions is the canonical order of the versions of one key.
-func compareVersions(a, b Version) int {
-	return cmp.Or(
-		cmp.Compare(a.Clock, b.Clock),
-		cmp.Compare(a.stamp, b.stamp),
-		a.Origin.compare(b.Origin),
-		cmp.Compare(a.Seq, b.Seq),
-	)
+// internal is the resolver as the core calls it.
+func (f Resolver) internal() resolveFunc {
+	return func(key []byte, a, b *version) version {
+		v := f(key, a.public(), b.public())
+		return v.internal()
+	}
 }
 
-func sameContent(a, b Version) bool {
-	return a.Deleted == b.Deleted && bytes.Equal(a.Value, b.Value)
+func (v *Version) internal() version {
+	return version{dot: dot{v.Origin, v.Seq}, clock: v.Clock, stamp: v.stamp, deleted: v.Deleted, value: v.Value}
 }
 
-// disputed tells whether the versions of a key differ in content. Equal content
-// written in several places is no conflict.
-func disputed(vs []version) bool {
+// public is the version as callers see it. It shares its value.
+func (v *version) public() Version {
+	return Version{Value: v.value, Deleted: v.deleted, Clock: v.clock, Time: v.stamp.time(), Origin: v.origin, Seq: v.seq, stamp: v.stamp}
+}
+
+// publicVersions are versions as callers see them. They share their values.
+func publicVersions(vs []version) []Version {
+	list := make([]Version, len(vs))
 	for i := range vs {
-		if vs[i].deleted != vs[0].deleted || !bytes.Equal(vs[i].value, vs[0].value) {
-			return true
-		}
+		list[i] = vs[i].public()
 	}
-	return false
-}
-
-// canonical gives the versions of a key in the order that all servers agree on.
-func canonical(vs []version) []Version {
-	sorted := make([]Version, len(vs))
-	for i := range vs {
-		sorted[i] = vs[i].public()
-	}
-	slices.SortFunc(sorted, compareVersions)
-	return sorted
-}
-
-// resolveAll folds a resolver over the versions of a key. Of versions with equal
-// content only the last in canonical order takes part. If the resolver panics,
-// HighestClock decides, and what it panicked with is returned.
-func resolveAll(resolve Resolver, key []byte, vs []version) (shown Version, panicked any) {
-	sorted := canonical(vs)
-	distinct := sorted[:0:0]
-	for i, v := range sorted {
-		if !slices.ContainsFunc(sorted[i+1:], func(w Version) bool { return sameContent(v, w) }) {
-			distinct = append(distinct, v)
-		}
-	}
-	defer func() {
-		if panicked = recover(); panicked != nil {
-			shown = fold(HighestClock, key, distinct)
-		}
-	}()
-	return fold(resolve, key, distinct), nil
-}
-
-func fold(resolve Resolver, key []byte, vs []Version) Version {
-	shown := vs[0]
-	for _, v := range vs[1:] {
-		r := resolve(key, shown, v)
-		switch {
-		case r.Origin == shown.Origin && r.Seq == shown.Seq && sameContent(r, shown):
-		case sameContent(r, v):
-			shown = v
-		default: // merged: it stands where the greater version does
-			shown, shown.Value, shown.Deleted = v, r.Value, r.Deleted
-		}
-		if shown.Deleted {
-			shown.Value = nil
-		}
-	}
-	return shown
+	return list
 }

@@ -81,7 +81,7 @@ func newScaleWorld(t testing.TB, n int, seed uint64) *scaleWorld {
 	for i := range n {
 		x := &scaleNode{w: w, id: i, claims: map[int]sum{}, pos: i}
 		x.r = &replica{
-			store: &x.store, now: func() time.Time { return w.now }, resolve: HighestClock, maxKey: 64, maxValue: 1 << 10,
+			store: &x.store, now: func() time.Time { return w.now }, resolve: highestClock, maxKey: 64, maxValue: 1 << 10,
 			maxSkew: time.Hour, tombstoneTTL: time.Hour, peerTTL: time.Hour,
 			draw: func() (o Origin) {
 				binary.BigEndian.PutUint64(o[:8], w.rand.Uint64())

@@ -154,7 +154,7 @@ func (s *session) endServing(whole bool) {
 
 func (s *session) leaveServing() {
 	if s.serving != nil && s.serving.begun {
-		s.host.at(func(r *replica) { delete(r.servings, s.serving) })
+		s.host.at(func(r *replica) { r.letGo(s.serving) })
 	}
 	s.serving = nil
 }
@@ -226,10 +226,7 @@ func (s *session) producePage(v *serving) error {
 func (v *serving) begin(r *replica) {
 	v.begun, v.regions, v.sent = true, []region{}, map[string]sum{}
 	v.changed.keys = map[string]struct{}{}
-	if r.servings == nil {
-		r.servings = map[*serving]struct{}{}
-	}
-	r.servings[v] = struct{}{}
+	r.observe(v)
 	lacks := func(o Origin, top uint64) {
 		if from := v.peer.seq(o) + 1; top >= from {
 			v.regions = v.skip[o].cut(v.regions, region{o, r.alias[o], from, top})

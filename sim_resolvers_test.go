@@ -11,37 +11,37 @@ import (
 // simResolve is a resolver, most of them such as nobody should write.
 type simResolve struct {
 	name          string
-	f             Resolver
+	f             resolveFunc
 	deterministic bool
 }
 
 func simResolvers(r *rand.Rand) []simResolve {
 	return []simResolve{
-		{"HighestClock", HighestClock, true},
-		{"LastWriteWins", LastWriteWins, true},
-		{"concatenate", func(_ []byte, a, b Version) Version {
-			v := append(append(bytes.Clone(a.Value), '|'), b.Value...)
-			return Version{Value: v[:min(len(v), 40)]}
+		{"HighestClock", highestClock, true},
+		{"LastWriteWins", Resolver(LastWriteWins).internal(), true},
+		{"concatenate", func(_ []byte, a, b *version) version {
+			v := append(append(bytes.Clone(a.value), '|'), b.value...)
+			return version{value: v[:min(len(v), 40)]}
 		}, true},
-		{"first", func(_ []byte, a, _ Version) Version { return a }, true},
-		{"least checksum, not associative", func(_ []byte, a, b Version) Version {
-			if checksum(a.Value)%3 <= checksum(b.Value)%3 {
-				return a
+		{"first", func(_ []byte, a, _ *version) version { return *a }, true},
+		{"least checksum, not associative", func(_ []byte, a, b *version) version {
+			if checksum(a.value)%3 <= checksum(b.value)%3 {
+				return *a
 			}
-			return b
+			return *b
 		}, true},
-		{"delete", func(_ []byte, a, b Version) Version { return Version{Deleted: true, Value: a.Value} }, true},
-		{"panics at times", func(_ []byte, a, b Version) Version {
-			if len(a.Value)%2 == 0 {
+		{"delete", func(_ []byte, a, b *version) version { return version{deleted: true, value: a.value} }, true},
+		{"panics at times", func(_ []byte, a, b *version) version {
+			if len(a.value)%2 == 0 {
 				panic("simulated: the resolver panics")
 			}
-			return b
+			return *b
 		}, true},
-		{"coin", func(_ []byte, a, b Version) Version {
+		{"coin", func(_ []byte, a, b *version) version {
 			if r.IntN(2) == 0 {
-				return a
+				return *a
 			}
-			return b
+			return *b
 		}, false},
 	}
 }
@@ -57,26 +57,26 @@ func (s *simResolve) check(key string, vs []version, raw []byte, there bool) err
 		return fmt.Errorf("shows %q, which is none of its versions", raw)
 	}
 	want := s.shown(key, vs)
-	if want.Deleted == there || there && !bytes.Equal(want.Value, raw) {
-		return fmt.Errorf("shows %q (%v), should be %q (deleted %v)", raw, there, want.Value, want.Deleted)
+	if want.deleted == there || there && !bytes.Equal(want.value, raw) {
+		return fmt.Errorf("shows %q (%v), should be %q (deleted %v)", raw, there, want.value, want.deleted)
 	}
 	return nil
 }
 
 // shown folds the resolver over the versions by clock, time, origin and seq, of
 // equal ones the last.
-func (s *simResolve) shown(key string, vs []version) (v Version) {
-	var sorted []Version
+func (s *simResolve) shown(key string, vs []version) (v version) {
+	var sorted []version
 	for i := range vs {
 		w := &vs[i]
-		sorted = append(sorted, Version{w.value, w.deleted, w.clock, w.stamp.time(), w.origin, w.seq, w.stamp})
+		sorted = append(sorted, *w)
 	}
-	slices.SortFunc(sorted, func(a, b Version) int {
-		return cmp.Or(cmp.Compare(a.Clock, b.Clock), cmp.Compare(a.stamp, b.stamp), bytes.Compare(a.Origin[:], b.Origin[:]), cmp.Compare(a.Seq, b.Seq))
+	slices.SortFunc(sorted, func(a, b version) int {
+		return cmp.Or(cmp.Compare(a.clock, b.clock), cmp.Compare(a.stamp, b.stamp), bytes.Compare(a.origin[:], b.origin[:]), cmp.Compare(a.seq, b.seq))
 	})
-	var distinct []Version
+	var distinct []version
 	for i, a := range sorted {
-		later := slices.ContainsFunc(sorted[i+1:], func(b Version) bool { return a.Deleted == b.Deleted && bytes.Equal(a.Value, b.Value) })
+		later := slices.ContainsFunc(sorted[i+1:], func(b version) bool { return a.deleted == b.deleted && bytes.Equal(a.value, b.value) })
 		if !later {
 			distinct = append(distinct, a)
 		}
@@ -88,13 +88,13 @@ func (s *simResolve) shown(key string, vs []version) (v Version) {
 	}()
 	v = distinct[0]
 	for _, b := range distinct[1:] {
-		c := s.f([]byte(key), v, b)
-		if c.Deleted {
-			c.Value = nil
+		c := s.f([]byte(key), &v, &b)
+		if c.deleted {
+			c.value = nil
 		}
-		if c.Origin == (Origin{}) { // merged
+		if c.origin == (Origin{}) { // merged
 			m := b
-			m.Value, m.Deleted = c.Value, c.Deleted
+			m.value, m.deleted = c.value, c.deleted
 			c = m
 		}
 		v = c

@@ -15,7 +15,7 @@ import (
 
 // reopen opens the database of a node anew, as after a crash, with another
 // resolver.
-func (n *node) reopen(resolve Resolver) {
+func (n *node) reopen(resolve resolveFunc) {
 	require.NoError(n.t, n.db.CompactRange(*kindRange(kindOrigin))) // an opening starts with an empty memtable
 	old := n.r
 	n.r = &replica{store: old.store, draw: old.draw, now: old.now, resolve: resolve, maxKey: old.maxKey, maxValue: old.maxValue,
@@ -80,12 +80,12 @@ func gossip(t testing.TB, nodes ...*node) {
 // values are those of the versions of a key.
 func (n *node) values(k string) (vs []string) {
 	for _, v := range n.versions(k) {
-		vs = append(vs, string(v.Value))
+		vs = append(vs, string(v.value))
 	}
 	return vs
 }
 
-func threeWriters(t testing.TB, resolve Resolver) []*node {
+func threeWriters(t testing.TB, resolve resolveFunc) []*node {
 	var nodes []*node
 	for i := range 3 {
 		n := openNode(t, storage.NewMemStorage(), resolve)
@@ -99,14 +99,14 @@ func threeWriters(t testing.TB, resolve Resolver) []*node {
 }
 
 func TestThreePartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
-	nodes := threeWriters(t, HighestClock)
+	nodes := threeWriters(t, highestClock)
 	for _, n := range nodes {
 		require.Equal(t, []string{"w0.0", "w1.1", "w2.2"}, n.values("k"))
 		require.Equal(t, "w2.2", n.get("k"), "the highest clock is shown")
 		require.EqualValues(t, 1, n.r.disputed)
 	}
 	nodes[0].put("k", "settled")
-	require.EqualValues(t, 3, nodes[0].versions("k")[0].Clock)
+	require.EqualValues(t, 3, nodes[0].versions("k")[0].clock)
 	gossip(t, nodes...)
 	for _, n := range nodes {
 		require.Equal(t, []string{"settled"}, n.values("k"))
@@ -117,12 +117,12 @@ func TestThreePartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
 }
 
 func TestAnotherResolverChangesWhatIsShownAndLosesNothing(t *testing.T) {
-	nodes := threeWriters(t, HighestClock)
-	lowest := func(_ []byte, a, b Version) Version {
-		if a.Clock < b.Clock {
-			return a
+	nodes := threeWriters(t, highestClock)
+	lowest := func(_ []byte, a, b *version) version {
+		if a.clock < b.clock {
+			return *a
 		}
-		return b
+		return *b
 	}
 	for _, n := range nodes {
 		require.Equal(t, "w2.2", n.get("k"))
@@ -133,14 +133,14 @@ func TestAnotherResolverChangesWhatIsShownAndLosesNothing(t *testing.T) {
 	for _, n := range nodes {
 		require.Equal(t, "w0.0", n.get("k"))
 		require.Equal(t, []string{"w0.0", "w1.1", "w2.2"}, n.values("k"))
-		n.reopen(HighestClock)
+		n.reopen(highestClock)
 		require.Equal(t, "w2.2", n.get("k"), "and back")
 	}
 }
 
 func TestConcatenatingResolverConvergesToOneValue(t *testing.T) {
-	concat := func(_ []byte, a, b Version) Version {
-		return Version{Value: slices.Concat(a.Value, []byte("+"), b.Value)}
+	concat := func(_ []byte, a, b *version) version {
+		return version{value: slices.Concat(a.value, []byte("+"), b.value)}
 	}
 	nodes := threeWriters(t, concat)
 	for _, n := range nodes {
@@ -155,13 +155,13 @@ func TestConcatenatingResolverConvergesToOneValue(t *testing.T) {
 }
 
 func TestResolverThatTossesACoinCausesNoTraffic(t *testing.T) {
-	coin := func(_ []byte, a, b Version) Version {
+	coin := func(_ []byte, a, b *version) version {
 		var c [1]byte
 		rand.Read(c[:])
 		if c[0]&1 == 0 {
-			return a
+			return *a
 		}
-		return b
+		return *b
 	}
 	nodes := threeWriters(t, coin) // gossip demands that sessions are idle
 	for range 10 {
@@ -287,7 +287,7 @@ func TestKeyWrittenByAThousandOpeningsKeepsAShortVector(t *testing.T) {
 	longest := 0
 	for i := range 1000 {
 		if i > 0 {
-			a.reopen(HighestClock)
+			a.reopen(highestClock)
 			talk(t, a, b) // until it has heard of a member it forgets nothing
 		}
 		a.put("k", fmt.Sprint(i))
@@ -299,7 +299,7 @@ func TestKeyWrittenByAThousandOpeningsKeepsAShortVector(t *testing.T) {
 		require.NoError(t, err)
 		longest = max(longest, len(s[0].vv))
 	}
-	require.EqualValues(t, 999, a.versions("k")[0].Clock)
+	require.EqualValues(t, 999, a.versions("k")[0].clock)
 	require.LessOrEqual(t, longest, pruneAbove+1)
 	requireEqualNodes(t, a, b)
 	require.Len(t, a.r.own, 1000)

@@ -106,7 +106,7 @@ type change struct {
 	key      []byte
 	old      state    // what the key held before; values may be missing
 	versions state    // what it holds now
-	resolved *Version // what is shown if these are several
+	resolved *version // what is shown if these are several
 	index    []byte   // its record, nil for none
 	local    bool
 	conflict bool // it is in conflict now
@@ -115,15 +115,29 @@ type change struct {
 	quiet    bool // nobody wrote: something was forgotten or named anew
 }
 
+// observer is told of the changes that a replica takes in, while nobody else uses the
+// replica. It must not keep c.
+type observer interface{ note(c *change) }
+
+// observe has an observer told of all changes from now on, until it is let go.
+func (r *replica) observe(o observer) {
+	if r.observers == nil {
+		r.observers = map[observer]struct{}{}
+	}
+	r.observers[o] = struct{}{}
+}
+
+func (r *replica) letGo(o observer) { delete(r.observers, o) }
+
 // shown is what the key shows now.
-func (c *change) shown() Version {
+func (c *change) shown() version {
 	switch {
 	case c.resolved != nil:
 		return *c.resolved
 	case len(c.versions) == 0:
-		return Version{Deleted: true}
+		return version{deleted: true}
 	}
-	return c.versions[0].public()
+	return c.versions[0]
 }
 
 // begin starts a transaction. There is one at a time, and its batch and what it
@@ -438,7 +452,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 		t.raw(write{key, now[0].value, now[0].deleted})
 	default:
 		next.disputed = disputed(now)
-		var shown Version
+		var shown version
 		shown, c.panicked = resolveAll(t.r.resolve, key, now)
 		c.resolved = &shown
 		stageShown(t.batch, key, shown)
@@ -565,7 +579,7 @@ func (t *txn) resolveKey(key []byte) error {
 	if err != nil && err != leveldb.ErrNotFound {
 		return err
 	}
-	if shown.Deleted == (err == leveldb.ErrNotFound) && bytes.Equal(raw, shown.Value) {
+	if shown.deleted == (err == leveldb.ErrNotFound) && bytes.Equal(raw, shown.value) {
 		return nil
 	}
 	return t.replace(key, s, nil, vs, false)
@@ -626,8 +640,8 @@ func (r *replica) apply(t *txn, synced bool) {
 		} else {
 			r.cache.update(c.key, c.index)
 		}
-		for s := range r.servings {
-			s.note(c)
+		for o := range r.observers {
+			o.note(c)
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)

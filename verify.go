@@ -199,12 +199,13 @@ func (v *verification) checkKey(key []byte, s state) error {
 // checkShown checks what a key with several versions shows, unless its resolver
 // cannot be relied upon to say the same twice.
 func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent bool) {
-	first, _ := resolveAll(v.db.opts.Resolver, key, vs)
-	second, _ := resolveAll(v.db.opts.Resolver, key, vs)
-	if !sameContent(first, second) {
+	resolve := v.db.opts.Resolver.internal()
+	first, _ := resolveAll(resolve, key, vs)
+	second, _ := resolveAll(resolve, key, vs)
+	if !first.sameContent(&second) {
 		return
 	}
-	if first.Deleted != absent || !absent && !bytes.Equal(first.Value, raw) {
+	if first.deleted != absent || !absent && !bytes.Equal(first.value, raw) {
 		v.fault(key, "it shows another value than the resolver gives")
 	}
 }

@@ -151,7 +151,7 @@ func (w *watcher) add(changes []change) {
 		if c.quiet || !bytes.HasPrefix(c.key, w.prefix) {
 			continue
 		}
-		if n := len(c.key) + len(c.shown().Value) + changeOverhead; w.missed || w.size > 0 && w.size+n > watchLimit {
+		if n := len(c.key) + len(c.shown().value) + changeOverhead; w.missed || w.size > 0 && w.size+n > watchLimit {
 			w.missed = true
 			break
 		}
@@ -165,8 +165,8 @@ func (w *watcher) add(changes []change) {
 // public is the change as those who watch see it. It shares no memory.
 func (c *change) public() Change {
 	v := c.shown()
-	v.Value = slices.Clone(v.Value)
-	return Change{Key: slices.Clone(c.key), Value: v.Value, Deleted: v.Deleted, Local: c.local, Conflict: c.conflict, Version: v}
+	v.value = slices.Clone(v.value)
+	return Change{Key: slices.Clone(c.key), Value: v.value, Deleted: v.deleted, Local: c.local, Conflict: c.conflict, Version: v.public()}
 }
 
 // publish tells those who watch of a commit.
@@ -198,7 +198,7 @@ func inTime(changes []change) []change {
 	changes = slices.Clone(changes)
 	slices.SortStableFunc(changes, func(a, b change) int {
 		x, y := a.shown(), b.shown()
-		return cmp.Or(cmp.Compare(x.stamp, y.stamp), x.Origin.compare(y.Origin), cmp.Compare(x.Seq, y.Seq))
+		return cmp.Or(cmp.Compare(x.stamp, y.stamp), x.dot.compare(y.dot))
 	})
 	return changes
 }

@@ -241,11 +241,6 @@ type version struct {
 // saw tells whether the writer of v had seen the write d of the same key.
 func (v *version) saw(d dot) bool { return v.vv.has(d) }
 
-// public is the version as resolvers see it.
-func (v *version) public() Version {
-	return Version{Value: v.value, Deleted: v.deleted, Clock: v.clock, Time: v.stamp.time(), Origin: v.origin, Seq: v.seq, stamp: v.stamp}
-}
-
 // origins gives short names to origins where many dots are written: on disk the
 // aliases of the database, on the wire the numbers of the conversation.
 type origins interface {
