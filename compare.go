@@ -43,26 +43,48 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	if err := errors.Join(db.admit(nil), db.queue.broken()); err != nil {
 		return Comparison{}, err
 	}
-	c := Comparison{Peer: addr}
+	var found comparison
 	known := slices.Contains(db.peers.all(), addr)
 	if !known {
 		db.AddPeer(addr)
 		defer db.RemovePeer(addr)
 	}
-	if err := db.syncOne(ctx, addr, purpose{compare: &c}); err != nil {
-		return c, err
+	if err := db.syncOne(ctx, addr, purpose{compare: &found}); err != nil {
+		return Comparison{Peer: addr}, err
 	}
-	if c.Name == "" && c.Theirs == (Digest{}) && c.Digest == (Digest{}) {
-		return c, fmt.Errorf("replicator: %s was not compared: it is this server itself, or was removed meanwhile", addr)
+	if !found.begun {
+		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this server itself, or was removed meanwhile", addr)
+	}
+	c := Comparison{Peer: addr, Name: found.name, Digest: found.ours.digest(), Theirs: found.theirs.digest(), More: found.more}
+	for _, d := range found.list {
+		c.Differences = append(c.Differences, Difference{d.key, publicVersions(d.here), publicVersions(d.there)})
 	}
 	return c, nil
 }
 
+// comparison is what a session found that was held to compare.
+type comparison struct {
+	begun        bool
+	name         string // of the peer
+	ours, theirs sum    // digests
+	list         []difference
+	more         int64 // keys that differ beyond those listed
+}
+
+// difference is a key of which one side holds versions that the other should hold, too.
+type difference struct {
+	key         []byte
+	here, there []version // without values
+}
+
+// maxDifferences bounds what is listed.
+const maxDifferences = 1000
+
 // startCompare begins the comparison, once both know the same.
 func (s *session) startCompare() error {
 	c := s.params.compare
-	c.Name, c.Theirs, c.Differences, c.More = s.theirs.name, s.theirs.digest.digest(), nil, 0
-	s.host.at(func(r *replica) { c.Digest = r.digest.digest() })
+	*c = comparison{begun: true, name: s.theirs.name, theirs: s.theirs.digest}
+	s.host.at(func(r *replica) { c.ours = r.digest })
 	return s.startRepair(toCompare)
 }
 
@@ -80,17 +102,17 @@ func (s *session) compareKeys(keys []heldKey) error {
 		if err != nil {
 			return err
 		}
-		d := Difference{
-			Key:   k.key,
-			Here:  lacking(ours, k.versions, &s.peer),
-			There: lacking(k.versions, ours, &known),
+		d := difference{
+			key:   k.key,
+			here:  lacking(ours, k.versions, &s.peer),
+			there: lacking(k.versions, ours, &known),
 		}
 		switch {
-		case len(d.Here)+len(d.There) == 0:
-		case len(c.Differences) >= maxFaults:
-			c.More++
+		case len(d.here)+len(d.there) == 0:
+		case len(c.list) >= maxDifferences:
+			c.more++
 		default:
-			c.Differences = append(c.Differences, d)
+			c.list = append(c.list, d)
 		}
 	}
 	return nil
@@ -98,7 +120,7 @@ func (s *session) compareKeys(keys []heldKey) error {
 
 // lacking gives the versions that are held on one side, and that the other claims
 // and yet has neither them nor anything in their place.
-func lacking(held, other state, known *knowledge) (vs []Version) {
+func lacking(held, other state, known *knowledge) (vs []version) {
 	for i := range held {
 		v := held[i]
 		seen := slices.ContainsFunc(other, func(y version) bool { return y.dot == v.dot || y.saw(v.dot) })
@@ -106,7 +128,7 @@ func lacking(held, other state, known *knowledge) (vs []Version) {
 			continue
 		}
 		v.value = nil
-		vs = append(vs, v.public())
+		vs = append(vs, v)
 	}
 	return vs
 }

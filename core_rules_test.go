@@ -89,7 +89,7 @@ func TestOpeningAfterACrashWritesTheOriginsThatItRead(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	b.put("k", "v")
 	talk(t, a, b)
-	r := &replica{store: a.r.store, draw: a.r.draw, now: a.r.now, resolve: highestClock}
+	r := newReplica(replicaConfig{store: a.r.store, draw: a.r.draw, now: a.r.now, resolve: highestClock})
 	batch, err := r.open("")
 	require.NoError(t, err)
 	rec := &originCounter{}

@@ -88,7 +88,7 @@ func openNode(t testing.TB, st storage.Storage, resolve resolveFunc) *node {
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	n := &node{t: t, db: db}
-	n.r = &replica{store: countingStore{handle{db}, &n.entries}, draw: func() (o Origin) { rand.Read(o[:]); return }, now: time.Now, resolve: resolve, maxKey: 1 << 16, maxValue: 1 << 26, maxSkew: time.Minute, tombstoneTTL: time.Hour, peerTTL: time.Hour, cache: cache{limit: 1 << 20}, filter: filter{limit: 1 << 18}}
+	n.r = newReplica(replicaConfig{store: countingStore{handle{db}, &n.entries}, draw: func() (o Origin) { rand.Read(o[:]); return }, now: time.Now, resolve: resolve, maxKey: 1 << 16, maxValue: 1 << 26, maxSkew: time.Minute, tombstoneTTL: time.Hour, peerTTL: time.Hour, cacheSize: 1 << 20, filterSize: 1 << 18})
 	b, err := n.r.open("")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, &opt.WriteOptions{Sync: true}))

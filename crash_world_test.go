@@ -74,10 +74,10 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 		return nil, fmt.Errorf("goleveldb does not open: %w", err)
 	}
 	n := &crashNode{w: w, stor: s, db: db, sync: sync}
-	n.r = &replica{
+	n.r = newReplica(replicaConfig{
 		store: handle{db}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 1 << 10, maxValue: 1 << 20,
-		maxSkew: time.Minute, tombstoneTTL: -1, peerTTL: time.Hour, cache: cache{limit: 1 << 14}, filter: filter{limit: 1 << 12},
-	}
+		maxSkew: time.Minute, tombstoneTTL: -1, peerTTL: time.Hour, cacheSize: 1 << 14, filterSize: 1 << 12,
+	})
 	b, err := n.r.open("")
 	if err == nil {
 		err = db.Write(b, &opt.WriteOptions{Sync: true})

@@ -223,13 +223,13 @@ func (db *DB) Conflicts() iter.Seq2[[]byte, []Version] {
 			return
 		}
 		defer st.Release()
-		if err := st.eachConflict(yield); err != nil {
+		if err := eachConflict(st, yield); err != nil {
 			db.opts.Logger.Error("replicator: cannot list conflicts", "error", err)
 		}
 	}
 }
 
-func (v *view) eachConflict(yield func([]byte, []Version) bool) error {
+func eachConflict(v *view, yield func([]byte, []Version) bool) error {
 	it := v.NewIterator(kindRange(kindConflict), nil)
 	defer it.Release()
 	for it.Next() {

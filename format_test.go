@@ -37,12 +37,12 @@ func newFixedNode(t testing.TB, name string) fixedNode {
 	var drawn byte
 	wall := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	n := &node{t: t, db: db}
-	n.r = &replica{
+	n.r = newReplica(replicaConfig{
 		store: countingStore{handle{db}, &n.entries}, resolve: highestClock, maxKey: 1 << 16, maxValue: 1 << 26,
-		maxSkew: time.Minute, tombstoneTTL: time.Hour, peerTTL: time.Hour, cache: cache{limit: 1 << 20},
+		maxSkew: time.Minute, tombstoneTTL: time.Hour, peerTTL: time.Hour, cacheSize: 1 << 20,
 		draw: func() (o Origin) { drawn++; copy(o[:], name); o[15] = drawn; return o },
 		now:  func() time.Time { wall = wall.Add(time.Millisecond); return wall },
-	}
+	})
 	b, err := n.r.open("c1")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, &opt.WriteOptions{Sync: true}))
@@ -281,7 +281,7 @@ func TestGoldenRecordsOpenAsADatabase(t *testing.T) {
 	defer db.Close()
 	n := &node{t: t, db: db}
 	n.r = newFixedNode(t, "delta").r
-	n.r = &replica{store: handle{db}, draw: n.r.draw, now: n.r.now, resolve: highestClock, maxKey: 1 << 16, maxValue: 1 << 26, cache: cache{limit: 1 << 20}}
+	n.r = newReplica(replicaConfig{store: handle{db}, draw: n.r.draw, now: n.r.now, resolve: highestClock, maxKey: 1 << 16, maxValue: 1 << 26, cacheSize: 1 << 20})
 	_, err = n.r.open("c1")
 	require.NoError(t, err)
 	require.EqualValues(t, 42, n.r.keys)

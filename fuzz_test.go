@@ -175,7 +175,7 @@ func FuzzProbed(f *testing.F) {
 		d.t = t
 		s := d.prepared(true, wantProbed)
 		s.pulling = &pulling{repair: &repair{kind: repairKind(kind % 4), ranges: []dotRange{{last: lastDot}}}}
-		s.params.compare = &Comparison{}
+		s.params.compare = &comparison{}
 		d.play(s, frameProbed, payload)
 	})
 }
@@ -200,7 +200,7 @@ func FuzzPage(f *testing.F) {
 		s.pulling = &pulling{}
 		if repairs {
 			s.pulling.repair = &repair{kind: repairKind(len(chunk) % 4)}
-			s.params.compare = &Comparison{}
+			s.params.compare = &comparison{}
 		} else if len(chunk) > 0 {
 			d.play(s, frameChunk, chunk)
 		}
@@ -310,7 +310,7 @@ func (o oneRecord) NewIterator(*util.Range, *opt.ReadOptions) iterator.Iterator 
 }
 
 func blank(o oneRecord) *replica {
-	r := &replica{store: o, now: time.Now, alias: map[Origin]uint32{}, own: map[Origin]bool{}, members: map[Origin]*member{}}
+	r := &replica{replicaConfig: replicaConfig{store: o, now: time.Now}, alias: map[Origin]uint32{}, own: map[Origin]bool{}, members: map[Origin]*member{}}
 	return r
 }
 

@@ -22,8 +22,8 @@ func newSizedNode(t *testing.T, w *crashWorld) *sizedNode {
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	n := &sizedNode{crashNode: &crashNode{w: w, db: db}}
-	n.r = &replica{store: handle{db}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 64 << 10, maxValue: 4 << 20,
-		maxSkew: 1 << 40, tombstoneTTL: -1, peerTTL: 1 << 40, cache: cache{limit: 1 << 20}}
+	n.r = newReplica(replicaConfig{store: handle{db}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 64 << 10, maxValue: 4 << 20,
+		maxSkew: 1 << 40, tombstoneTTL: -1, peerTTL: 1 << 40, cacheSize: 1 << 20})
 	b, err := n.r.open("")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, nil))

@@ -48,7 +48,7 @@ func (db *DB) Repair(ctx context.Context) (Report, error) {
 
 // mend puts right what a verification found.
 func (db *DB) mend(ctx context.Context, v *verification) error {
-	if err := db.commit(func(t *txn) error { t.recounted(v); return nil }); err != nil {
+	if err := db.commit(func(t *txn) error { t.recounted(v.counting, v.counted, v.kept); return nil }); err != nil {
 		return err
 	}
 	var wanted [][]byte // that cannot be mended with what is here
@@ -87,14 +87,14 @@ func (db *DB) mend(ctx context.Context, v *verification) error {
 
 // recounted puts the figures right that a verification counted anew. What changed
 // since it began is in both.
-func (t *txn) recounted(v *verification) {
+func (t *txn) recounted(whole bool, counted, kept figures) {
 	t.r.cache = cache{limit: t.r.cache.limit} // it may have kept what the store lost
-	if !v.counting {
+	if !whole {
 		return
 	}
-	t.digest = t.digest.add(v.counted.digest).sub(v.kept.digest)
-	t.keys += v.counted.keys - v.kept.keys
-	t.tombstones += v.counted.tombstones - v.kept.tombstones
+	t.digest = t.digest.add(counted.digest).sub(kept.digest)
+	t.keys += counted.keys - kept.keys
+	t.tombstones += counted.tombstones - kept.tombstones
 }
 
 func (db *DB) stillDamaged(keys [][]byte) (left [][]byte, err error) {

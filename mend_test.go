@@ -230,7 +230,7 @@ func TestCompareCountsNoWritesThatAreOnTheirWay(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "v")
 	gossip(t, a, b)
-	c := &Comparison{}
+	c := &comparison{}
 	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10, purpose: purpose{compare: c}}
 	sa, sb := newSession(a, true, p), newSession(b, false, p)
 	drive(t, sa, sb, func(from, to *session, f frame) {
@@ -240,6 +240,6 @@ func TestCompareCountsNoWritesThatAreOnTheirWay(t *testing.T) {
 		}
 		require.NoError(t, to.receive(f.kind, f.payload))
 	})
-	require.Empty(t, c.Differences)
-	require.Empty(t, c.More)
+	require.Empty(t, c.list)
+	require.Empty(t, c.more)
 }

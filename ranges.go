@@ -111,7 +111,7 @@ func overlap(gs []dotRange) bool {
 
 // appendDots lists the dots of a range, as runs of seqs that follow each other: of
 // which origin, how many seqs after the run before it, and how many there are.
-func (v *view) appendDots(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
+func appendDots(v *view, b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
 	type run struct {
 		dot
 		length uint64
@@ -180,7 +180,7 @@ func (v *view) split(g dotRange, counted bool) ([]dotRange, error) {
 }
 
 // appendSplit writes the parts of a range.
-func (v *view) appendSplit(b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
+func appendSplit(v *view, b []byte, g dotRange, counted bool, n *names) ([]byte, error) {
 	parts, err := v.split(g, counted)
 	b = binary.AppendUvarint(b, uint64(len(parts)))
 	for _, p := range parts {

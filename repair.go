@@ -150,9 +150,9 @@ func (s *session) gotProbe(payload []byte) error {
 		case g.sum == asked[i].sum:
 			body = append(body, probedSame)
 		case g.count <= s.params.listBelow:
-			body, err = state.appendDots(append(body, probedDots), g, counted, os)
+			body, err = appendDots(&state, append(body, probedDots), g, counted, os)
 		default:
-			body, err = state.appendSplit(append(body, probedSplit), g, counted, os)
+			body, err = appendSplit(&state, append(body, probedSplit), g, counted, os)
 		}
 		if err != nil {
 			return err

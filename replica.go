@@ -27,16 +27,7 @@ type snapshot interface {
 // takes in those that were committed. All of it is used by one goroutine at a
 // time; docs/design.md has the rules.
 type replica struct {
-	store   store
-	draw    func() Origin
-	now     func() time.Time
-	resolve resolveFunc
-	local   func(key []byte) bool // keys that are neither logged nor taken from peers
-
-	maxKey, maxValue int
-	maxSkew          time.Duration
-	tombstoneTTL     time.Duration
-	peerTTL          time.Duration
+	replicaConfig
 
 	self  Origin // of this opening
 	seq   uint64 // of the last write logged under it
@@ -119,6 +110,27 @@ type member struct {
 	agreed   time.Time // when it last held what we did
 	holding  time.Time // since when it is seen to hold back the forgetting of deletions; zero: it does not
 	replaced bool      // somebody else answered where it did: it counts no more until it is heard again
+}
+
+// replicaConfig is what a replica is given when it is made.
+type replicaConfig struct {
+	store   store
+	draw    func() Origin
+	now     func() time.Time
+	resolve resolveFunc
+	local   func(key []byte) bool // keys that are neither logged nor taken from peers; may be nil
+
+	maxKey, maxValue int
+	maxSkew          time.Duration
+	tombstoneTTL     time.Duration // negative: deletions are never forgotten by age
+	peerTTL          time.Duration
+	cacheSize        int // bytes for log-indexes that were read or written lately; 0 for none
+	filterSize       int // bytes for the filter that knows which keys are new; 0 for none
+}
+
+// newReplica makes a replica. It must be opened before anything else.
+func newReplica(c replicaConfig) *replica {
+	return &replica{replicaConfig: c, cache: cache{limit: c.cacheSize}, filter: filter{limit: c.filterSize}}
 }
 
 var (

@@ -100,7 +100,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newReplica(db, &opts)
+	r := newReplica(opts.replicaConfig(db))
 	batch, err := r.open(opts.Cluster)
 	if err == nil {
 		if fresh {
@@ -177,18 +177,18 @@ func (h handle) snapshot() (snapshot, error) {
 	return s, nil
 }
 
-func newReplica(db *leveldb.DB, o *Options) *replica {
-	r := &replica{
+func (o *Options) replicaConfig(db *leveldb.DB) replicaConfig {
+	c := replicaConfig{
 		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver.internal(),
 		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
-		cache: cache{limit: o.CacheSize}, filter: filter{limit: o.CacheSize / 4},
+		cacheSize: o.CacheSize, filterSize: o.CacheSize / 4,
 	}
 	if ranges := slices.Clone(o.Local); len(ranges) > 0 {
-		r.local = func(key []byte) bool {
+		c.local = func(key []byte) bool {
 			return slices.ContainsFunc(ranges, func(g *util.Range) bool { return inRange(g, key) })
 		}
 	}
-	return r
+	return c
 }
 
 func inRange(g *util.Range, key []byte) bool {

@@ -60,7 +60,7 @@ func LastWriteWins(key []byte, a, b Version) Version {
 // internal is the resolver as the core calls it.
 func (f Resolver) internal() resolveFunc {
 	return func(key []byte, a, b *version) version {
-		v := f(key, a.public(), b.public())
+		v := f(key, publicVersion(a), publicVersion(b))
 		return v.internal()
 	}
 }
@@ -69,8 +69,8 @@ func (v *Version) internal() version {
 	return version{dot: dot{v.Origin, v.Seq}, clock: v.Clock, stamp: v.stamp, deleted: v.Deleted, value: v.Value}
 }
 
-// public is the version as callers see it. It shares its value.
-func (v *version) public() Version {
+// publicVersion is a version as callers see it. It shares its value.
+func publicVersion(v *version) Version {
 	return Version{Value: v.value, Deleted: v.deleted, Clock: v.clock, Time: v.stamp.time(), Origin: v.origin, Seq: v.seq, stamp: v.stamp}
 }
 
@@ -78,7 +78,7 @@ func (v *version) public() Version {
 func publicVersions(vs []version) []Version {
 	list := make([]Version, len(vs))
 	for i := range vs {
-		list[i] = vs[i].public()
+		list[i] = publicVersion(&vs[i])
 	}
 	return list
 }

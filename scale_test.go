@@ -80,7 +80,7 @@ func newScaleWorld(t testing.TB, n int, seed uint64) *scaleWorld {
 	w := &scaleWorld{rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1_800_000_000, 0)}
 	for i := range n {
 		x := &scaleNode{w: w, id: i, claims: map[int]sum{}, pos: i}
-		x.r = &replica{
+		x.r = newReplica(replicaConfig{
 			store: &x.store, now: func() time.Time { return w.now }, resolve: highestClock, maxKey: 64, maxValue: 1 << 10,
 			maxSkew: time.Hour, tombstoneTTL: time.Hour, peerTTL: time.Hour,
 			draw: func() (o Origin) {
@@ -88,7 +88,7 @@ func newScaleWorld(t testing.TB, n int, seed uint64) *scaleWorld {
 				binary.BigEndian.PutUint64(o[8:], w.rand.Uint64())
 				return o
 			},
-		}
+		})
 		b, err := x.r.open("")
 		require.NoError(t, err)
 		x.store.image = x.store.image.with(simPairs(b))

@@ -93,7 +93,7 @@ const (
 // purpose is what a dialer wants beyond bringing both sides up to date.
 type purpose struct {
 	mend    [][]byte    // keys that are damaged here
-	compare *Comparison // to be filled in
+	compare *comparison // to be filled in
 }
 
 func (p *purpose) any() bool { return len(p.mend) > 0 || p.compare != nil }

@@ -43,11 +43,11 @@ func (n *simNode) open() error {
 	c := &n.w.conf
 	n.disk = newSimDisk(n.disk.now) // goleveldb writes all that it recovers to tables first
 	resolves := n.resolver()
-	r := &replica{
+	r := newReplica(replicaConfig{
 		store: &simStore{&n.disk, n.w.readFault()}, draw: n.w.draw, now: n.now, resolve: resolves.f,
 		maxKey: 64, maxValue: 1 << 16, maxSkew: c.maxSkew, tombstoneTTL: c.tombstoneTTL, peerTTL: c.peerTTL,
-		cache: cache{limit: c.cache}, filter: filter{limit: c.cache},
-	}
+		cacheSize: c.cache, filterSize: c.cache,
+	})
 	b, err := r.open("")
 	if err != nil {
 		n.w.logf("n%d does not open: %v", n.id, err)

@@ -18,8 +18,8 @@ import (
 func (n *node) reopen(resolve resolveFunc) {
 	require.NoError(n.t, n.db.CompactRange(*kindRange(kindOrigin))) // an opening starts with an empty memtable
 	old := n.r
-	n.r = &replica{store: old.store, draw: old.draw, now: old.now, resolve: resolve, maxKey: old.maxKey, maxValue: old.maxValue,
-		maxSkew: old.maxSkew, tombstoneTTL: old.tombstoneTTL, peerTTL: old.peerTTL, cache: cache{limit: 1 << 20}}
+	n.r = newReplica(replicaConfig{store: old.store, draw: old.draw, now: old.now, resolve: resolve, maxKey: old.maxKey, maxValue: old.maxValue,
+		maxSkew: old.maxSkew, tombstoneTTL: old.tombstoneTTL, peerTTL: old.peerTTL, cacheSize: 1 << 20})
 	b, err := n.r.open("")
 	require.NoError(n.t, err)
 	require.NoError(n.t, n.db.Write(b, &opt.WriteOptions{Sync: true}))

@@ -124,7 +124,7 @@ func (db *DB) Status() Status {
 	var members map[Origin]member
 	var succeeded map[Origin]bool
 	db.at(func(r *replica) {
-		r.ownStatus(&s)
+		s.own(r)
 		// What a member told is replaced, never changed, so it may be read later.
 		known, members = r.known.clone(), make(map[Origin]member, len(r.members))
 		for o, m := range r.members {
@@ -166,7 +166,8 @@ func (db *DB) figuresStatus(s *Status) {
 	slices.SortFunc(s.Work, func(a, b Progress) int { return cmp.Compare(a.Work+" "+a.Peer, b.Work+" "+b.Peer) })
 }
 
-func (r *replica) ownStatus(s *Status) {
+// own fills in what the replica knows.
+func (s *Status) own(r *replica) {
 	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
 	s.Claims = []Claim{}
 	for _, w := range r.known.rows {

@@ -29,11 +29,11 @@ func TestStatusReadsNothingFromTheStore(t *testing.T) {
 	}
 	require.NoError(t, a.Delete([]byte("7"), nil))
 	require.NoError(t, b.Sync(t.Context()))
-	r := newReplica(nil, &a.opts)
+	r := newReplica(replicaConfig{})
 	a.at(func(x *replica) { *r = *x })
 	r.store = shut{t}
 	var s Status
-	r.ownStatus(&s)
+	s.own(r)
 	require.EqualValues(t, 99, s.Keys)
 	require.EqualValues(t, 1, s.Tombstones)
 }

@@ -155,18 +155,18 @@ func (w *watcher) add(changes []change) {
 			w.missed = true
 			break
 		}
-		p := c.public()
+		p := publicChange(c)
 		w.waiting = append(w.waiting, p)
 		w.size += p.size()
 	}
 	notify(w.news)
 }
 
-// public is the change as those who watch see it. It shares no memory.
-func (c *change) public() Change {
+// publicChange is a change as those who watch see it. It shares no memory.
+func publicChange(c *change) Change {
 	v := c.shown()
 	v.value = slices.Clone(v.value)
-	return Change{Key: slices.Clone(c.key), Value: v.value, Deleted: v.deleted, Local: c.local, Conflict: c.conflict, Version: v.public()}
+	return Change{Key: slices.Clone(c.key), Value: v.value, Deleted: v.deleted, Local: c.local, Conflict: c.conflict, Version: publicVersion(&v)}
 }
 
 // publish tells those who watch of a commit.
