@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -20,8 +20,8 @@ import (
 // TestMain lets this test binary be a server, as the program does: run starts
 // its servers as further processes of the program that it is in.
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) != "" {
-		os.Exit(serverMain(os.Stdin, os.Stdout))
+	if IsReplica() {
+		os.Exit(Replica(os.Stdin, os.Stdout))
 	}
 	os.Exit(m.Run())
 }
@@ -32,7 +32,7 @@ func TestThreeProcessesAgree(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", t.TempDir())
 	var out, errOut bytes.Buffer
-	code := run(t.Context(), []string{"-files", "300", "-list"}, &out, &errOut)
+	code := Run(t.Context(), []string{"-files", "300", "-list"}, &out, &errOut)
 	require.Empty(t, errOut.String(), out.String())
 	require.Zero(t, code)
 	require.Contains(t, out.String(), "150 conflicts arose, 3 versions kept in each.")
@@ -52,7 +52,7 @@ func TestInterruptLeavesNothingBehind(t *testing.T) {
 			interrupt()
 		}
 	})
-	require.Equal(t, 1, run(ctx, []string{"-files", "300", "-list"}, out, &errOut))
+	require.Equal(t, 1, Run(ctx, []string{"-files", "300", "-list"}, out, &errOut))
 	require.Contains(t, errOut.String(), "interrupted; nothing is left behind")
 	requireNothingLeft(t)
 }
@@ -80,7 +80,7 @@ func TestServersGoOnWithTheirPagesUntilInterrupted(t *testing.T) {
 			}
 		}
 	})
-	require.Zero(t, run(ctx, []string{"-files", "60", "-list", "-serve"}, out, &errOut), errOut.String())
+	require.Zero(t, Run(ctx, []string{"-files", "60", "-list", "-serve"}, out, &errOut), errOut.String())
 	require.Empty(t, errOut.String())
 	require.Len(t, pages, 3)
 	for i, page := range pages {
@@ -104,7 +104,7 @@ func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 func TestBadFlagsAreRefused(t *testing.T) {
 	for _, args := range [][]string{{"-n", "1"}, {"-files", "-5"}, {"more"}, {"-nonsense"}} {
 		var errOut bytes.Buffer
-		require.Equal(t, 2, run(t.Context(), args, &bytes.Buffer{}, &errOut), args)
+		require.Equal(t, 2, Run(t.Context(), args, &bytes.Buffer{}, &errOut), args)
 		require.Contains(t, errOut.String(), "cluster: ")
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 // roleEnv, if set, makes this program a server; it holds a serverConfig in JSON.
 const roleEnv = "REPLICATOR_EXAMPLE_CLUSTER_SERVER"

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bufio"
@@ -35,8 +35,8 @@ type node struct {
 	out    *bufio.Writer   // Invariant: written with mu held, a reply and its bytes together
 }
 
-// serverMain is the main function of a server; it returns the exit status.
-func serverMain(in io.Reader, out io.Writer) int {
+// Replica is the main function of a server; it returns the exit status.
+func Replica(in io.Reader, out io.Writer) int {
 	// Ctrl-C goes to the whole process group. Only the parent acts on it and
 	// then ends our input.
 	signal.Ignore(os.Interrupt)
