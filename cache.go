@@ -3,6 +3,7 @@ package replicator
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 )
 
 // cache keeps log-index records of keys in use, or that a key is known to have none.
@@ -25,7 +26,7 @@ type generation struct {
 
 const (
 	chunkSize      = 256 << 10
-	generationMost = 1 << 31 // bytes: as far as positions reach
+	generationMost = math.MaxInt32 // bytes, which positions of 32 bits reach on every platform
 )
 
 // get gives the record of a key, empty if the key is known to have none. It is valid

@@ -211,11 +211,12 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 		}
 		return 0, nil, err
 	}
-	n := int(uint32(head[0])<<24|uint32(head[1])<<16|uint32(head[2])<<8|uint32(head[3])) + 4
-	if n <= limit+frameHead {
-		if err := t.reserve(ctx, n); err != nil {
-			return 0, nil, err
-		}
+	n, err := payloadSize(head, limit)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := t.reserve(ctx, frameHead+n); err != nil {
+		return 0, nil, err
 	}
 	kind, payload, _, err := readFrame(t.r, nil, limit)
 	return kind, payload, err

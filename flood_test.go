@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -134,6 +135,21 @@ func TestClaimsOfHugeFramesCostNoMemory(t *testing.T) {
 	}
 	runtime.ReadMemStats(&m)
 	require.Less(t, int64(m.HeapInuse)-int64(before), int64(32<<20), "15 times 4 MiB were announced and 1 byte sent")
+	b.holds()
+}
+
+// As an int of 32 bits half of these lengths are negative.
+func TestLengthsAtEveryBoundaryOfAnIntAreRefused(t *testing.T) {
+	b := besiege(t, Options{})
+	lengths := []uint32{0, helloCap + 2, math.MaxInt32 - 4, math.MaxInt32, math.MaxInt32 + 1, math.MaxInt32 + 2, math.MaxUint32 - 4, math.MaxUint32 - 3, math.MaxUint32}
+	conns := b.connect(len(lengths), func(i int, conn net.Conn) {
+		conn.Write(append(binary.BigEndian.AppendUint32(nil, lengths[i]), byte(frameHello)))
+	})
+	requireCut(t, conns)
+	for _, n := range lengths {
+		r := greetAsMember(t, b.victim)
+		r.conn.Write(append(binary.BigEndian.AppendUint32(nil, max(n, frameCap+2)), byte(framePage)))
+	}
 	b.holds()
 }
 

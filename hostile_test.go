@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -108,6 +109,7 @@ func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {
 		"Options.WriteRate: 100, want 0 for no bound or at least 65536": {WriteRate: 100},
 		"Options.MaxInFlight: 1000, want at least 8388608":              {MaxInFlight: 1000},
 		"Options.MaxPending: -1":                                        {MaxPending: -1},
+		"Options.MaxValue: 2147483647, want 1 to":                       {MaxValue: math.MaxInt32},
 		"Options.Secret: 5 bytes":                                       {Secret: []byte("short")},
 		"Options.OldSecrets: 3 bytes":                                   {Secret: secretA, OldSecrets: [][]byte{[]byte("old")}},
 		"Options.MinInterval: 1m0s, want at most MaxInterval":           {MinInterval: time.Minute},

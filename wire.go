@@ -77,6 +77,16 @@ func appendHead(b []byte, t frameType, size int) []byte {
 	return append(b, byte(t))
 }
 
+// payloadSize returns how many bytes of payload the head of a frame announces, if that
+// is within a limit. It compares before it converts: on 32 bits an int would wrap.
+func payloadSize(head []byte, limit int) (int, error) {
+	n := binary.BigEndian.Uint32(head)
+	if n == 0 || uint64(n)-1 > uint64(limit) {
+		return 0, protocolErrorf("a frame of %d bytes, at most %d are allowed", n, limit)
+	}
+	return int(n - 1), nil
+}
+
 // readFrame reads one frame into buf, which grows with what arrives, never with
 // what is announced. The payload is valid until buf is used again.
 func readFrame(r io.Reader, buf []byte, limit int) (t frameType, payload, newBuf []byte, err error) {
@@ -84,9 +94,9 @@ func readFrame(r io.Reader, buf []byte, limit int) (t frameType, payload, newBuf
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, buf, err
 	}
-	n := int(binary.BigEndian.Uint32(head[:4])) - 1
-	if n < 0 || n > limit {
-		return 0, nil, buf, protocolErrorf("a frame of %d bytes, at most %d are allowed", n+1, limit)
+	n, err := payloadSize(head[:], limit)
+	if err != nil {
+		return 0, nil, buf, err
 	}
 	buf = buf[:0]
 	for len(buf) < n {

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -222,15 +221,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-// cpu is how much processor time this process has used.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // share has several writers do a part of the work each.

@@ -73,6 +73,6 @@ func (a *app) adopt(ctx context.Context, dir, cluster string, named bool, d *dir
 	if a.json {
 		return a.printJSON(done)
 	}
-	_, err = fmt.Fprintf(a.out, "%s with a value, %d logged now\n", plural(int(done.Keys), "key"), done.Logged)
+	_, err = fmt.Fprintf(a.out, "%s with a value, %d logged now\n", plural(done.Keys, "key"), done.Logged)
 	return err
 }

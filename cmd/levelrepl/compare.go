@@ -122,13 +122,13 @@ func (a *app) printComparison(c *comparison) error {
 		if s.Digest != nil {
 			digest = "digest " + s.Digest.String()
 		}
-		fmt.Fprintf(a.out, "%s: %s, %s\n", s.Name, plural(int(s.Keys), "key"), digest)
+		fmt.Fprintf(a.out, "%s: %s, %s\n", s.Name, plural(s.Keys, "key"), digest)
 	}
 	if c.Same {
 		_, err := fmt.Fprintln(a.out, "they hold the same")
 		return err
 	}
-	return &foundError{fmt.Sprintf("%s and %s differ in %s", c.A.Name, c.B.Name, plural(len(c.Differences)+int(c.More), "key"))}
+	return &foundError{fmt.Sprintf("%s and %s differ in %s", c.A.Name, c.B.Name, plural(int64(len(c.Differences))+c.More, "key"))}
 }
 
 // compareKeys goes through the keys of two nodes side by side and tells of each that

@@ -186,7 +186,7 @@ func (a *app) printLog(v *logView, all []seen) error {
 	if len(all) == 1 {
 		for _, p := range all[0].Status.Peers {
 			if p.Lag > 0 {
-				fmt.Fprintf(a.out, "%s lacks %s, last heard %s\n", peerName(p), plural(int(p.Lag), "write"), ago(p.Last, time.Now()))
+				fmt.Fprintf(a.out, "%s lacks %s, last heard %s\n", peerName(p), plural(p.Lag, "write"), ago(p.Last, time.Now()))
 			}
 		}
 	}

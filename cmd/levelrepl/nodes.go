@@ -129,9 +129,9 @@ func printNode(out io.Writer, seen seen, full bool) {
 		t.row("digest", s.Digest.String())
 		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Pause)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
-		t.row("not on disk", plural(int(s.Unsaved), "write")+", as far as is known")
+		t.row("not on disk", plural(s.Unsaved, "write")+", as far as is known")
 		if s.Mismatches > 0 {
-			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(int(s.Mismatches), "version")))
+			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
 		}
 		_ = t.end()
 		printWork(out, s, now)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -96,8 +97,11 @@ func (s *size) Type() string { return "size" }
 // Set reads the flag.
 func (s *size) Set(text string) error {
 	n, err := humanize.ParseBytes(text)
-	if err != nil || n > 1<<40 {
+	if err != nil {
 		return errors.New("want a number of bytes, as 1048576, 64KiB or 1GB")
+	}
+	if most := uint64(min(1<<40, math.MaxInt)); n > most {
+		return fmt.Errorf("%d bytes, want at most %d", n, most)
 	}
 	*s = size(n)
 	return nil

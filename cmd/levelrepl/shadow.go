@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"os"
 	"sync"
 
@@ -34,7 +35,7 @@ func shadowOptions() *opt.Options {
 	return &opt.Options{
 		ErrorIfMissing: true, DisableSeeksCompaction: true,
 		CompactionL0Trigger: never, WriteL0SlowdownTrigger: never, WriteL0PauseTrigger: never,
-		CompactionTotalSize: 1 << 50, CompactionTotalSizeMultiplier: 1,
+		CompactionTotalSize: math.MaxInt, CompactionTotalSizeMultiplier: 1,
 	}
 }
 

@@ -54,7 +54,7 @@ Nothing is dropped without a replacement. The exit code is 1 if faults are left.
 				return err
 			}
 			if !a.json {
-				fmt.Fprintf(a.out, "%s mended\n", plural(int(r.Mended), "fault"))
+				fmt.Fprintf(a.out, "%s mended\n", plural(r.Mended, "fault"))
 			}
 			return a.printReport(args[0], &r)
 		})
@@ -80,9 +80,9 @@ func (a *app) printReport(dir string, r *replicator.Report) error {
 	if r.More > 0 {
 		fmt.Fprintf(a.out, "… and %d more\n", r.More)
 	}
-	fmt.Fprintf(a.out, "%s: %s, %s, digest %s\n", dir, plural(int(r.Keys), "key"), plural(int(r.Versions), "version"), r.Digest)
+	fmt.Fprintf(a.out, "%s: %s, %s, digest %s\n", dir, plural(r.Keys, "key"), plural(r.Versions, "version"), r.Digest)
 	if bad == 0 {
 		return nil
 	}
-	return &foundError{fmt.Sprintf("%s in %s", plural(int(bad), "fault"), dir)}
+	return &foundError{fmt.Sprintf("%s in %s", plural(bad, "fault"), dir)}
 }

@@ -1,6 +1,7 @@
 package crashfs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -85,7 +86,7 @@ func compareNames(a, b storage.FileDesc) int {
 	if a.Type != b.Type {
 		return int(a.Type) - int(b.Type)
 	}
-	return int(a.Num - b.Num)
+	return cmp.Compare(a.Num, b.Num)
 }
 
 // disk is a directory of files as the kernel and as the medium know it. It is a
