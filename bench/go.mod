@@ -9,7 +9,7 @@ require (
 	github.com/ipfs/go-datastore v0.9.0
 	github.com/ipfs/go-ds-crdt v0.6.8
 	github.com/ipfs/go-ds-leveldb v0.5.2
-	github.com/level-replicator/replicator v0.0.0
+	github.com/level-replicator/replicator v0.1.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 	github.com/stretchr/testify v1.12.1
@@ -94,5 +94,3 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
-
-replace github.com/level-replicator/replicator => ..

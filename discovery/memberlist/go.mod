@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/hashicorp/memberlist v0.7.0
-	github.com/level-replicator/replicator v0.0.0
+	github.com/level-replicator/replicator v0.1.0
 	github.com/stretchr/testify v1.12.1
 	github.com/syndtr/goleveldb v1.0.1-0.20220721030215-126854af5e6d
 )
@@ -31,5 +31,3 @@ require (
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
-
-replace github.com/level-replicator/replicator => ../..

@@ -2,10 +2,8 @@ module github.com/level-replicator/replicator/metrics/prometheus
 
 go 1.26.0
 
-replace github.com/level-replicator/replicator => ../..
-
 require (
-	github.com/level-replicator/replicator v0.0.0
+	github.com/level-replicator/replicator v0.1.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
 	github.com/syndtr/goleveldb v1.0.1-0.20220721030215-126854af5e6d
