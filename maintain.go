@@ -47,7 +47,7 @@ func (db *DB) maintain(ctx context.Context) {
 			}
 		}
 		err := db.tendStore(ctx, &saved, &purged)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
+		if err != nil && ctx.Err() == nil && !starved(err) && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
 			db.opts.Logger.Error("replicator: looking after the store failed", "error", err)
 		}
 		if now := db.opts.Now(); now.Sub(asked) >= expiryInterval {
@@ -56,7 +56,7 @@ func (db *DB) maintain(ctx context.Context) {
 		}
 		pause := idleInterval
 		db.at(func(r *replica) {
-			if r.unsynced || r.known.rev != r.savedRev || r.tombstones > 0 || len(r.loose) > 0 {
+			if r.unsynced || r.known.rev != r.savedRev || r.tombstones > 0 || len(r.loose) > 0 || !db.queue.shortage.since.IsZero() {
 				pause = tendInterval
 			}
 		})
@@ -79,6 +79,9 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		r.flushed(count)
 	})
 	if err != nil {
+		return err
+	}
+	if err := db.tryStarved(); err != nil {
 		return err
 	}
 	now := time.Now()

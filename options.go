@@ -171,6 +171,10 @@ var (
 	// ErrFailed refuses writes after the store failed to write once: goleveldb
 	// could let the failed write replace a later one. Close the handle and open
 	// it again. The write that failed may or may not be there then.
+	//
+	// A write that fails for want of a file handle (syscall.EMFILE, syscall.ENFILE) is
+	// no such failure: nothing of it was written, Status.Starved says why, and writes
+	// succeed again once there are handles.
 	ErrFailed = errors.New("replicator: the store failed to write; close the database and open it again")
 
 	// ErrFollower refuses a write at a follower.

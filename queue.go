@@ -18,6 +18,9 @@ type queue struct {
 	slot    chan struct{} // capacity 1
 	commits func(t *txn)  // called with the slot held, after each commit
 	failed  func(error)   // called with the slot held, once the store failed to write
+	starved func(error)   // called with the slot held, when file handles are wanting; with nil when they no longer are
+
+	shortage shortage // used by who holds the slot
 
 	requests sync.Pool     // of *request; one for each database, as a channel of one bubble is no good in another
 	over     chan struct{} // closed when Close is through or has given up: nobody waits any more
@@ -224,17 +227,15 @@ func joins(t *txn, before, req *request) bool {
 
 // write commits a transaction. After the first write that fails none is tried:
 // goleveldb keeps the failed record in its journal and may let it replace a later
-// one at the next opening.
+// one at the next opening. One that fails for want of a file handle is no such write:
+// see store.
 func (q *queue) write(t *txn) error {
 	if t.empty() {
 		return nil
 	}
 	batch := t.finish()
 	if batch.Len() > 0 {
-		if err := q.raw.Write(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
-			if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly {
-				err = q.fail(err)
-			}
+		if err := q.store(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
 			return err
 		}
 	}

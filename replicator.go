@@ -55,6 +55,7 @@ type DB struct {
 	recent   recent
 	total    totals
 	cause    error // of the write that failed
+	starved  error // of the last write that failed for want of a file handle, until one succeeds
 	work     map[string]Progress
 	watchers map[*watcher]struct{}
 	waiters  map[*waiter]struct{}
@@ -214,7 +215,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
 	}
-	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), over: make(chan struct{}), commits: d.committed, failed: d.storeFailed}
+	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), over: make(chan struct{}), commits: d.committed, failed: d.storeFailed, starved: d.storeStarved}
 	for _, p := range o.Peers {
 		d.peers.add(p, fromList, time.Now())
 	}
@@ -232,13 +233,13 @@ func (db *DB) run(fresh bool) {
 		db.spawn(func() { db.discover(ctx, d) })
 	}
 	db.spawn(func() {
-		if err := db.fillFilter(ctx); err != nil && ctx.Err() == nil {
+		if err := throughShortage(ctx, func() error { return db.fillFilter(ctx) }); err != nil && ctx.Err() == nil {
 			db.opts.Logger.Error("replicator: the keys that there are could not be read; new ones cost a read until the next opening", "error", err)
 		}
 	})
 	db.spawn(func() {
 		if fresh {
-			if err := db.adoptFirst(ctx); err != nil && ctx.Err() == nil {
+			if err := throughShortage(ctx, func() error { return db.adoptFirst(ctx) }); err != nil && ctx.Err() == nil {
 				db.opts.Logger.Error("replicator: the data found at the opening could not be logged", "error", err)
 			}
 		}

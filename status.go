@@ -34,7 +34,8 @@ type Status struct {
 	Addr       string         `json:"addr"`   // the listener's
 	Ready      bool           `json:"ready"`  // the first attempt to replicate is over
 	ReadOnly   bool           `json:"readOnly"`
-	Failed     string         `json:"failed,omitempty"` // why writes are refused, if the store failed
+	Failed     string         `json:"failed,omitempty"`  // why writes are refused, if the store failed
+	Starved    string         `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
 	Digest     Digest         `json:"digest"`
 	Keys       int64          `json:"keys"`       // keys with a value
 	Tombstones int64          `json:"tombstones"` // deleted keys that are still remembered
@@ -159,6 +160,9 @@ func (db *DB) figuresStatus(s *Status) {
 	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches
 	if db.cause != nil {
 		s.Failed = db.cause.Error()
+	}
+	if db.starved != nil {
+		s.Starved = db.starved.Error()
 	}
 	for _, w := range db.work {
 		s.Work = append(s.Work, w)

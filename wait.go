@@ -377,7 +377,7 @@ func (db *DB) flushAll() error {
 		return err
 	}
 	if err := flush(db.raw); err != nil {
-		if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly {
+		if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly && !starved(err) {
 			db.queue.fail(err)
 		}
 		return err

@@ -159,6 +159,9 @@ func notes(s *replicator.Status) []line {
 	if s.Failed != "" {
 		note("bad", "The store failed to write: %s. Reads go on; look at the disk, then open the database again.", s.Failed)
 	}
+	if s.Starved != "" {
+		note("bad", "The store finds no file handle and refuses writes for now: %s. It goes on by itself once there are some.", s.Starved)
+	}
 	if s.ReadOnly {
 		note("busy", "This server is read-only: it serves, and takes nothing in.")
 	}

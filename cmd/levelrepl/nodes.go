@@ -55,6 +55,8 @@ func state(s *replicator.Status) string {
 	switch {
 	case s.Failed != "":
 		return "FAILED: " + s.Failed
+	case s.Starved != "":
+		return "no file handles: " + s.Starved
 	case s.ReadOnly:
 		return "read-only"
 	case !s.Ready:

@@ -134,6 +134,9 @@ func complaints(all []seen) (list []string) {
 		if s.Status.Failed != "" {
 			list = append(list, s.Addr+" takes no writes: "+s.Status.Failed)
 		}
+		if s.Status.Starved != "" {
+			list = append(list, s.Addr+" takes no writes for now: "+s.Status.Starved)
+		}
 		for _, p := range s.Status.Peers {
 			if !p.Agrees && counts(p) {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))
