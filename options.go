@@ -141,11 +141,14 @@ type Options struct {
 	Sync bool
 
 	// Local are key ranges that are neither logged nor sent, and refused from
-	// peers. They must be the same at every opening of the database.
+	// peers, so all replicas of a cluster need the same. The database keeps them, and
+	// Replicate refuses others at a later opening: of a range that changes, keys would
+	// be logged in part. docs/operations.md says how to change them.
 	Local []*util.Range
 
-	// Follower has all writes here refused with ErrFollower: this server only
-	// takes what others wrote. It still serves to others.
+	// Follower has all writes here refused with ErrFollower: this replica only
+	// takes what others wrote. It still serves to others. Replicate refuses it on a
+	// handle with data that was never logged, which would become writes.
 	Follower bool
 
 	// Logger gets changes of state, never keys or values. Default: slog.Default().
@@ -294,7 +297,11 @@ func (o *Options) withDefaults() (Options, error) {
 	number(&c.MaxPending, 16)
 	number(&c.MaxInFlight, 64<<20)
 	number(&c.CacheSize, 32<<20)
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return c, err
+	}
+	c.Local = normalRanges(c.Local)
+	return c, nil
 }
 
 func (c *Options) check() error {

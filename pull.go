@@ -269,7 +269,7 @@ func (s *session) checkKeys(keys []heldKey) (err error) {
 			case reserved(k.key):
 				err = protocolErrorf("an entry for the reserved key %.40q", k.key)
 			case r.local != nil && r.local(k.key):
-				err = protocolErrorf("an entry for the key %.40q, which is in a local range here", k.key)
+				err = protocolErrorf("an entry for a key that is in a local range here; all replicas of a cluster need the same Options.Local")
 			}
 			for i := range k.versions {
 				v := &k.versions[i]

@@ -138,6 +138,7 @@ var (
 	metaClean  = kindKey(kindMeta, []byte("clean"))
 	metaFlush  = kindKey(kindMeta, []byte("flush"))
 	metaAdopt  = kindKey(kindMeta, []byte("adopt")) // what was found at the first opening is not all logged yet
+	metaLocal  = kindKey(kindMeta, []byte("local")) // the ranges that are neither logged nor sent
 	metaOrder  = kindKey(kindMeta, []byte("order")) // and what follows: see checkOrder
 )
 

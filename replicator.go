@@ -75,16 +75,21 @@ type totals struct {
 }
 
 // Replicate turns an open database into one of many masters. It takes the handle
-// over: write only through the DB it returns, and close only that.
+// over: write only through the DB it returns, and close only that. A handle that is
+// replicated already is refused.
 //
 // Everything of its own it keeps under keys that start with ff ff, which are
 // hidden; a handle that holds other data there, or whose comparer does not sort
 // bytewise, is refused. Data that the handle already holds is logged as if it were
-// written now, in the background, before the first write is let through.
+// written now, in the background, before the first write is let through; with
+// Options.Follower such a handle is refused.
 //
 // Writes wait until the first attempt to replicate is over, at most
 // Options.ReadyTimeout; reads do not. A nil o means all defaults.
 func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
+	if db == nil {
+		return nil, errors.New("replicator: Replicate needs an open database, got nil")
+	}
 	opts, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -93,7 +98,18 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := checkHandle(db)
+	if !handles.enter(db) {
+		return nil, errors.New("replicator: the handle is replicated already; close the DB that Replicate returned for it, and open the directory anew")
+	}
+	d, err := replicate(db, opts, sec)
+	if err != nil {
+		handles.leave(db)
+	}
+	return d, err
+}
+
+func replicate(db *leveldb.DB, opts Options, sec *security) (*DB, error) {
+	fresh, err := checkHandle(db, &opts)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +123,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		if fresh {
 			batch.Put(metaAdopt, []byte{formatVersion})
 		}
+		batch.Put(metaLocal, appendRanges(nil, opts.Local))
 		err = db.Write(batch, &opt.WriteOptions{Sync: true})
 	}
 	if err != nil {
@@ -120,6 +137,35 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	}
 	d.run(fresh)
 	return d, nil
+}
+
+// handles are those that are replicated in this process. Two replicas over one would
+// give out the same aliases for different origins.
+var handles registry
+
+type registry struct {
+	mu  sync.Mutex
+	all map[*leveldb.DB]struct{}
+}
+
+// enter reports whether a handle was not there, and puts it there.
+func (g *registry) enter(db *leveldb.DB) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.all[db]; ok {
+		return false
+	}
+	if g.all == nil {
+		g.all = map[*leveldb.DB]struct{}{}
+	}
+	g.all[db] = struct{}{}
+	return true
+}
+
+func (g *registry) leave(db *leveldb.DB) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.all, db)
 }
 
 // tidy does what must be done before the first session: it clears away what a
@@ -184,16 +230,10 @@ func (o *Options) replicaConfig(db *leveldb.DB) replicaConfig {
 		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
 		cacheSize: o.CacheSize, filterSize: o.CacheSize / 4,
 	}
-	if ranges := slices.Clone(o.Local); len(ranges) > 0 {
-		c.local = func(key []byte) bool {
-			return slices.ContainsFunc(ranges, func(g *util.Range) bool { return inRange(g, key) })
-		}
+	if len(o.Local) > 0 {
+		c.local = func(key []byte) bool { return inRanges(o.Local, key) }
 	}
 	return c
-}
-
-func inRange(g *util.Range, key []byte) bool {
-	return string(key) >= string(g.Start) && (g.Limit == nil || string(key) < string(g.Limit))
 }
 
 func drawOrigin() (o Origin) {
@@ -474,7 +514,9 @@ func (db *DB) Close() error {
 		db.tasks.Wait()
 		left := db.leave()
 		quiesce(db.raw)
-		done <- errors.Join(left, db.raw.Close())
+		err := errors.Join(left, db.raw.Close())
+		handles.leave(db.raw)
+		done <- err
 	}()
 	timeout := time.NewTimer(db.patience)
 	defer timeout.Stop()
@@ -526,17 +568,39 @@ func ignoreReadOnly(err error) error {
 	return err
 }
 
-// checkHandle refuses a handle that could not be replicated, and tells whether
+// checkHandle refuses a handle that could not be replicated, and reports whether
 // what it holds is still to be logged.
-func checkHandle(db *leveldb.DB) (fresh bool, err error) {
-	if db == nil {
-		return false, errors.New("replicator: Replicate needs an open database, got nil")
+func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
+	if _, err = db.Get(metaFormat, nil); err == nil {
+		if err := checkLocal(db, o.Local); err != nil {
+			return false, err
+		}
+		fresh, err = db.Has(metaAdopt, nil)
+	} else if err == leveldb.ErrNotFound {
+		fresh, err = checkFresh(db)
 	}
-	if _, err := db.Get(metaFormat, nil); err == nil {
-		return db.Has(metaAdopt, nil)
-	} else if err != leveldb.ErrNotFound {
-		return false, err
+	if err == nil && fresh && o.Follower {
+		err = checkFollower(db, o.Local)
 	}
+	return fresh, err
+}
+
+// checkFollower refuses a follower over data that was never logged: to log it would
+// be to write it, and every other replica would show it.
+func checkFollower(db *leveldb.DB, local []*util.Range) error {
+	it := db.NewIterator(visible(nil), nil)
+	defer it.Release()
+	for it.Next() {
+		if !inRanges(local, it.Key()) {
+			return errors.New("replicator: Options.Follower: the handle holds data that was never logged, and a follower writes nothing: start it with an empty directory, or open this one without Follower until it is ready, which makes the data writes of now")
+		}
+	}
+	return it.Error()
+}
+
+// checkFresh refuses a handle that was never replicated and could not be, and
+// reports that what it holds is to be logged.
+func checkFresh(db *leveldb.DB) (bool, error) {
 	if err := checkOrder(db); err != nil {
 		return false, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -365,4 +366,34 @@ func TestReplicateRefusesAHandleItCannotReplicate(t *testing.T) {
 	for _, field := range []string{"Options.Peers", "Options.Secret", "Options.MinInterval"} {
 		require.ErrorContains(t, err, field)
 	}
+}
+
+func TestHandleIsReplicatedOnceAtATime(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		stor := storage.NewMemStorage()
+		raw, err := leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		replicate := func(o *replicator.Options) error {
+			l, err := c.net.Host("b").Listen("9000")
+			require.NoError(t, err)
+			defer l.Close()
+			o.Listener, o.Insecure, o.Logger = l, true, quiet
+			_, err = replicator.Replicate(raw, o)
+			return err
+		}
+		require.ErrorContains(t, replicate(&replicator.Options{Cluster: strings.Repeat("long", 20)}), "Cluster")
+		a := c.open("a", raw, &replicator.Options{}) // what was refused is not in the way
+		put(t, a, "k", "v")
+		require.ErrorContains(t, replicate(&replicator.Options{}), "the handle is replicated already")
+		put(t, a, "l", "v")
+		report, err := a.Verify(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, report.Faults)
+		require.NoError(t, a.Close())
+		require.ErrorIs(t, replicate(&replicator.Options{}), leveldb.ErrClosed, "it says what is so")
+		raw, err = leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		require.Equal(t, "v", value(t, c.open("a", raw, &replicator.Options{}), "k"))
+	})
 }
