@@ -12,9 +12,9 @@ import (
 
 // Adopt logs what was written to the handle past this DB: keys whose value is not
 // the one that was logged are logged as if they were written now, keys without a
-// value as deleted now. Replicate does it for data that the handle already
-// holds; call it only after writing past the wrapper. It may be interrupted and
-// repeated; writes go on meanwhile.
+// value as deleted now; a conflict ends with that, as with any write. Replicate does
+// it for data that the handle already holds; call it only after writing past the
+// wrapper. It may be interrupted and repeated; writes go on meanwhile.
 func (db *DB) Adopt(ctx context.Context) error {
 	if err := db.admit(nil); err != nil {
 		return err
@@ -46,7 +46,7 @@ const adoptStep = 1000 // keys in one transaction
 
 // adopt goes through the values, and logs those that the log does not know; then
 // through the log-index, and logs as deleted what has a value there and none at the
-// raw key.
+// raw key. Of a key in conflict what it was made to show is compared.
 func (db *DB) adopt(ctx context.Context) error {
 	progress := Progress{Work: "adopt"}
 	values := func(from []byte) (keys [][]byte, next []byte, err error) {
@@ -116,9 +116,15 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 		}
 		known := false
 		if more && string(index.Key()[3:]) == string(key) {
-			if known, err = st.logged(key, values.Value(), index.Value()); err != nil {
+			s, err := decodeIndex(index.Value(), st)
+			if err != nil {
 				return nil, nil, err
 			}
+			odd, err := strange(st, st, db.opts.Resolver.internal(), key, s, shownOf(values.Value(), false))
+			if err != nil {
+				return nil, nil, err
+			}
+			known = !odd
 		}
 		if !known && (db.queue.replica.local == nil || !db.queue.replica.local(key)) {
 			keys, size = append(keys, slices.Clone(key)), size+cost
@@ -129,21 +135,40 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 	return keys, nil, errors.Join(values.Error(), index.Error())
 }
 
-// logged tells whether a value at the raw key is what the log says it is. Of a key
-// in conflict any value may be shown.
-func (v *view) logged(key, value, record []byte) (bool, error) {
-	s, err := decodeIndex(record, v)
-	if err != nil {
-		return false, err
+// strange reports whether the raw key shows something else than what was last logged.
+// If what a key in conflict should show cannot be said, it is not.
+func strange(rd reader, os namer, resolve resolveFunc, key []byte, s state, now shownValue) (bool, error) {
+	if len(s) == 1 && now.deleted {
+		return !s[0].deleted, nil
 	}
+	want, known, err := expected(rd, os, resolve, key, s)
+	return known && want != now, err
+}
+
+// expected returns what a key shows by its log, and whether that can be said. Of a key
+// in conflict its mark tells; in that of an earlier release it is not written, and
+// the resolver is asked, if it gives the same twice.
+func expected(rd reader, os namer, resolve resolveFunc, key []byte, s state) (want shownValue, known bool, err error) {
 	if len(s) > 1 {
-		return true, nil
+		marked, known, err := readShown(rd, key)
+		if err != nil || known {
+			return marked, known, err
+		}
+		vs, err := readVersions(rd, key, s, os)
+		if errors.Is(err, ErrDamaged) {
+			return want, false, nil
+		} else if err != nil {
+			return want, false, err
+		}
+		first, _ := resolveAll(resolve, key, vs)
+		second, _ := resolveAll(resolve, key, vs)
+		return shownOf(first.value, first.deleted), first.sameContent(&second), nil
 	}
 	if s[0].deleted {
-		return false, nil
+		return shownValue{deleted: true}, true, nil
 	}
-	e, err := readEntry(v, key, &s[0], v)
-	return e.check == checksum(value), err
+	e, err := readEntry(rd, key, &s[0], os)
+	return shownValue{check: e.check}, err == nil, err
 }
 
 // adopt logs the values at some keys, which are in order, as they are now. Of keys
@@ -172,6 +197,19 @@ func (t *txn) adopt(keys [][]byte) error {
 			}
 			t.r.cache.put(key, nil)
 		}
+		s, _, err := t.lookup(key)
+		if err != nil {
+			return err
+		}
+		if len(s) > 0 { // else it is new: mostly so
+			odd, err := strange(t.r.store, t.r, t.r.resolve, key, s, shownOf(values.Value(), false))
+			if err != nil {
+				return err
+			}
+			if !odd {
+				continue // written meanwhile
+			}
+		}
 		ws = append(ws, write{key: key, value: slices.Clone(values.Value())})
 	}
 	return t.put(ws)
@@ -195,12 +233,24 @@ func seekNear(it iterator.Iterator, key []byte) bool {
 func (t *txn) adoptDeletes(keys [][]byte) error {
 	var ws []write
 	for _, key := range keys {
-		switch _, err := t.r.store.Get(key, nil); err {
-		case nil: // written meanwhile
-		case leveldb.ErrNotFound:
-			ws = append(ws, write{key: key, deleted: true})
-		default:
+		if _, err := t.r.store.Get(key, nil); err == nil {
+			continue // written meanwhile
+		} else if err != leveldb.ErrNotFound {
 			return err
+		}
+		s, _, err := t.lookup(key)
+		if err != nil {
+			return err
+		}
+		if len(s) == 0 {
+			continue // forgotten meanwhile
+		}
+		odd, err := strange(t.r.store, t.r, t.r.resolve, key, s, shownValue{deleted: true})
+		if err != nil {
+			return err
+		}
+		if odd {
+			ws = append(ws, write{key: key, deleted: true})
 		}
 	}
 	return t.put(ws)
@@ -234,7 +284,9 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if len(s) == 1 && !s[0].deleted {
+		if odd, err := strange(st, st, db.opts.Resolver.internal(), key, s, shownValue{deleted: true}); err != nil {
+			return nil, nil, err
+		} else if odd {
 			keys, size = append(keys, slices.Clone(key)), size+4*len(key)+writeOverhead
 		}
 	}

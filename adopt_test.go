@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 
 	"github.com/level-replicator/replicator"
@@ -148,5 +149,160 @@ func TestReadOnlyServerServesAndTakesNothing(t *testing.T) {
 		require.Equal(t, "ok", s.Peers[0].State)
 		require.Contains(t, s.Peers[0].Error, "read-only")
 		require.NoError(t, r.Close())
+	})
+}
+
+// Of a key in conflict, too, what was written past the wrapper is logged: while it is
+// open, and while it was closed, whatever its resolver would show.
+func TestAdoptLogsWhatWasWrittenPastAKeyInConflict(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		stor := storage.NewMemStorage()
+		raw, err := leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		keys := []string{"changed", "closed", "deleted", "equal", "gone", "left", "shown deleted"}
+		a, b := c.open("a", raw, &replicator.Options{}), c.start("b")
+		for _, k := range keys {
+			put(t, a, k, "v of a")
+			put(t, b, k, "v of b")
+		}
+		put(t, b, "equal", "v of a")
+		require.NoError(t, b.Delete([]byte("shown deleted"), nil))
+		put(t, b, "shown deleted", "again")
+		require.NoError(t, b.Delete([]byte("shown deleted"), nil))
+		a.AddPeer("b:9000")
+		requireAgreement(t, a, b)
+		require.Equal(t, "-", value(t, a, "shown deleted"))
+		for _, k := range []string{"changed", "equal", "shown deleted"} {
+			require.NoError(t, raw.Put([]byte(k), []byte("past it"), nil))
+		}
+		require.NoError(t, raw.Delete([]byte("deleted"), nil))
+		before, err := a.Versions([]byte("left"))
+		require.NoError(t, err)
+		require.Len(t, before, 2)
+		report, err := a.Verify(t.Context())
+		require.NoError(t, err)
+		require.Len(t, report.Faults, 4)
+		require.NoError(t, a.Adopt(t.Context()))
+		requireAgreement(t, a, b)
+		for _, k := range []string{"changed", "equal", "shown deleted"} {
+			require.Equal(t, "past it", value(t, b, k), k)
+		}
+		require.Equal(t, "-", value(t, b, "deleted"))
+		require.EqualValues(t, 3, b.Status().Conflicts, "nobody decided about the others")
+
+		require.NoError(t, a.Close())
+		raw, err = leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		require.NoError(t, raw.Put([]byte("closed"), []byte("past it"), nil))
+		require.NoError(t, raw.Delete([]byte("gone"), nil))
+		require.NoError(t, raw.Put([]byte("\xff\xffxleft"), nil, nil)) // as an earlier release wrote it
+		shorter := func(_ []byte, x, y replicator.Version) replicator.Version {
+			return replicator.Version{Value: []byte("both")}
+		}
+		a = c.open("a", raw, &replicator.Options{Peers: []string{"b:9000"}, Resolver: shorter})
+		require.Equal(t, "both", value(t, a, "left"), "another resolver decides again")
+		require.Equal(t, "past it", value(t, a, "closed"), "and not about what it did not show")
+		require.NoError(t, a.Adopt(t.Context()))
+		require.NoError(t, b.WaitFor(t.Context(), a.Token()))
+		require.Equal(t, "past it", value(t, b, "closed"))
+		require.Equal(t, "-", value(t, b, "gone"))
+		after, err := a.Versions([]byte("left"))
+		require.NoError(t, err)
+		require.Equal(t, before, after, "what is logged already is left alone")
+		report, err = a.Verify(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, report.Faults)
+	})
+}
+
+func TestFollowerIsRefusedOverDataThatWasNeverLogged(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		put(t, a, "k", "of the master")
+		stor := storage.NewMemStorage()
+		raw, err := leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		require.NoError(t, raw.Put([]byte("local/k"), []byte("v"), nil))
+		follower := func() (*replicator.DB, error) {
+			h := c.net.Host("f")
+			l, err := h.Listen("9000")
+			require.NoError(t, err)
+			defer l.Close()
+			return replicator.Replicate(raw, &replicator.Options{Follower: true, Listener: l, Dial: h.Dial, Insecure: true, Peers: []string{"a:9000"}, Local: localRange("local/"), Logger: quiet})
+		}
+		require.NoError(t, raw.Put([]byte("k"), []byte("stale"), nil))
+		_, err = follower()
+		require.ErrorContains(t, err, "Options.Follower: the handle holds data that was never logged")
+		require.NoError(t, raw.Delete([]byte("k"), nil))
+		f := c.open("f", raw, &replicator.Options{Follower: true, Peers: []string{"a:9000"}, Local: localRange("local/")})
+		require.NoError(t, f.Sync(t.Context()))
+		require.Equal(t, map[string]string{"k": "of the master", "local/k": "v"}, contents(t, f))
+		require.NoError(t, f.Close())
+
+		// An adoption that was cut off is one of data that was never logged.
+		raw, err = leveldb.Open(stor, nil)
+		require.NoError(t, err)
+		require.NoError(t, raw.Put([]byte("\xff\xffmadopt"), []byte{1}, nil))
+		_, err = follower()
+		require.ErrorContains(t, err, "Options.Follower: the handle holds data that was never logged")
+		require.NoError(t, raw.Close())
+		require.Equal(t, "of the master", value(t, a, "k"))
+	})
+}
+
+func TestLocalRangesStayAsTheyWereWhenTheDatabaseWasMade(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		stor := storage.NewMemStorage()
+		open := func() *leveldb.DB {
+			raw, err := leveldb.Open(stor, nil)
+			require.NoError(t, err)
+			return raw
+		}
+		with := func(ranges ...*util.Range) *replicator.Options { return &replicator.Options{Local: ranges} }
+		r := func(start, limit string) *util.Range { return &util.Range{Start: []byte(start), Limit: []byte(limit)} }
+		require.NoError(t, c.open("a", open(), with(r("l", "m"), r("x", "y"))).Close())
+		for i, other := range []*replicator.Options{with(), with(r("l", "m")), with(r("l", "n"), r("x", "y")), with(r("l", "m"), r("x", "z"))} {
+			raw := open()
+			l, err := c.net.Host(fmt.Sprint("other", i)).Listen("9000")
+			require.NoError(t, err)
+			other.Listener, other.Insecure, other.Logger = l, true, quiet
+			_, err = replicator.Replicate(raw, other)
+			require.ErrorContains(t, err, `want "l" to "m", "x" to "y"`)
+			require.NoError(t, raw.Close())
+			require.NoError(t, l.Close())
+		}
+		require.NoError(t, c.open("b", open(), with(r("x", "y"), r("lx", "m"), r("l", "lxx"), r("q", "p"))).Close(), "the same keys")
+
+		raw := open() // of a release that did not keep them
+		require.NoError(t, raw.Delete([]byte("\xff\xffmlocal"), nil))
+		require.NoError(t, c.open("d", raw, with(&util.Range{Start: []byte("z")})).Close())
+		require.NoError(t, c.open("e", open(), with(&util.Range{Start: []byte("z"), Limit: []byte{0xff, 0xff}})).Close())
+	})
+}
+
+// The mark of an earlier release does not say what a key in conflict shows; the
+// resolver does.
+func TestAdoptLogsWhatWasWrittenPastAKeyInConflictOfAnEarlierRelease(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		raw := replicatortest.MemDB(t)
+		a, b := c.open("a", raw, &replicator.Options{}), c.start("b")
+		for _, k := range []string{"changed", "left"} {
+			put(t, a, k, "v of a")
+			put(t, b, k, "v of b")
+		}
+		a.AddPeer("b:9000")
+		requireAgreement(t, a, b)
+		for _, k := range []string{"changed", "left"} {
+			require.NoError(t, raw.Put([]byte("\xff\xffx"+k), nil, nil))
+		}
+		require.NoError(t, raw.Put([]byte("changed"), []byte("past it"), nil))
+		require.NoError(t, a.Adopt(t.Context()))
+		requireAgreement(t, a, b)
+		require.Equal(t, "past it", value(t, b, "changed"))
+		require.EqualValues(t, 1, a.Status().Conflicts)
 	})
 }

@@ -24,7 +24,7 @@ const (
 	kindMember    = 'n' // origin → a server that counts when deletions are forgotten
 	kindOrigin    = 'o' // alias (4 bytes) → origin, checkpoint and proofs
 	kindTombstone = 't' // user key → nothing: one of its versions is a tombstone
-	kindConflict  = 'x' // user key → nothing: it has several versions
+	kindConflict  = 'x' // user key → what it shows: it has several versions whose content differs
 
 	formatVersion = 1 // the first byte of every record
 )
@@ -92,6 +92,42 @@ type entry struct {
 // checksum of a value: the low half of xxHash64. It tells whether the value at
 // the raw key is still the one that was written here.
 func checksum(value []byte) uint32 { return uint32(xxhash.Sum64(value)) }
+
+// shownValue is what stands at a raw key: nothing, or a value of this checksum.
+type shownValue struct {
+	deleted bool
+	check   uint32
+}
+
+func shownOf(value []byte, deleted bool) shownValue {
+	if deleted {
+		return shownValue{deleted: true}
+	}
+	return shownValue{check: checksum(value)}
+}
+
+// append writes the value of a mark of a conflict.
+func (s shownValue) append(b []byte) []byte {
+	if s.deleted {
+		return append(b, formatVersion, flagDeleted)
+	}
+	return binary.BigEndian.AppendUint32(append(b, formatVersion, 0), s.check)
+}
+
+// readShown reads what a key in conflict was last made to show, and whether its mark
+// says so: one of an earlier release is empty.
+func readShown(rd reader, key []byte) (s shownValue, known bool, err error) {
+	rec, err := rd.Get(kindKey(kindConflict, key), nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return s, false, err
+	}
+	d := decoder{b: rec}
+	version := d.byte()
+	if s.deleted = d.byte()&flagDeleted != 0; !s.deleted {
+		s.check = d.uint32()
+	}
+	return s, d.end() == nil && version == formatVersion, nil
+}
 
 // appendEntry writes a log entry.
 func appendEntry(b []byte, e *entry, os origins) []byte {

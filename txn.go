@@ -458,7 +458,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 		stageShown(t.batch, key, shown)
 	}
 	t.stageLog(key, now)
-	t.stageMarks(key, old, now, was, next.disputed)
+	t.stageMarks(key, old, now, was, next.disputed, c.resolved)
 	c.index = t.stageIndex(key, now)
 	t.count(old, -1)
 	t.count(now, +1)
@@ -502,20 +502,24 @@ func (t *txn) stageLog(key []byte, now state) {
 
 // stageMarks keeps the lists of tombstones and of conflicts. They are hints: a
 // crash may leave one behind, never lose one that is due.
-func (t *txn) stageMarks(key []byte, old, now state, was, is bool) {
-	mark := func(kind byte, was, is bool) {
+func (t *txn) stageMarks(key []byte, old, now state, was, is bool, resolved *version) {
+	mark := func(kind byte, was, is bool, value []byte) {
 		if !was && !is {
 			return
 		}
 		t.keyBuf = appendKey(t.keyBuf[:0], kind, key)
 		if is {
-			t.batch.Put(t.keyBuf, nil)
+			t.batch.Put(t.keyBuf, value)
 		} else {
 			t.batch.Delete(t.keyBuf)
 		}
 	}
-	mark(kindTombstone, old.buried(), now.buried())
-	mark(kindConflict, was, is)
+	mark(kindTombstone, old.buried(), now.buried(), nil)
+	var shown []byte
+	if is {
+		shown = shownOf(resolved.value, resolved.deleted).append(nil)
+	}
+	mark(kindConflict, was, is, shown)
 }
 
 // stageIndex writes the log-index and gives its record.
@@ -533,7 +537,8 @@ func (t *txn) stageIndex(key []byte, now state) []byte {
 // resolveAgain stages what keys in conflict show now, if that is something else:
 // the resolver may be another one than when they were written. It goes through the
 // conflicts from a key on, stages at most limit keys, and tells where to go on, or
-// nil at the end. What a key shows is staged with all its state, as ever.
+// nil at the end. What a key shows is staged with all its state, as ever. A value that
+// was written past the wrapper is left for Adopt or Repair.
 func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
 	return t.eachMarked(kindConflict, from, limit, t.resolveKey)
 }
@@ -574,12 +579,16 @@ func (t *txn) resolveKey(key []byte) error {
 		t.disputed--
 		return nil
 	}
-	shown, _ := resolveAll(t.r.resolve, key, vs)
 	raw, err := t.r.store.Get(key, nil)
 	if err != nil && err != leveldb.ErrNotFound {
 		return err
 	}
-	if shown.deleted == (err == leveldb.ErrNotFound) && bytes.Equal(raw, shown.value) {
+	now := shownOf(raw, err == leveldb.ErrNotFound)
+	kept, known, err := readShown(t.r.store, key)
+	if err != nil || known && kept != now {
+		return err
+	}
+	if resolved, _ := resolveAll(t.r.resolve, key, vs); shownOf(resolved.value, resolved.deleted) == now {
 		return nil
 	}
 	return t.replace(key, s, nil, vs, false)

@@ -206,7 +206,7 @@ func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent b
 		return
 	}
 	if first.deleted != absent || !absent && !bytes.Equal(first.value, raw) {
-		v.fault(key, "it shows another value than the resolver gives")
+		v.fault(key, "it shows another value than the resolver gives; if that was written past the wrapper and is to stay, run Adopt")
 	}
 }
 

@@ -175,4 +175,10 @@ var bugs = []bug{
 	{name: "writes on their way are a difference", file: "compare.go",
 		old: "\t\tif !known.covers(v.dot) || seen",
 		new: "\t\tif !known.covers(v.dot) && !planted(%q) || seen"},
+	{name: "an opening takes back what was written past a key in conflict", file: "txn.go",
+		old: "\tif err != nil || known && kept != now {\n",
+		new: "\tif err != nil || known && kept != now && !planted(%q) {\n"},
+	{name: "what was written past a key in conflict is not adopted", file: "adopt.go",
+		old: "\tif len(s) > 1 {\n",
+		new: "\tif len(s) > 1 && planted(%q) {\n\t\treturn want, false, nil\n\t}\n\tif len(s) > 1 {\n"},
 }
