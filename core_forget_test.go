@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,11 +22,31 @@ func (n *node) mergeFrom(proof *knowledge, vs ...version) {
 	}))
 }
 
-func (n *node) purge() {
-	require.NoError(n.t, n.commit(func(t *txn) error {
-		_, err := t.purge(nil, 100)
-		return err
-	}))
+func (n *node) purge() { require.NoError(n.t, lookOnce(n, 100)) }
+
+// lookOnce has a server look at all its tombstones, some at a time, and forget those that
+// may be.
+func lookOnce(h interface {
+	at(f func(r *replica))
+	commit(stage func(t *txn) error) error
+}, step int) error {
+	var p *purging
+	h.at(func(r *replica) { p = r.beginPurge() })
+	p.step = step
+	for !p.done {
+		err := p.next(h.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+			for some := range slices.Chunk(keys, (step+1)/2) {
+				if err := h.commit(func(t *txn) error { return stage(t, some) }); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func TestVersionThatAHeldOneSawIsNotMerged(t *testing.T) {
@@ -104,11 +125,14 @@ func TestPurgeIsCommittedWithSync(t *testing.T) {
 	a.put("k", "v")
 	a.del("k")
 	a.saved()
-	tx := a.r.begin()
-	_, err := tx.purge(nil, 100)
-	require.NoError(t, err)
-	require.NotZero(t, tx.batch.Len())
-	require.True(t, tx.sync)
+	p := a.r.beginPurge()
+	require.NoError(t, p.next(a.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+		tx := a.r.begin()
+		require.NoError(t, stage(tx, keys))
+		require.NotZero(t, tx.batch.Len())
+		require.True(t, tx.sync)
+		return nil
+	}))
 }
 
 func TestProofOfAShortenedVectorIsCommittedWithSync(t *testing.T) {
@@ -186,4 +210,156 @@ func TestOldTombstoneStaysUntilItIsOnDisk(t *testing.T) {
 	a.saved()
 	a.purge()
 	require.Empty(t, a.log())
+}
+
+func (n *node) due() bool { return n.r.purgeDue() }
+
+// What is held back for a week must not be read every ten seconds.
+func TestTombstonesThatAreHeldBackAreLookedAtOnlyWhenSomethingHasChanged(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	now := time.Now()
+	a.r.now = func() time.Time { return now }
+	require.False(t, a.due(), "there is none")
+	for i := range 10 {
+		a.put(fmt.Sprint("k", i), "v")
+	}
+	gossip(t, a, b)
+	for i := range 10 {
+		a.del(fmt.Sprint("k", i))
+	}
+	a.saved()
+	require.True(t, a.due(), "they were never looked at")
+	a.purge()
+	require.EqualValues(t, 10, a.r.tombstones)
+	for i := range 10 { // what is written meanwhile, and deleted, changes nothing
+		require.False(t, a.due())
+		a.put(fmt.Sprint("l", i), "v")
+		a.del(fmt.Sprint("l", i))
+		a.saved()
+	}
+	require.EqualValues(t, 20, a.r.tombstones)
+	talk(t, b, a)
+	require.False(t, a.due(), "b has it, but not on disk")
+	b.saved()
+	talk(t, b, a)
+	talk(t, a, b)
+	require.True(t, a.due(), "b has reported")
+	a.purge()
+	require.Zero(t, a.r.tombstones)
+	require.False(t, a.due())
+}
+
+func TestTombstonesAreLookedAtWhenTheFirstOfThemIsStable(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	a.put("l", "v")
+	gossip(t, a, b)
+	a.del("k")
+	talk(t, b, a) // b has this one, and not
+	a.del("l")    // that one
+	a.saved()
+	a.purge()
+	require.EqualValues(t, 2, a.r.tombstones)
+	require.False(t, a.due())
+	cutOff := a.r.members[b.r.self]
+	cutOff.known.raise(durable, dot{a.r.self, 3}) // as b reports before it pulls again
+	a.r.stableVec = nil
+	require.True(t, a.due())
+	a.purge()
+	require.EqualValues(t, 1, a.r.tombstones)
+	require.False(t, a.due())
+}
+
+func TestTombstonesAreLookedAtWhenTheFirstIsOld(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	now := time.Now()
+	a.r.now = func() time.Time { return now }
+	a.put("k", "v")
+	gossip(t, a, b)
+	a.del("k")
+	a.saved()
+	a.purge()
+	require.False(t, a.due())
+	now = now.Add(a.r.tombstoneTTL - time.Second)
+	a.r.peerTTL = 10 * time.Hour
+	require.False(t, a.due())
+	now = now.Add(time.Second)
+	require.True(t, a.due())
+	a.del("another") // nothing: it is not there
+	a.put("another", "v")
+	a.del("another")
+	a.saved()
+	a.purge()
+	require.EqualValues(t, 1, a.r.tombstones)
+	require.False(t, a.due(), "that one is young")
+}
+
+func TestTombstonesAreLookedAtWhenAMemberIsGivenUp(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	now := time.Now()
+	a.r.now = func() time.Time { return now }
+	a.r.tombstoneTTL = -1
+	a.put("k", "v")
+	gossip(t, a, b)
+	a.del("k")
+	a.saved()
+	a.purge()
+	require.False(t, a.due())
+	now = now.Add(2 * a.r.peerTTL)
+	require.NoError(t, a.commit(func(t *txn) error { t.stageMembers(); return nil }))
+	require.True(t, a.due())
+	a.purge()
+	require.Empty(t, a.log())
+}
+
+func TestProofOfAllThatIsForgottenIsSyncedOnce(t *testing.T) {
+	a := newNode(t)
+	for i := range 50 {
+		a.put(fmt.Sprint("k", i), "v")
+	}
+	for i := range 50 {
+		a.del(fmt.Sprint("k", i))
+	}
+	a.saved()
+	synced, batches := 0, 0
+	p := a.r.beginPurge()
+	require.NoError(t, p.next(a.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+		for some := range slices.Chunk(keys, 5) {
+			require.NoError(t, a.commit(func(t *txn) error {
+				err := stage(t, some)
+				batches++
+				synced += int(btoi(t.sync))
+				return err
+			}))
+		}
+		return nil
+	}))
+	require.Zero(t, a.r.tombstones)
+	require.Equal(t, 10, batches)
+	require.Equal(t, 1, synced, "further ones rest on a proof that is on disk")
+	require.EqualValues(t, 100, a.r.disk.at(purged, a.r.self))
+}
+
+func TestDamagedTombstoneHoldsNothingElseUp(t *testing.T) {
+	a := newNode(t)
+	a.r.tombstoneTTL = 0
+	for _, k := range []string{"a", "b", "c"} {
+		a.put(k, "v")
+		a.del(k)
+	}
+	s, err := a.r.lookup([]byte("b"))
+	require.NoError(t, err)
+	require.NoError(t, a.db.Delete(appendLogKey(nil, a.r.alias[a.r.self], s[0].seq), nil))
+	a.r.members[Origin{1}] = &member{origin: Origin{1}, seen: time.Now(), met: true} // not heard yet: only age counts
+	a.saved()
+	a.r.now = func() time.Time { return time.Now().Add(time.Second) }
+	a.purge()
+	require.EqualValues(t, 1, a.r.tombstones)
+	require.Len(t, a.versionsNamed("b"), 1)
+}
+
+func (n *node) versionsNamed(k string) state {
+	s, err := n.r.lookup([]byte(k))
+	require.NoError(n.t, err)
+	return s
 }

@@ -252,8 +252,15 @@ func (n *crashNode) tend() error {
 }
 
 func (n *crashNode) purge() error {
-	return n.commit(func(t *txn) error {
-		_, err := t.purge(nil, purgeStep)
+	return lookOnce(crashPurge{n}, purgeStep)
+}
+
+// crashPurge notes the keys of which something is forgotten.
+type crashPurge struct{ *crashNode }
+
+func (n crashPurge) commit(stage func(t *txn) error) error {
+	return n.crashNode.commit(func(t *txn) error {
+		err := stage(t)
 		for i := range t.staged.list {
 			n.w.purged[string(t.staged.list[i].key)] = true
 		}

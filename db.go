@@ -196,14 +196,8 @@ func (db *DB) Versions(key []byte) ([]Version, error) {
 
 // look takes a state of the database to read in.
 func (db *DB) look() (st *view, err error) {
-	st = &view{}
-	db.at(func(r *replica) {
-		st.aliases, st.index = r.aliases, r.alias
-		st.snapshot, err = r.store.snapshot()
-	})
-	if st.snapshot == nil && err == nil {
-		err = leveldb.ErrClosed
-	}
+	st, err = &view{}, leveldb.ErrClosed
+	db.at(func(r *replica) { *st, err = r.look() })
 	return st, err
 }
 

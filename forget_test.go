@@ -23,7 +23,7 @@ func TestPurgedConflictIsNoDamage(t *testing.T) {
 		b.r.checkpoint(nil)
 		talk(t, a, b)
 	}
-	require.NoError(t, a.commit(func(t *txn) error { _, err := t.purge(nil, 10); return err }))
+	a.purge()
 	require.Len(t, a.versions("k"), 2, "a value that nobody has decided against is not forgotten")
 	sa, sb, _ := talk(t, a, b)
 	require.Zero(t, sa.stats.repaired+sb.stats.repaired)
@@ -33,9 +33,77 @@ func TestPurgedConflictIsNoDamage(t *testing.T) {
 		a.r.checkpoint(nil)
 		b.r.checkpoint(nil)
 	}
-	require.NoError(t, a.commit(func(t *txn) error { _, err := t.purge(nil, 10); return err }))
+	a.purge()
 	require.Empty(t, a.versions("k"))
 	sa, sb, _ = talk(t, a, b)
 	require.Zero(t, sa.stats.repaired+sb.stats.repaired)
+	requireEqualNodes(t, a, b)
+}
+
+func TestConflictOfADeletionAndAValueStaysWhicheverIsShown(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	talk(t, a, b)
+	a.del("k")
+	b.put("k", "v")
+	b.put("k", "w") // clock 2: shown
+	for range 3 {
+		talk(t, a, b)
+		a.r.checkpoint(nil)
+		b.r.checkpoint(nil)
+	}
+	for _, n := range []*node{a, b} {
+		require.False(t, n.due(), "nothing is to be looked at")
+		n.purge()
+		require.Equal(t, "w", n.get("k"))
+		require.Len(t, n.versions("k"), 2, "nobody has written the key since")
+		require.EqualValues(t, 1, n.r.disputed)
+	}
+	sa, sb, _ := talk(t, a, b)
+	require.Zero(t, sa.stats.repaired+sb.stats.repaired)
+	requireEqualNodes(t, a, b)
+	a.put("k", "chosen")
+	talk(t, a, b)
+	for _, n := range []*node{a, b} {
+		require.Len(t, n.versions("k"), 1)
+		require.Zero(t, n.r.disputed)
+	}
+	requireEqualNodes(t, a, b)
+}
+
+// Releases before took the tombstone from beside the value.
+func TestConflictThatAPeerHasGivenUpEndsHereToo(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	talk(t, a, b)
+	a.del("k")
+	b.put("k", "v")
+	b.put("k", "w")
+	for range 3 {
+		talk(t, a, b)
+		a.r.checkpoint(nil)
+		b.r.checkpoint(nil)
+	}
+	require.NoError(t, a.commit(func(t *txn) error {
+		old, k, err := t.lookup([]byte("k"))
+		if err != nil {
+			return err
+		}
+		kept := state{}
+		for _, v := range old {
+			if !v.deleted {
+				kept = append(kept, v)
+				continue
+			}
+			t.rely(purged, v.dot)
+		}
+		return t.replaceQuietly([]byte("k"), old, k, kept)
+	}))
+	require.Len(t, a.versions("k"), 1)
+	for range 2 {
+		sa, sb, _ := talk(t, b, a)
+		require.Zero(t, sa.stats.repaired+sb.stats.repaired, "nothing was damaged")
+	}
+	require.Len(t, b.versions("k"), 1)
 	requireEqualNodes(t, a, b)
 }

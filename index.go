@@ -31,10 +31,9 @@ func (s state) counted() bool {
 	return slices.ContainsFunc(s, func(v version) bool { return !v.deleted })
 }
 
-// buried tells whether one of the versions is a tombstone.
-func (s state) buried() bool {
-	return slices.ContainsFunc(s, func(v version) bool { return v.deleted })
-}
+// buried reports whether all versions are tombstones, so that the key is forgotten in
+// the end.
+func (s state) buried() bool { return len(s) > 0 && !s.counted() }
 
 // hash is what the key adds to the digest.
 func (s state) hash() (h sum) {

@@ -23,7 +23,7 @@ const (
 	kindMeta      = 'm' // name → format version, mark of a clean close, …
 	kindMember    = 'n' // origin → a server that counts when deletions are forgotten
 	kindOrigin    = 'o' // alias (4 bytes) → origin, checkpoint and proofs
-	kindTombstone = 't' // user key → nothing: one of its versions is a tombstone
+	kindTombstone = 't' // user key → nothing: all its versions are tombstones
 	kindConflict  = 'x' // user key → what it shows: it has several versions whose content differs
 
 	formatVersion = 1 // the first byte of every record

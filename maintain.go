@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	tendInterval       = time.Second      // between two looks at the store while something is pending
-	checkpointInterval = 5 * time.Second  // between two writings of the checkpoint
-	purgeInterval      = 10 * time.Second // between two runs of purge
-	idleInterval       = time.Minute      // between two looks when nothing is pending
-	expiryInterval     = 24 * time.Hour   // between two looks at the certificates
-	purgeStep          = 1000             // keys in one transaction
+	tendInterval       = time.Second            // between two looks at the store while something is pending
+	checkpointInterval = 5 * time.Second        // between two writings of the checkpoint
+	purgeInterval      = 10 * time.Second       // between two looks at the tombstones
+	purgeTime          = 250 * time.Millisecond // of each second, while that takes
+	idleInterval       = time.Minute            // between two looks when nothing is pending
+	expiryInterval     = 24 * time.Hour         // between two looks at the certificates
 	reissueStep        = 1000
 )
 
@@ -31,7 +31,8 @@ func (db *DB) tendNow() {
 func (db *DB) maintain(ctx context.Context) {
 	timer := time.NewTimer(0) // at once: a certificate may be about to end
 	defer timer.Stop()
-	var saved, purged, asked time.Time
+	var asked time.Time
+	var u upkeep
 	for {
 		select {
 		case <-ctx.Done():
@@ -46,7 +47,7 @@ func (db *DB) maintain(ctx context.Context) {
 			case <-timer.C:
 			}
 		}
-		err := db.tendStore(ctx, &saved, &purged)
+		err := db.tendStore(ctx, &u)
 		if err != nil && ctx.Err() == nil && !starved(err) && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
 			db.opts.Logger.Error("replicator: looking after the store failed", "error", err)
 		}
@@ -64,7 +65,14 @@ func (db *DB) maintain(ctx context.Context) {
 	}
 }
 
-func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
+// upkeep is how far looking after the store is.
+type upkeep struct {
+	saved   time.Time // when the checkpoint was last written
+	purged  time.Time // when the last look at the tombstones began
+	purging *purging  // the one under way
+}
+
+func (db *DB) tendStore(ctx context.Context, u *upkeep) error {
 	if db.queue.broken() != nil {
 		return nil
 	}
@@ -85,8 +93,8 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 		return err
 	}
 	now := time.Now()
-	if now.Sub(*saved) >= checkpointInterval {
-		*saved = now
+	if now.Sub(u.saved) >= checkpointInterval {
+		u.saved = now
 		if err := db.commit(func(t *txn) error {
 			// Who writes with Sync only has all on disk, at all times: this must not be
 			// the one write for which a flush has to be waited for.
@@ -102,11 +110,7 @@ func (db *DB) tendStore(ctx context.Context, saved, purged *time.Time) error {
 	if err := db.reissueOrphans(ctx); err != nil {
 		return err
 	}
-	if now.Sub(*purged) >= purgeInterval {
-		*purged = now
-		return db.purge(ctx)
-	}
-	return nil
+	return db.purge(ctx, u)
 }
 
 // warnOfExpiry says in time that the caller's certificates run out.
@@ -119,20 +123,35 @@ func (db *DB) warnOfExpiry(now time.Time) {
 	}
 }
 
-// purge goes through all tombstones once.
-func (db *DB) purge(ctx context.Context) error {
-	buried := false
-	db.at(func(r *replica) {
-		if buried = r.tombstones > 0 || r.disputed > 0; !buried {
-			r.waiting = nil
+// purge goes on with the look at the tombstones that is under way, for purgeTime, or
+// begins one, if it can find something.
+func (db *DB) purge(ctx context.Context, u *upkeep) error {
+	began := time.Now()
+	if u.purging == nil {
+		if began.Sub(u.purged) < purgeInterval {
+			return nil
 		}
-	})
-	if !buried {
-		return nil
+		db.at(func(r *replica) {
+			if r.purgeDue() {
+				u.purging = r.beginPurge()
+			}
+			r.blockers() // notes since when
+		})
+		u.purged = began
 	}
-	err := inTurn(ctx, db.commit, func(t *txn, from []byte) ([]byte, error) { return t.purge(from, purgeStep) })
-	db.at(func(r *replica) { r.blockers() }) // notes since when
-	return err
+	each := func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+		return db.inSlices(ctx, keys, stage)
+	}
+	for u.purging != nil && ctx.Err() == nil && time.Since(began) < purgeTime {
+		err := u.purging.next(db.at, each)
+		if err != nil || u.purging.done {
+			u.purging = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reissueOrphans gives writes of earlier openings that nobody turned out to claim

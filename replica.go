@@ -71,8 +71,8 @@ type replica struct {
 	savedRev  uint64 // revision up to which checkpoints are stored
 	stableVec vector // see stable; nil if it must be worked out anew
 
-	waiting vector // what the deletions that the last purge had to leave have seen, and they,
-	found   vector // and what the one under way has found so far
+	left  remaining // tombstones that are held, but for
+	fresh remaining // those that came lately
 
 	txn txn // reused: there is one at a time
 }

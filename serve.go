@@ -78,13 +78,20 @@ type view struct {
 	sorted  []Origin // the known origins, in order; nil until asked for
 }
 
+// look takes a state of the database.
+func (r *replica) look() (v view, err error) {
+	v.aliases, v.index = r.aliases, r.alias
+	v.snapshot, err = r.store.snapshot()
+	return v, err
+}
+
 // view takes a state, with what the peer must know of it.
 func (s *session) view(f func(r *replica)) (v view, err error) {
 	s.host.at(func(r *replica) {
-		if v.snapshot, err = r.store.snapshot(); err != nil {
+		if v, err = r.look(); err != nil {
 			return
 		}
-		v.aliases, v.index, v.litter, v.keys = r.aliases, r.alias, r.littered, r.keys
+		v.litter, v.keys = r.littered, r.keys
 		v.rows, v.rev, v.loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		f(r)
 	})

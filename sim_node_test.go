@@ -220,6 +220,9 @@ func (n *simNode) record(t *txn) (map[string]*held, error) {
 		}
 		h := k.hold(live)
 		if n.purging {
+			if slices.ContainsFunc(prev.live, func(w *ghostWrite) bool { return !w.deleted }) {
+				return nil, fmt.Errorf("n%d purges something of key %s, which holds a value: %v after %v", n.id, key, h, prev)
+			}
 			if err := n.mayForget(prev, h); err != nil {
 				return nil, err
 			}
@@ -407,17 +410,20 @@ func (n *simNode) upkeep() error {
 func (n *simNode) purge() error {
 	n.purging, n.alone = true, true
 	defer func() { n.purging, n.alone = false, false }()
-	limit := 1 + n.w.rand.IntN(4)
-	for from := []byte(nil); ; {
-		err := n.commitWith(func(t *txn) (err error) {
-			from, err = t.purge(from, limit)
-			return err
-		}, false)
-		if err != nil || from == nil {
-			return err
-		}
+	due, before := n.r.purgeDue(), n.r.tombstones
+	if err := lookOnce(simPurge{n}, 1+n.w.rand.IntN(4)); err != nil {
+		return err
 	}
+	if n.r.tombstones != before && !due && n.w.conf.tombstoneTTL < 0 {
+		n.w.fail(fmt.Errorf("n%d: a look at the tombstones was not due, and of %d it left %d", n.id, before, n.r.tombstones))
+	}
+	return nil
 }
+
+// simPurge commits without Sync what need not be on disk.
+type simPurge struct{ *simNode }
+
+func (n simPurge) commit(stage func(t *txn) error) error { return n.commitWith(stage, false) }
 
 func (n *simNode) sweep() error {
 	for from, limit := []byte(nil), 1+n.w.rand.IntN(20); n.r.littered; {

@@ -649,6 +649,7 @@ func (r *replica) apply(t *txn, synced bool) {
 		} else {
 			r.cache.update(c.key, c.index)
 		}
+		r.buried(c)
 		for o := range r.observers {
 			o.note(c)
 		}

@@ -1,0 +1,45 @@
+package replicator
+
+import (
+	"context"
+	"time"
+)
+
+// What the server does on its own account for many keys it commits in slices, as
+// whoever writes meanwhile has to wait for one of them. How many keys that are is
+// found out: they differ by a factor of a thousand, and so do machines.
+const (
+	holdTime   = 2 * time.Millisecond // to stage a slice may take about so long
+	firstSlice = 16                   // keys
+	mostSlice  = 1024
+)
+
+// inSlices has something staged for each of some keys, and committed.
+func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+	n := firstSlice
+	for len(keys) > 0 && ctx.Err() == nil {
+		slice := keys[:min(n, len(keys))]
+		var took time.Duration
+		err := db.commit(func(t *txn) error {
+			began := time.Now()
+			defer func() { took = time.Since(began) }()
+			return stage(t, slice)
+		})
+		if err != nil {
+			return err
+		}
+		keys = keys[len(slice):]
+		n = nextSlice(n, took)
+	}
+	return ctx.Err()
+}
+
+// nextSlice is how many keys the next slice should have, if those of the last took
+// so long. One that took long by accident does not count for much, nor for long.
+func nextSlice(n int, took time.Duration) int {
+	want := 2 * n
+	if took > 0 {
+		want = int(min(int64(n)*int64(holdTime)/int64(took), int64(want)))
+	}
+	return min(max(want, n/2, 1), mostSlice)
+}
