@@ -119,7 +119,7 @@ func (r *replica) readMembers() error {
 		}
 		seen := time.UnixMilli(int64(d.uint64()))
 		o := Origin(it.Key()[3:])
-		r.members[o] = &member{origin: o, name: string(d.b), seen: seen, saved: seen, met: true}
+		r.members[o] = &member{origin: o, name: printable(string(d.b)), seen: seen, saved: seen, met: true}
 	}
 	return it.Error()
 }

@@ -92,7 +92,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return "refused by the peer: " + e.Text }
 
-// printable makes what a peer wrote safe for logs and terminals.
+// printable makes what others wrote, a peer, a certificate, a name server, safe for logs
+// and terminals, whoever writes those and however. It is called where such a text comes
+// in, so that nothing behind has to think of it.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -100,6 +102,11 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// printableError is an error's text on one line, as printable has it.
+func printableError(err error) string {
+	return printable(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 // rejectedError is why a hello was not accepted here.
@@ -158,6 +165,7 @@ func (s *session) gotHello(payload []byte) error {
 	if err := s.judge(&h); err != nil {
 		return s.refuseSaying(err.code, err, err.told)
 	}
+	h.name = printable(h.name)
 	s.theirs = h
 	s.version = min(h.max, protocolMax)
 	if !s.dialed {

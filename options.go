@@ -188,7 +188,8 @@ var (
 )
 
 // PeerError says which peer failed in which step of a session. Unwrap gives
-// the cause.
+// the cause. Its text is one printable line, whatever the peer sent; that of the
+// cause need not be.
 type PeerError struct {
 	Peer string // address
 	Op   string // "dial", "accept", "hello", "pull", "serve", "apply" …
@@ -196,7 +197,7 @@ type PeerError struct {
 }
 
 func (e *PeerError) Error() string {
-	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(e.Err.Error(), "replicator: ")
+	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(printableError(e.Err), "replicator: ")
 }
 
 // Unwrap gives the cause.
@@ -394,7 +395,7 @@ const leastRate = 64 << 10
 // checkAddr tells whether addr is a "host:port" that can be dialed.
 func checkAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host == "" || port == "" || port == "0" || len(addr) > 255 {
+	if err != nil || host == "" || port == "" || port == "0" || len(addr) > 255 || addr != printable(addr) {
 		return fmt.Errorf("address %q, want \"host:port\"", addr)
 	}
 	return nil

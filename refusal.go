@@ -35,9 +35,9 @@ const (
 )
 
 func (r *refusals) note(log *slog.Logger, remote net.Addr, err error) {
-	from, reason, now := hostOf(remote.String()), reasonOf(err), time.Now()
+	from, reason, now := hostOf(remote.String()), printable(reasonOf(err)), time.Now()
 	if first := r.count(from, reason, now); first {
-		log.Warn("replicator: connection turned away", "from", from, "error", err)
+		log.Warn("replicator: connection turned away", "from", from, "error", printableError(err))
 	}
 }
 

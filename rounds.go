@@ -419,11 +419,12 @@ func (db *DB) answers(p *peer, o Origin) {
 // reachable is where to dial a peer that says it listens at addr: an unspecified
 // host is the one that we see it connect from.
 func reachable(addr string, remote net.Addr) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || port == "" || port == "0" {
+	if checkPort(addr) != nil {
 		return ""
 	}
+	host, port, _ := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		var err error
 		if host, _, err = net.SplitHostPort(remote.String()); err != nil {
 			return ""
 		}
@@ -454,7 +455,7 @@ func (db *DB) discover(ctx context.Context, d Discoverer) {
 			failures, wait = 0, time.Second
 		}
 		if failures == 0 {
-			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", err)
+			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", printableError(err))
 		}
 		select {
 		case <-ctx.Done():

@@ -192,7 +192,7 @@ func (p *peer) status() PeerStatus {
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
 	}
 	if p.err != nil {
-		s.Error = p.err.Error()
+		s.Error = printableError(p.err)
 	}
 	return s
 }

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/memberlist"
 
@@ -264,6 +265,13 @@ type debugLog struct{ *slog.Logger }
 var _ io.Writer = debugLog{}
 
 func (l debugLog) Write(p []byte) (int, error) {
-	l.Debug("memberlist: " + strings.TrimSpace(string(p)))
+	// It names members as these name themselves.
+	printable := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.TrimSpace(string(p)))
+	l.Debug("memberlist: " + printable)
 	return len(p), nil
 }

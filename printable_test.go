@@ -1,0 +1,143 @@
+package replicator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
+)
+
+// steering is a text that would clear a terminal, set its title, turn text around, and
+// begin a line of its own.
+const steering = "\x1b[2J\x9b2J\u009b2J\x1b]0;owned\a\u202e\u2028\r\nFORGED"
+
+// unescaped writes log lines as they are, as a handler of a user's own might.
+type unescaped struct {
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (u *unescaped) Enabled(context.Context, slog.Level) bool { return true }
+func (u *unescaped) WithAttrs([]slog.Attr) slog.Handler       { return u }
+func (u *unescaped) WithGroup(string) slog.Handler            { return u }
+func (u *unescaped) Handle(_ context.Context, r slog.Record) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	io.WriteString(&u.out, r.Message)
+	r.Attrs(func(a slog.Attr) bool {
+		io.WriteString(&u.out, " "+a.Key+"="+a.Value.String())
+		return true
+	})
+	io.WriteString(&u.out, "|")
+	return nil
+}
+
+func (u *unescaped) String() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.out.String()
+}
+
+func requirePrintable(t *testing.T, text, of string) {
+	t.Helper()
+	require.False(t, strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), "%s: %q", of, text)
+}
+
+// What a peer, a stranger, a certificate or a source of peers says of itself comes out
+// in Status, in errors and in the log, and may do nothing there to a terminal.
+func TestWhatOthersChooseComesOutPrintable(t *testing.T) {
+	log := &unescaped{}
+	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+	require.NoError(t, err)
+	var once sync.Once
+	found := make(chan struct{})
+	var sessions sync.Map
+	db, err := Replicate(raw, &Options{
+		Listen: "127.0.0.1:0", Logger: slog.New(log), Peers: []string{"127.0.0.1:1"},
+		Discover: []Discoverer{DiscovererFunc(func(ctx context.Context, _ Self, f func(string)) error {
+			f(steering + ":9000")
+			f("10.255.255.1:" + steering)
+			once.Do(func() { close(found) })
+			return errors.New("the registry says: " + steering)
+		})},
+		Events: &Events{Session: func(e SessionEvent) {
+			if e.Err != nil {
+				sessions.Store(e.Err.Error(), true)
+			}
+		}},
+	})
+	require.NoError(t, err)
+	defer db.Close()
+	<-db.Ready()
+	<-found
+	db.AddPeer(steering + ":9000")
+
+	r := greet(t, db.Addr().String(), func(h *hello) { h.name, h.addr = steering, ":9"+steering })
+	kind, payload := r.next()
+	require.Equal(t, frameHello, kind)
+	r.theirs, err = decodeHello(payload)
+	require.NoError(t, err)
+	r.page([]byte("k"), r.plain(1))
+	require.Equal(t, frameBye, r.await(frameBye))
+	bad := greet(t, db.Addr().String(), func(h *hello) { h.name, h.addr = steering, ":9000" })
+	bad.page([]byte("\xff\xff"+steering), bad.plain(1))
+	bad.refusal()
+	greet(t, db.Addr().String(), func(h *hello) { h.cluster = steering }).refusal()
+	require.Eventually(t, func() bool {
+		s := db.Status()
+		return len(s.Refusals) > 0 && len(s.Peers) > 1
+	}, 20*time.Second, time.Millisecond)
+
+	s := db.Status()
+	for _, p := range s.Peers {
+		requirePrintable(t, p.Addr, "an address")
+		requirePrintable(t, p.Name, "a name")
+		requirePrintable(t, p.Error, "an error")
+	}
+	for _, r := range s.Refusals {
+		requirePrintable(t, r.From+r.Reason, "a refusal")
+	}
+	db.at(func(r *replica) {
+		named := 0
+		for _, m := range r.members {
+			requirePrintable(t, m.name, "a member")
+			named += len(m.name)
+		}
+		require.Positive(t, named)
+	})
+	sessions.Range(func(text, _ any) bool {
+		requirePrintable(t, text.(string), "a session")
+		return true
+	})
+	require.Contains(t, log.String(), "a source of peers failed")
+	requirePrintable(t, log.String(), "the log")
+	j, err := json.Marshal(s)
+	require.NoError(t, err)
+	requirePrintable(t, string(j), "the status")
+}
+
+func TestErrorOfAPeerIsOnePrintableLine(t *testing.T) {
+	cause := errors.Join(errors.New("certificate is valid for "+steering), errors.New("not for node"))
+	err := &PeerError{"a:9000", "handshake", cause}
+	requirePrintable(t, err.Error(), "the error")
+	require.Contains(t, err.Error(), "; not for node")
+	require.ErrorIs(t, err, cause)
+	requirePrintable(t, (&RefusedError{Text: printable(steering)}).Error(), "the refusal")
+}
+
+func TestAddressThatIsNotPrintableIsRefused(t *testing.T) {
+	for _, addr := range []string{"a\x1b[2J:9000", "a:90\n", "a\u202e:9000", "a\xff:9000"} {
+		require.ErrorContains(t, checkAddr(addr), "want \"host:port\"")
+	}
+}
