@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -219,21 +219,30 @@ func checkDirectory(dir string) error {
 	if err != nil {
 		return &hintedError{err, "give the directory of a goleveldb database"}
 	}
-	if current, _ := filepath.Glob(filepath.Join(escapeGlob(dir), "CURRENT*")); !info.IsDir() || len(current) == 0 {
+	if !info.IsDir() {
+		return &hintedError{fmt.Errorf("%s is a file", dir), "give the directory of a goleveldb database"}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return explainOpen(dir, err)
+	}
+	if !slices.ContainsFunc(files, func(f os.DirEntry) bool { return strings.HasPrefix(f.Name(), "CURRENT") }) {
 		return &hintedError{fmt.Errorf("%s is not a goleveldb directory: it has no CURRENT file", dir), "levelrepl serve " + dir + " would make a new database there"}
 	}
 	return nil
 }
 
-func escapeGlob(path string) string {
-	var b bytes.Buffer
-	for i := range len(path) {
-		if bytes.IndexByte([]byte(`*?[\`), path[i]) >= 0 {
-			b.WriteByte('\\')
-		}
-		b.WriteByte(path[i])
+// makeDirectory makes a directory that is not there yet, for its owner only: goleveldb
+// would let everybody read what is in it. The modes of one that is there are its
+// owner's business.
+func makeDirectory(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return explainOpen(dir, err)
 	}
-	return b.String()
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return explainOpen(dir, err)
+	}
+	return nil
 }
 
 // explainOpen says what to do about a directory that cannot be opened.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -191,4 +192,21 @@ func TestDirectoryOfAClusterIsOpenedAsThat(t *testing.T) {
 	code, _, errOut := cli("serve", dir, "--listen", "127.0.0.1:0", "--http", "off")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errOut, `belongs to cluster "c"`)
+}
+
+func TestServeMakesADirectoryForItsOwnerOnly(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes")
+	}
+	parent := t.TempDir()
+	n := serve(t, filepath.Join(parent, "made", "data"))
+	info, err := os.Stat(n.dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
+	require.Equal(t, exitOK, n.stop())
+	require.NoError(t, os.Chmod(n.dir, 0o750))
+	n = serve(t, n.dir)
+	info, err = os.Stat(n.dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o750), info.Mode().Perm(), "that is the owner's business")
 }

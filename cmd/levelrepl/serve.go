@@ -59,6 +59,9 @@ func (s *serving) run(ctx context.Context, dir string) error {
 	if l != nil {
 		defer l.Close()
 	}
+	if err := makeDirectory(dir); err != nil {
+		return err
+	}
 	raw, err := leveldb.OpenFile(dir, nil)
 	if err != nil {
 		return explainOpen(dir, err)
