@@ -122,7 +122,7 @@ func (a *app) printComparison(c *comparison) error {
 		if s.Digest != nil {
 			digest = "digest " + s.Digest.String()
 		}
-		fmt.Fprintf(a.out, "%s: %s, %s\n", s.Name, plural(s.Keys, "key"), digest)
+		fmt.Fprintf(a.out, "%s: %s, %s\n", safe(s.Name), plural(s.Keys, "key"), digest)
 	}
 	if c.Same {
 		_, err := fmt.Fprintln(a.out, "they hold the same")

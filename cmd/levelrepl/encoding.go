@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -56,7 +59,7 @@ func plain(s string) bool {
 	if s == "" || !utf8.ValidString(s) || s[0] == '"' || s[0] == ' ' || s[len(s)-1] == ' ' {
 		return false
 	}
-	return !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+	return !strings.ContainsFunc(s, unprintable)
 }
 
 // parse reads what show gave.
@@ -82,6 +85,63 @@ func (e encoding) parse(s string) ([]byte, error) {
 	return []byte(text), nil
 }
 
+// safe is a text that somebody else chose, a peer, its node, another program, as it may be
+// shown: on one line, and with whatever would steer a terminal or turn text around escaped
+// as in Go.
+func safe(text string) string {
+	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for i, size := 0, 0; i < len(text); i += size {
+		var r rune
+		if r, size = utf8.DecodeRuneInString(text[i:]); unprintable(r) || r == utf8.RuneError {
+			q := strconv.Quote(text[i : i+size])
+			b.WriteString(q[1 : len(q)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func unprintable(r rune) bool { return !strconv.IsPrint(r) }
+
+// safeJSON is the same JSON without a character that a terminal would not print: JSON
+// itself escapes but the first 32. Beyond ASCII they stand in strings only.
+func safeJSON(b []byte) []byte {
+	if !bytes.ContainsFunc(b, unprintableInJSON) {
+		return b
+	}
+	out := make([]byte, 0, len(b)+16)
+	for len(b) > 0 {
+		r, size := utf8.DecodeRune(b)
+		switch {
+		case !unprintableInJSON(r):
+			out = append(out, b[:size]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		b = b[size:]
+	}
+	return out
+}
+
+func unprintableInJSON(r rune) bool { return unprintable(r) && r != '\n' && r != '\t' && r != '\r' }
+
+// safeJSONWriter passes JSON on as safeJSON has it, in pieces that end with a character.
+type safeJSONWriter struct{ io.Writer }
+
+func (w safeJSONWriter) Write(b []byte) (int, error) {
+	if _, err := w.Writer.Write(safeJSON(b)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 // octets are bytes in JSON: a string if they are UTF-8, else {"base64": "…"}.
 type octets []byte
 
@@ -92,7 +152,8 @@ type encodedOctets struct {
 // MarshalJSON writes the one form or the other.
 func (o octets) MarshalJSON() ([]byte, error) {
 	if utf8.Valid(o) {
-		return json.Marshal(string(o))
+		b, err := json.Marshal(string(o))
+		return safeJSON(b), err
 	}
 	return json.Marshal(encodedOctets{o})
 }

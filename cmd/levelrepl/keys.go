@@ -51,7 +51,7 @@ func (a *app) jsonFlag(c *cobra.Command) {
 }
 
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	e := json.NewEncoder(safeJSONWriter{a.out})
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
@@ -59,7 +59,7 @@ func (a *app) printJSON(v any) error {
 
 // lineJSON prints JSON on one line, for listings that may be long.
 func (a *app) lineJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	e := json.NewEncoder(safeJSONWriter{a.out})
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }

@@ -166,10 +166,15 @@ func (a *app) report(err error) int {
 		err = errors.New("interrupted")
 	}
 	if err.Error() != "" {
-		fmt.Fprintf(a.err, "levelrepl: %v\n", err)
+		// Several errors stand on a line each. One may hold what somebody else chose.
+		lines := strings.Split(err.Error(), "\n")
+		for i := range lines {
+			lines[i] = safe(lines[i])
+		}
+		fmt.Fprintf(a.err, "levelrepl: %s\n", strings.Join(lines, "\n  "))
 	}
 	if hint != "" {
-		fmt.Fprintf(a.err, "  %s\n", hint)
+		fmt.Fprintf(a.err, "  %s\n", safe(hint))
 	}
 	return code
 }

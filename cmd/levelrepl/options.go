@@ -124,7 +124,7 @@ func (s *serving) options() (*replicator.Options, error) {
 	}
 	s.handler = slog.NewTextHandler(s.err, &slog.HandlerOptions{Level: level})
 	if s.logJSON {
-		s.handler = slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level})
+		s.handler = slog.NewJSONHandler(safeJSONWriter{s.err}, &slog.HandlerOptions{Level: level})
 	}
 	o.Logger, o.Sync = slog.New(s.handler), s.sync
 	for _, name := range s.dns {

@@ -101,7 +101,7 @@ func TestTroubleIsPrinted(t *testing.T) {
 	printNode(&b, seen{Status: &s}, true)
 	for _, line := range []string{
 		"FAILED: disk full", "3 versions had to come back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
-		"deletions are remembered for gone (00000000), last seen 50h0m ago", "turned away: 10.0.0.9, 7 times", "line [2J end",
+		"deletions are remembered for gone (00000000), last seen 50h0m ago", "turned away: 10.0.0.9, 7 times", `line\x1b[2J\nend`,
 		"1,200 for 1m30s",
 	} {
 		require.Contains(t, b.String(), line)

@@ -20,12 +20,7 @@ func newTable(out io.Writer, columns ...string) *table {
 
 func (t *table) row(cells ...string) {
 	for i, c := range cells {
-		cells[i] = strings.Map(func(r rune) rune {
-			if r < ' ' { // a tab or a line's end would break the table, an escape the terminal
-				return ' '
-			}
-			return r
-		}, c)
+		cells[i] = safe(c) // a tab or a line's end would break the table, an escape the terminal
 	}
 	fmt.Fprintln(t.w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 }

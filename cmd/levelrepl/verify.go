@@ -72,15 +72,15 @@ func (a *app) printReport(dir string, r *replicator.Report) error {
 	}
 	for _, f := range r.Faults {
 		if f.Key == nil {
-			fmt.Fprintln(a.out, f.Problem)
+			fmt.Fprintln(a.out, safe(f.Problem))
 		} else {
-			fmt.Fprintf(a.out, "%s: %s\n", a.encoding.show(f.Key), f.Problem)
+			fmt.Fprintf(a.out, "%s: %s\n", a.encoding.show(f.Key), safe(f.Problem))
 		}
 	}
 	if r.More > 0 {
 		fmt.Fprintf(a.out, "… and %d more\n", r.More)
 	}
-	fmt.Fprintf(a.out, "%s: %s, %s, digest %s\n", dir, plural(r.Keys, "key"), plural(r.Versions, "version"), r.Digest)
+	fmt.Fprintf(a.out, "%s: %s, %s, digest %s\n", safe(dir), plural(r.Keys, "key"), plural(r.Versions, "version"), r.Digest)
 	if bad == 0 {
 		return nil
 	}
