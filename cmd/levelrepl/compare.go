@@ -57,7 +57,7 @@ Between nodes that are being written to, differences are what has not yet arrive
 		return with(left, err, func(left node) error {
 			right, err := a.openEither(args[1], &d, a.openAny)
 			return with(right, err, func(right node) error {
-				result := comparison{A: side{Name: args[0]}, B: side{Name: args[1]}, Differences: []difference{}}
+				result := comparison{A: side{Name: nameOf(left, args[0])}, B: side{Name: nameOf(right, args[1])}, Differences: []difference{}}
 				if err := a.compare(c.Context(), left, right, &result, full, limit); err != nil {
 					return err
 				}

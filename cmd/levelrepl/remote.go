@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
 
@@ -26,9 +28,15 @@ const addrEnv = "LEVELREPL_ADDR"
 
 // remote is a node that is served elsewhere.
 type remote struct {
-	base   string // URL without a slash at the end
-	client *http.Client
+	base     string // URL without a slash at the end; it may hold a password
+	shown    string // the same without
+	client   *http.Client
+	patience time.Duration // how long it may be silent before it is asked whether it is there,
+	probe    time.Duration // and how long it may take to answer that
 }
+
+// patience suits a node whose disk is slow and whose network is far.
+const patience = 10 * time.Second
 
 func newRemote(addr string) (*remote, error) {
 	if addr == "" {
@@ -42,9 +50,33 @@ func newRemote(addr string) (*remote, error) {
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, &usageError{fmt.Errorf("%q is no address of a served node", addr), `give "host:port" or a URL: what levelrepl serve says it answers HTTP on`}
+		return nil, &usageError{fmt.Errorf("%q is no address of a served node", withoutPassword(addr)), `give "host:port" or a URL: what levelrepl serve says it answers HTTP on`}
 	}
-	return &remote{strings.TrimSuffix(u.String(), "/"), &http.Client{}}, nil
+	n := &remote{base: strings.TrimSuffix(u.String(), "/"), patience: patience, probe: patience}
+	u.User = nil
+	n.shown = strings.TrimSuffix(u.String(), "/")
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: patience}).DialContext
+	n.client = &http.Client{Transport: t}
+	return n, nil
+}
+
+// withoutPassword is what may be shown of a text that was to be a URL and is none.
+func withoutPassword(addr string) string {
+	scheme, rest, _ := strings.Cut(addr, "://")
+	return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+}
+
+// name is how people call the node.
+func (n *remote) name() string { return strings.TrimPrefix(n.shown, "http://") }
+
+// nameOf is how a node is called that an argument stands for: a directory as it was
+// given, an address without a password.
+func nameOf(n node, arg string) string {
+	if n, ok := n.(*remote); ok {
+		return n.name()
+	}
+	return arg
 }
 
 // Close lets go of the connections.
@@ -59,22 +91,20 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
+	c := n.call(ctx)
+	req, err := http.NewRequestWithContext(c.ctx, method, u, bytes.NewReader(body))
 	if err != nil {
+		c.end()
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
 	resp, err := n.client.Do(req)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		var cause *url.Error
-		if errors.As(err, &cause) {
-			err = cause.Err
-		}
-		return nil, &hintedError{fmt.Errorf("cannot reach %s: %w", n.base, err), "is it running? levelrepl serve DIR says where it answers; --dir opens the directory of a stopped node"}
+		c.end()
+		return nil, c.explain(err)
 	}
+	c.heard()
+	c.body, resp.Body = resp.Body, c
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}
@@ -82,12 +112,100 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 	return nil, n.refused(resp)
 }
 
+// call is one request under way. A node may take long to answer, for it reads all that
+// it holds to verify it; but one that is silent is asked, on another connection, whether
+// it is still there, and given up if it does not answer that.
+type call struct {
+	n      *remote
+	given  context.Context // by the caller
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	body   io.ReadCloser
+}
+
+func (n *remote) call(given context.Context) *call {
+	c := &call{n: n, given: given}
+	c.ctx, c.cancel = context.WithCancelCause(given)
+	c.timer = time.AfterFunc(n.patience, c.silent)
+	return c
+}
+
+// errSilent is why a call is given up.
+var errSilent = errors.New("it is silent")
+
+func (c *call) silent() {
+	ctx, cancel := context.WithTimeout(c.ctx, c.n.probe)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.n.base+"/status", nil)
+	if err == nil {
+		var resp *http.Response
+		if resp, err = c.n.client.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}
+	if err != nil {
+		c.cancel(errSilent)
+		return
+	}
+	c.heard()
+}
+
+// heard notes that the node is there.
+func (c *call) heard() {
+	if c.ctx.Err() == nil {
+		c.timer.Reset(c.n.patience)
+	}
+}
+
+func (c *call) end() {
+	c.timer.Stop()
+	c.cancel(nil)
+}
+
+// Read reads the answer.
+func (c *call) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	if n > 0 {
+		c.heard()
+	}
+	if err != nil && err != io.EOF {
+		err = c.explain(err)
+	}
+	return n, err
+}
+
+// Close lets go of the connection.
+func (c *call) Close() error {
+	c.end()
+	return c.body.Close()
+}
+
+// explain says what became of a call that failed.
+func (c *call) explain(err error) error {
+	switch {
+	case context.Cause(c.ctx) == errSilent:
+		return &hintedError{fmt.Errorf("%s does not answer any more: it was silent for %v, and when asked whether it is there for %v", c.n.shown, c.n.patience, c.n.probe), "its process or its disk may be stopped; what it was asked to do may be done or not"}
+	case errors.Is(c.given.Err(), context.DeadlineExceeded):
+		return &hintedError{fmt.Errorf("%s does not answer in time", c.n.shown), "its process or its disk may be stopped"}
+	case c.given.Err() != nil:
+		return c.given.Err()
+	case c.body != nil:
+		return &hintedError{fmt.Errorf("%s broke off its answer: %w", c.n.shown, err), "it may have been stopped; what it was asked to do may be done or not"}
+	}
+	var cause *url.Error
+	if errors.As(err, &cause) {
+		err = cause.Err
+	}
+	return &hintedError{fmt.Errorf("cannot reach %s: %w", c.n.shown, err), "is it running? levelrepl serve DIR says where it answers; --dir opens the directory of a stopped node"}
+}
+
 // refused makes an error of an answer that is one.
 func (n *remote) refused(resp *http.Response) error {
 	var e struct{ Error string }
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil || json.Unmarshal(text, &e) != nil || e.Error == "" {
-		return &hintedError{fmt.Errorf("%s answered %s", n.base, resp.Status), "is that the HTTP address of levelrepl serve?"}
+		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), "is that the HTTP address of levelrepl serve?"}
 	}
 	for _, known := range []error{leveldb.ErrNotFound, errNoConflict, errNoVersion, replicator.ErrReservedKey, replicator.ErrTooLarge, replicator.ErrFollower, replicator.ErrFailed} {
 		if e.Error == known.Error() {
@@ -95,9 +213,9 @@ func (n *remote) refused(resp *http.Response) error {
 		}
 	}
 	if rest, ok := strings.CutPrefix(e.Error, replicator.ErrDamaged.Error()); ok {
-		return fmt.Errorf("%w%s", replicator.ErrDamaged, rest)
+		return fmt.Errorf("%w%s", replicator.ErrDamaged, safe(rest))
 	}
-	return fmt.Errorf("%s: %s", n.base, e.Error)
+	return fmt.Errorf("%s: %s", n.shown, safe(e.Error))
 }
 
 // json asks and decodes the answer.
@@ -112,7 +230,10 @@ func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Valu
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		return &hintedError{fmt.Errorf("%s gave an answer that cannot be read: %w", n.base, err), "is that the HTTP address of levelrepl serve, of this version?"}
+		if hinted := new(hintedError); errors.As(err, &hinted) || ctx.Err() != nil {
+			return err // the answer did not come
+		}
+		return &hintedError{fmt.Errorf("%s gave an answer that cannot be read: %w", n.shown, err), "is that the HTTP address of levelrepl serve, of this version?"}
 	}
 	return nil
 }
@@ -140,7 +261,7 @@ func (n *remote) status(ctx context.Context) (replicator.Status, error) {
 	}
 	var s replicator.Status
 	if err := json.Unmarshal(answer, &s); err != nil || s.Addr == "" {
-		return s, &hintedError{fmt.Errorf("%s gave no status", n.base), "give the HTTP address of levelrepl serve, or of a status page"}
+		return s, &hintedError{fmt.Errorf("%s gave no status", n.shown), "give the HTTP address of levelrepl serve, or of a status page"}
 	}
 	return s, nil
 }

@@ -93,7 +93,7 @@ func askAll(ctx context.Context, nodes []*remote) []seen {
 	var wg sync.WaitGroup
 	for i, n := range nodes {
 		wg.Go(func() {
-			all[i].Addr = strings.TrimPrefix(n.base, "http://")
+			all[i].Addr = n.name()
 			s, err := n.status(ctx)
 			if err != nil {
 				all[i].Error = err.Error()

@@ -27,7 +27,7 @@ changed. The exit code is 1 if something does not fit together.`,
 			if err != nil && r.OK() {
 				return err
 			}
-			return a.printReport(args[0], &r)
+			return a.printReport(nameOf(n, args[0]), &r)
 		})
 	}
 	return c
@@ -56,7 +56,7 @@ Nothing is dropped without a replacement. The exit code is 1 if faults are left.
 			if !a.json {
 				fmt.Fprintf(a.out, "%s mended\n", plural(r.Mended, "fault"))
 			}
-			return a.printReport(args[0], &r)
+			return a.printReport(nameOf(n, args[0]), &r)
 		})
 	}
 	return c
