@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -44,7 +45,8 @@ const (
 // commands share.
 type app struct {
 	in       io.Reader
-	out, err io.Writer
+	stdout   *output
+	out, err io.Writer // out is stdout, for all but serve
 	json     bool
 	encoding encoding
 	outTerm  bool // out is a terminal
@@ -53,10 +55,31 @@ type app struct {
 
 // run does what the arguments say and gives the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut, outTerm: isTerminal(out), errTerm: isTerminal(errOut)}
+	stdout := &output{w: out}
+	a := &app{in: in, stdout: stdout, out: stdout, err: errOut, outTerm: isTerminal(out), errTerm: isTerminal(errOut)}
 	root := newRoot(a)
 	root.SetArgs(args)
-	return a.report(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if stdout.err != nil && (err == nil || errors.Is(err, stdout.err)) {
+		err = &hintedError{fmt.Errorf("cannot print the answer: %w", stdout.err), "what the command was to do is done; only its answer is lost"}
+	}
+	return a.report(err)
+}
+
+// output is standard output. It keeps the first error, so that what could not be said
+// is an error of the command, whoever did the writing.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.w.Write(p)
+	o.err = err
+	return n, err
 }
 
 func isTerminal(w io.Writer) bool {

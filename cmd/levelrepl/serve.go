@@ -37,7 +37,10 @@ It stops cleanly on SIGINT and SIGTERM.`,
   levelrepl serve data --listen :9000 --peer other.example:9000 --secret-file secret
   levelrepl serve data2 --listen 127.0.0.1:9001 --peer 127.0.0.1:9000 --http 127.0.0.1:9081`,
 		Args: args(1, 1, "one directory"),
-		RunE: func(c *cobra.Command, args []string) error { return s.run(c.Context(), args[0]) },
+		RunE: func(c *cobra.Command, args []string) error {
+			a.out = a.stdout.w // that a line of a node's could not be printed is no failure of the node
+			return s.run(c.Context(), args[0])
+		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
