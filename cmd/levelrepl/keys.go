@@ -116,10 +116,12 @@ func newPut(a *app) *cobra.Command {
 		Use:   "put KEY [VALUE]",
 		Short: "Write a key",
 		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte
-for byte. In a stopped directory (--dir) the write is logged, so that peers get it
+for byte; a standard input with nothing in it is taken for a value only with --file -.
+A KEY or VALUE that begins with - stands behind --. In a stopped directory (--dir) the write is logged, so that peers get it
 when the node is back.`,
 		Example: `  levelrepl put greeting hello
-  levelrepl put '"\x00\xff"' --file picture.png --replicas 1`,
+  levelrepl put '"\x00\xff"' --file picture.png --replicas 1
+  levelrepl put -- temperature -5`,
 		Args: args(1, 2, "a key and a value"),
 	}
 	t.flags(c)
@@ -146,8 +148,16 @@ func (a *app) value(given []string, file string) ([]byte, error) {
 		return nil, &usageError{errors.New("a value and --file"), "give one of the two"}
 	case len(given) > 0:
 		return a.encoding.parse(given[0])
-	case file == "" || file == "-":
+	case file == "-":
 		return io.ReadAll(a.in)
+	case file == "":
+		// A job without a standard input, or with a closed one, would else write "" over
+		// what is there.
+		value, err := io.ReadAll(a.in)
+		if err == nil && len(value) == 0 {
+			err = &usageError{errors.New("no value: none is given, and standard input is empty"), `for an empty value give "" or --file -`}
+		}
+		return value, err
 	}
 	return os.ReadFile(file)
 }

@@ -156,3 +156,25 @@ func TestSizesOfValuesAreBounded(t *testing.T) {
 	must(t, "put", "k", "0123456789", "--addr", n.http)
 	mustFail(t, exitFailed, "too large", "put", "k", "0123456789x", "--addr", n.http)
 }
+
+func TestEmptyStandardInputIsAValueOnlyIfAskedFor(t *testing.T) {
+	both(t, func(t *testing.T, at string) {
+		must(t, "put", at, "k", "v")
+		mustFail(t, exitUsage, `give "" or --file -`, "put", at, "k")
+		require.Equal(t, "v", must(t, "get", at, "k"))
+		must(t, "put", at, "k", "--file", "-")
+		require.Empty(t, must(t, "get", at, "k"))
+		must(t, "put", at, "k", "v")
+		must(t, "put", at, "k", "")
+		require.Empty(t, must(t, "get", at, "k"))
+	})
+}
+
+func TestWhatBeginsWithADashStandsBehindTwo(t *testing.T) {
+	both(t, func(t *testing.T, at string) {
+		mustFail(t, exitUsage, "levelrepl put -- ", "put", at, "k", "-5")
+		mustFail(t, exitUsage, "levelrepl get -- ", "get", at, "--key")
+		must(t, "put", at, "--", "-k", "-5")
+		require.Equal(t, "-5", must(t, "get", at, "--", "-k"))
+	})
+}

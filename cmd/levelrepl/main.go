@@ -123,7 +123,11 @@ missing key); 2 the command line is wrong; 3 it could not be done.`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{err, c.CommandPath() + " --help lists the flags"}
+		hint := c.CommandPath() + " --help lists the flags"
+		if strings.HasPrefix(err.Error(), "unknown ") && !strings.HasSuffix(c.Use, c.Name()) {
+			hint += "; what begins with - and is none stands behind --: " + c.CommandPath() + " -- -5"
+		}
+		return &usageError{err, hint}
 	})
 	root.PersistentFlags().VarP(&a.encoding, "encoding", "e", "how keys and values are given and shown: auto, quoted, base64 or raw")
 	_ = root.RegisterFlagCompletionFunc("encoding", cobra.FixedCompletions([]string{"auto", "quoted", "base64", "raw"}, cobra.ShellCompDirectiveNoFileComp))
