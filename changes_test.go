@@ -91,8 +91,9 @@ func TestSlowReaderIsToldThatItMissedSomeAndGoesOn(t *testing.T) {
 		defer cancel()
 		seq := a.Watch(ctx, nil)
 		big := make([]byte, 64<<10)
-		for i := range 200 { // 12.5 MiB
+		for i := range 200 { // 12.5 MiB, in 20 s of which nothing is read
 			require.NoError(t, a.Put(fmt.Appendf(nil, "%03d", i), big, nil))
+			time.Sleep(100 * time.Millisecond)
 		}
 		n, missed := 0, false
 		for ch := range seq {
@@ -113,6 +114,55 @@ func TestSlowReaderIsToldThatItMissedSomeAndGoesOn(t *testing.T) {
 			n++
 		}
 		require.True(t, missed)
+	})
+}
+
+func TestBurstOverrunsNoReaderWhoIsThere(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		a := newCluster(t).start("a")
+		seq := a.Watch(t.Context(), nil)
+		n := 0
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			for ch := range seq {
+				require.False(t, ch.Missed)
+				if n++; string(ch.Key) == "end" {
+					return
+				}
+			}
+		}()
+		synctest.Wait()        // it waits
+		for batch := range 2 { // 6 MiB each, of which the second finds the first
+			b := new(leveldb.Batch)
+			for i := range 20_000 {
+				b.Put(fmt.Appendf(nil, "%d/%d", batch, i), []byte("v"))
+			}
+			require.NoError(t, a.Write(b, nil))
+		}
+		put(t, a, "end", "")
+		<-read
+		require.Equal(t, 40_001, n)
+	})
+}
+
+func TestReaderWhoDoesNotReadIsNotKeptMoreThanItsShare(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		a := newCluster(t).start("a")
+		seq := a.Watch(t.Context(), nil)
+		big := make([]byte, 1<<20)
+		for i := range 100 { // within no time, which is a burst: but all of it is not kept
+			require.NoError(t, a.Put(fmt.Append(nil, i), big, nil))
+		}
+		n := 0
+		for ch := range seq {
+			if ch.Missed {
+				break
+			}
+			n++
+		}
+		require.Less(t, n, 64)
+		require.Greater(t, n, 60)
 	})
 }
 

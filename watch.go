@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Change is what happened to one key, for those who [DB.Watch].
@@ -27,18 +29,29 @@ type Change struct {
 	Missed bool
 }
 
-// watchLimit bounds the changes that wait for a slow reader, in bytes.
-const watchLimit = 4 << 20
+// What waits for a reader is bounded, in bytes, and a reader who reads may have more of
+// it: a burst that it was there for is no reason to leave anything out.
+const (
+	watchLimit    = 4 << 20         // for who has not read for watchPatience
+	watchMost     = 64 << 20        // for who has
+	watchPatience = 5 * time.Second // counted only while something waits
+)
 
 // changeOverhead is what a waiting change takes beside key and value.
 const changeOverhead = 256
 
-// Watch gives the changes to keys with a prefix, from here and from elsewhere, in
-// the order in which they were committed here, and within one pull in that of
-// their time; a nil prefix is all keys. It
+// Watch returns the changes to keys with a prefix, from here and from elsewhere, in
+// the order in which they were committed here; a nil prefix is all keys. It
 // begins with the call, not with the loop: what is committed after Watch has
 // returned is not lost. So take a copy after the call and before the loop, and
 // nothing is missing; a change may be in the copy already.
+//
+// The changes of one key never run backwards: each is of a state that has seen the
+// one before. Those of different keys that one pull brings are in the order of their time
+// if they were committed here as one batch, as up to 512 KiB are, where each write counts as
+// its value, four times its key and 160 bytes. A pull that brings more is committed in
+// several batches, and the latest writes come first, because logs are read in reverse:
+// then a key may be told of before another that was written earlier.
 //
 //	changes := db.Watch(ctx, prefix)
 //	load(db, prefix)
@@ -50,7 +63,9 @@ const changeOverhead = 256
 //		…
 //	}
 //
-// Nobody waits for the reader. Up to 4 MiB of changes are kept for it; what comes
+// Nobody waits for the reader. Up to 64 MiB of changes are kept for it, or 4 MiB if it
+// has taken none for 5 s, and in any case all of one batch that is committed when
+// nothing else waits. What comes
 // above that is left out, and in its place there is a Change with Missed set. What
 // was left out is in the database when that one is taken, and what is committed
 // later comes after it: read the keys again and go on.
@@ -107,7 +122,8 @@ type watcher struct {
 	mu      sync.Mutex
 	waiting []Change
 	size    int
-	missed  bool // at the end of what waits
+	missed  bool      // at the end of what waits
+	read    time.Time // when the reader last took something, or had all
 }
 
 func (w *watcher) end() { w.once.Do(func() { close(w.ended) }) }
@@ -126,6 +142,7 @@ func (w *watcher) over() bool {
 func (w *watcher) take() (c Change, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.read = time.Now()
 	if len(w.waiting) == 0 {
 		missed := w.missed
 		w.missed = false
@@ -146,12 +163,19 @@ func (c *Change) size() int { return len(c.Key) + len(c.Value) + changeOverhead 
 func (w *watcher) add(changes []change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	limit := watchLimit
+	switch now := time.Now(); {
+	case w.size == 0 && !w.missed: // it has all: this much is kept whatever it comes to
+		w.read, limit = now, math.MaxInt
+	case now.Sub(w.read) < watchPatience:
+		limit = watchMost
+	}
 	for i := range changes {
 		c := &changes[i]
 		if c.quiet || !bytes.HasPrefix(c.key, w.prefix) {
 			continue
 		}
-		if n := len(c.key) + len(c.shown().value) + changeOverhead; w.missed || w.size > 0 && w.size+n > watchLimit {
+		if w.missed || w.size+len(c.key)+len(c.shown().value)+changeOverhead > limit {
 			w.missed = true
 			break
 		}
@@ -176,7 +200,7 @@ func (db *DB) publish(changes []change) {
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if len(db.watchers) > 0 {
+	if len(db.watchers) > 0 && slices.ContainsFunc(changes, func(c change) bool { return !c.local }) {
 		changes = inTime(changes)
 	}
 	for w := range db.watchers {
@@ -185,21 +209,32 @@ func (db *DB) publish(changes []change) {
 }
 
 // inTime puts what came with one pull, which reads logs in reverse, into the order
-// in which it was written, by the hybrid clock. A key that is there twice would be
-// told in the wrong order: then nothing is moved.
+// in which it was written, by the hybrid clock. A write of a caller's that is in the same
+// batch stays where it is, and so does a key that is there twice: what is before it and
+// what is behind it are ordered apart.
 func inTime(changes []change) []change {
+	changes = slices.Clone(changes)
 	keys := map[string]bool{}
+	from := 0
+	run := func(to int) {
+		slices.SortStableFunc(changes[from:to], func(a, b change) int {
+			x, y := a.shown(), b.shown()
+			return cmp.Or(cmp.Compare(x.stamp, y.stamp), x.dot.compare(y.dot))
+		})
+		clear(keys)
+		from = to
+	}
 	for i := range changes {
 		if changes[i].local || keys[string(changes[i].key)] {
-			return changes
+			run(i)
+		}
+		if changes[i].local {
+			from = i + 1
+			continue
 		}
 		keys[string(changes[i].key)] = true
 	}
-	changes = slices.Clone(changes)
-	slices.SortStableFunc(changes, func(a, b change) int {
-		x, y := a.shown(), b.shown()
-		return cmp.Or(cmp.Compare(x.stamp, y.stamp), x.dot.compare(y.dot))
-	})
+	run(len(changes))
 	return changes
 }
 

@@ -3,9 +3,12 @@ package replicator_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
 
 	"github.com/level-replicator/replicator/replicatortest"
 )
@@ -43,5 +46,54 @@ func TestWatchGivesChangesOfAllServersInOrder(t *testing.T) {
 		for range changes {
 			t.Fatal("a loop that was left is over")
 		}
+	})
+}
+
+// A pull of more than one batch is committed newest first, and that is said; but no key
+// may be told of in an order in which nobody had it.
+func TestWatchNeverRunsBackwardsOnAKey(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		requireAgreement(t, a, b)
+		changes := a.Watch(t.Context(), nil)
+		big := make([]byte, 3000)
+		n := 0
+		write := func() {
+			batch := new(leveldb.Batch)
+			for range 50 {
+				n++
+				batch.Put(fmt.Appendf(nil, "k%d", 7*n%300), append(fmt.Appendf(nil, "%08d", n), big...))
+			}
+			require.NoError(t, b.Write(batch, nil))
+		}
+		c.net.Partition([]string{"a"}, []string{"b"})
+		for range 40 { // 300 keys, about 1 MB
+			write()
+		}
+		c.net.Heal()
+		for range 200 { // and it goes on while that is pulled
+			write()
+			time.Sleep(5 * time.Millisecond)
+		}
+		requireAgreement(t, a, b)
+		put(t, b, "end", "")
+		last := map[string]int{}
+		told, newest := 0, 0
+		for ch := range changes {
+			require.False(t, ch.Missed)
+			if string(ch.Key) == "end" {
+				break
+			}
+			at, err := strconv.Atoi(string(ch.Value[:8]))
+			require.NoError(t, err)
+			require.Greater(t, at, last[string(ch.Key)], "key %s", ch.Key)
+			last[string(ch.Key)] = at
+			told++
+			newest = max(newest, at)
+		}
+		require.Len(t, last, 300)
+		require.Equal(t, n, newest)
+		require.Greater(t, told, 300)
 	})
 }
