@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -103,6 +104,29 @@ func safe(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// safeTexts makes every text safe that there is in what v points to, so that nobody who
+// prints one has to think of it.
+func safeTexts(v any) { walkTexts(reflect.ValueOf(v).Elem()) }
+
+func walkTexts(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(safe(v.String()))
+	case reflect.Slice:
+		if v.Type().Elem().Kind() != reflect.Uint8 {
+			for i := range v.Len() {
+				walkTexts(v.Index(i))
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				walkTexts(v.Field(i))
+			}
+		}
+	}
 }
 
 func unprintable(r rune) bool { return !strconv.IsPrint(r) }

@@ -110,16 +110,16 @@ func lag(s, other *replicator.Status) (n uint64) {
 
 func peerName(p replicator.PeerStatus) string {
 	if p.Name == "" || p.Name == p.Addr {
-		return safe(p.Addr)
+		return p.Addr
 	}
-	return safe(p.Name + " (" + p.Addr + ")")
+	return p.Name + " (" + p.Addr + ")"
 }
 
 // printNode prints one node, in full if it is the only one, and its peers.
 func printNode(out io.Writer, seen seen, full bool) {
 	s, now := seen.Status, time.Now()
 	if !full {
-		fmt.Fprintf(out, "\npeers of %s\n", safe(s.Name))
+		fmt.Fprintf(out, "\npeers of %s\n", s.Name)
 	} else {
 		t := newTable(out, "node", s.Name)
 		if s.Cluster != "" {
@@ -184,12 +184,12 @@ func printWork(out io.Writer, s *replicator.Status, now time.Time) {
 		if w.Left > 0 {
 			left = ", " + coarse(w.Left) + " left"
 		}
-		fmt.Fprintf(out, "at work: %s, %s%s keys%s\n", safe(w.Work+" "+w.Peer), humanize.Comma(w.Keys), of, left)
+		fmt.Fprintf(out, "at work: %s %s, %s%s keys%s\n", w.Work, w.Peer, humanize.Comma(w.Keys), of, left)
 	}
 	for _, b := range s.Blockers {
-		fmt.Fprintf(out, "deletions are remembered for %s (%s), last seen %s\n", safe(b.Name), b.Origin.Short(), ago(b.Seen, now))
+		fmt.Fprintf(out, "deletions are remembered for %s (%s), last seen %s\n", b.Name, b.Origin.Short(), ago(b.Seen, now))
 	}
 	for _, r := range s.Refusals {
-		fmt.Fprintf(out, "turned away: %s, %d times, last %s: %s\n", safe(r.From), r.Count, ago(r.Last, now), safe(r.Reason))
+		fmt.Fprintf(out, "turned away: %s, %d times, last %s: %s\n", r.From, r.Count, ago(r.Last, now), r.Reason)
 	}
 }

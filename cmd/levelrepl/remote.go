@@ -257,12 +257,14 @@ func (n *remote) status(ctx context.Context) (replicator.Status, error) {
 	}
 	var page struct{ Status replicator.Status }
 	if json.Unmarshal(answer, &page) == nil && page.Status.Addr != "" {
+		safeTexts(&page)
 		return page.Status, nil
 	}
 	var s replicator.Status
 	if err := json.Unmarshal(answer, &s); err != nil || s.Addr == "" {
 		return s, &hintedError{fmt.Errorf("%s gave no status", n.shown), "give the HTTP address of levelrepl serve, or of a status page"}
 	}
+	safeTexts(&s)
 	return s, nil
 }
 
@@ -319,9 +321,13 @@ func (n *remote) take(ctx context.Context, key []byte, name string) error {
 }
 
 func (n *remote) verify(ctx context.Context) (r replicator.Report, err error) {
-	return r, n.json(ctx, "/verify", nil, &r)
+	err = n.json(ctx, "/verify", nil, &r)
+	safeTexts(&r)
+	return r, err
 }
 
 func (n *remote) repair(ctx context.Context) (r replicator.Report, err error) {
-	return r, n.jsonBy(ctx, http.MethodPost, "/repair", nil, &r)
+	err = n.jsonBy(ctx, http.MethodPost, "/repair", nil, &r)
+	safeTexts(&r)
+	return r, err
 }

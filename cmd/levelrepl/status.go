@@ -132,7 +132,7 @@ func complaints(all []seen) (list []string) {
 			continue
 		}
 		if s.Status.Failed != "" {
-			list = append(list, s.Addr+" takes no writes: "+safe(s.Status.Failed))
+			list = append(list, s.Addr+" takes no writes: "+s.Status.Failed)
 		}
 		if s.Status.Starved != "" {
 			list = append(list, s.Addr+" takes no writes for now: "+s.Status.Starved)

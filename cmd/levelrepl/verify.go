@@ -72,9 +72,9 @@ func (a *app) printReport(dir string, r *replicator.Report) error {
 	}
 	for _, f := range r.Faults {
 		if f.Key == nil {
-			fmt.Fprintln(a.out, safe(f.Problem))
+			fmt.Fprintln(a.out, f.Problem)
 		} else {
-			fmt.Fprintf(a.out, "%s: %s\n", a.encoding.show(f.Key), safe(f.Problem))
+			fmt.Fprintf(a.out, "%s: %s\n", a.encoding.show(f.Key), f.Problem)
 		}
 	}
 	if r.More > 0 {
