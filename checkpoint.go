@@ -97,7 +97,7 @@ func (r *replica) checkpoint(v vector) {
 // stageCheckpoints writes the checkpoint where it rose since it was last written.
 func (t *txn) stageCheckpoints() {
 	for _, w := range t.r.known.since(t.r.savedRev) {
-		t.r.stageOrigin(t.batch, w.origin, w)
+		t.r.stageOrigin(&t.batch, w.origin, w)
 	}
 	t.savedFrom, t.saved = t.r.savedRev, t.r.known.rev
 }

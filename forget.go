@@ -84,7 +84,7 @@ const (
 // nobody has seen for long. Their reports are not stored: until a member was
 // heard again it holds everything back. Whoever only introduced itself is not
 // written at all: it may be anybody, under a new name each time.
-func (r *replica) stageMembers(b *leveldb.Batch) {
+func (r *replica) stageMembers(b leveldb.BatchReplay) {
 	now := r.now()
 	for _, o := range slices.SortedFunc(maps.Keys(r.members), Origin.compare) {
 		m := r.members[o]
@@ -107,7 +107,7 @@ func (r *replica) stageMembers(b *leveldb.Batch) {
 	}
 }
 
-func (t *txn) stageMembers() { t.r.stageMembers(t.batch) }
+func (t *txn) stageMembers() { t.r.stageMembers(&t.batch) }
 
 func (r *replica) readMembers() error {
 	it := r.store.NewIterator(kindRange(kindMember), nil)

@@ -15,12 +15,10 @@ import (
 type overlayIterator struct {
 	util.BasicReleaser
 	sources []iterator.Iterator
-	all     bool // all hold staged values, and deletions are shown
 
 	where place
 	key   []byte // valid if where is within
 	value []byte
-	gone  bool
 	err   error
 }
 
@@ -146,7 +144,7 @@ func (it *overlayIterator) settle(to place) bool {
 					continue
 				}
 			}
-			from, last = s, i == len(it.sources)-1 && !it.all
+			from, last = s, i == len(it.sources)-1
 		}
 		if from == nil {
 			it.where = behind
@@ -157,12 +155,12 @@ func (it *overlayIterator) settle(to place) bool {
 		}
 		it.where = to
 		it.key = append(it.key[:0], from.Key()...)
-		it.value, it.gone = append(it.value[:0], from.Value()...), false
-		if !last {
-			it.gone = it.value[0] == stagedGone
-			it.value = slices.Delete(it.value, 0, 1)
+		it.value = append(it.value[:0], from.Value()...)
+		if last {
+			return true
 		}
-		if !it.gone || it.all {
+		gone := it.value[0] == stagedGone
+		if it.value = slices.Delete(it.value, 0, 1); !gone {
 			return true
 		}
 		it.leave(to)

@@ -68,13 +68,15 @@ const groupSlack = 128 << 10
 func (t *txn) large() bool { return t.size() > batchLimit }
 
 // size is how many bytes are staged.
-func (t *txn) size() int { return len(t.batch.Dump()) }
+func (t *txn) size() int { return t.batch.size() }
 
 // size estimates, from above, what a caller's writes come to with log and index,
 // unless they meet versions of others.
-func (req *request) size() (n int) {
-	for i := range req.writes {
-		n += len(req.writes[i].value) + 4*len(req.writes[i].key) + writeOverhead
+func (req *request) size() int { return sizeOf(req.writes) }
+
+func sizeOf(writes []write) (n int) {
+	for i := range writes {
+		n += len(writes[i].value) + 4*len(writes[i].key) + writeOverhead
 	}
 	return n
 }
@@ -143,10 +145,7 @@ func (req *request) answer() (given bool, err error) {
 
 // lead commits for those who wait, as many as fit into one batch.
 func (q *queue) lead() {
-	q.mu.Lock()
-	group, err := q.waiting, q.err
-	q.waiting = nil
-	q.mu.Unlock()
+	group, err := q.next()
 	for len(group) > 0 && err == nil {
 		var n int
 		n, err = q.commit(group)
@@ -155,6 +154,28 @@ func (q *queue) lead() {
 	for _, req := range group {
 		req.done <- err
 	}
+}
+
+// next takes who is to be committed for: all small requests that wait, and one large one
+// behind them. Further large ones stay, each with a goroutine that will lead, so that a
+// small one waits for one of them at most.
+func (q *queue) next() (group []*request, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var large []*request
+	group = q.waiting[:0]
+	for _, req := range q.waiting {
+		if req.size() > groupSize {
+			large = append(large, req)
+		} else {
+			group = append(group, req)
+		}
+	}
+	q.waiting = nil
+	if len(large) > 0 {
+		group, q.waiting = append(group, large[0]), large[1:]
+	}
+	return group, q.err
 }
 
 // commit stages and commits the first requests of a group, and tells how many
@@ -234,6 +255,9 @@ func (q *queue) write(t *txn) error {
 		return nil
 	}
 	batch := t.finish()
+	if t.batch.size() > keptBatch { // it may be long until the next begins
+		defer t.clear()
+	}
 	if batch.Len() > 0 {
 		if err := q.store(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
 			return err

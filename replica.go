@@ -214,7 +214,7 @@ func (r *replica) assign(o Origin) uint32 {
 // stageOrigin writes what is stored of an origin. The claim itself is not: after
 // a crash only the checkpoint may be believed, and after a clean close the two
 // are the same.
-func (r *replica) stageOrigin(b *leveldb.Batch, o Origin, w row) {
+func (r *replica) stageOrigin(b leveldb.BatchReplay, o Origin, w row) {
 	rec := append(make([]byte, 0, 48), formatVersion, 0)
 	if r.own[o] {
 		rec[1] = 1
@@ -229,7 +229,7 @@ func (r *replica) stageOrigin(b *leveldb.Batch, o Origin, w row) {
 // stageOrigins writes the new origin and, unless all was known to be on disk, those
 // that were read. A record may stem from a batch whose Sync failed: what was read
 // can still be lost, and what this opening writes builds on its aliases and proofs.
-func (r *replica) stageOrigins(b *leveldb.Batch, clean bool) {
+func (r *replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
 	os := r.aliases
 	if clean {
 		os = os[len(os)-1:]
@@ -278,7 +278,7 @@ func (r *replica) readOrigins() error {
 
 // stageClean writes that everything is on disk and what need not be counted at
 // the next opening. It must be committed with Sync, after a flush.
-func (r *replica) stageClean(b *leveldb.Batch) {
+func (r *replica) stageClean(b leveldb.BatchReplay) {
 	for _, d := range r.known.vector(claimed) {
 		r.known.raise(durable, d)
 	}
@@ -373,7 +373,7 @@ func (r *replica) readLog() (logged sum, err error) {
 	return logged, it.Error()
 }
 
-func stageShown(b *leveldb.Batch, key []byte, shown version) {
+func stageShown(b leveldb.BatchReplay, key []byte, shown version) {
 	if shown.deleted {
 		b.Delete(key)
 	} else {

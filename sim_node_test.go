@@ -378,7 +378,7 @@ func (n *simNode) close() error {
 	n.disk.flush()
 	n.alone = true
 	err := n.commitWith(func(t *txn) error {
-		n.r.stageClean(t.batch)
+		n.r.stageClean(&t.batch)
 		return nil
 	}, true)
 	n.alone = false

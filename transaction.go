@@ -257,29 +257,38 @@ func (ls *layers) freeze() layers {
 		return slices.Clone((*ls)[:len(*ls)-1])
 	}
 	if len(*ls) >= maxLayers {
-		one := newLayer()
-		for _, l := range *ls {
-			for it := l.NewIterator(nil); it.Next(); {
-				one.Put(it.Key(), it.Value())
-			}
-		}
-		*ls = layers{one}
+		ls.join()
 	}
 	frozen := slices.Clone(*ls)
 	*ls = append(*ls, newLayer())
 	return frozen
 }
 
-// writes gives what was staged, the last write of each key, in key order.
-func (ls *layers) writes() (ws []write) {
-	var sources []iterator.Iterator
-	for _, l := range slices.Backward(ls.freeze()) {
-		sources = append(sources, l.NewIterator(nil))
+// join makes the layers one.
+func (ls *layers) join() {
+	if len(*ls) == 1 {
+		return
 	}
-	it := &overlayIterator{sources: sources, all: true}
+	one := newLayer()
+	for _, l := range *ls {
+		for it := l.NewIterator(nil); it.Next(); {
+			one.Put(it.Key(), it.Value())
+		}
+	}
+	*ls = layers{one}
+}
+
+// writes gives what was staged, the last write of each key, in key order. It is valid until
+// more is staged.
+func (ls *layers) writes() (ws []write) {
+	ls.join()
+	l := (*ls)[0]
+	ws = make([]write, 0, l.Len())
+	it := l.NewIterator(nil)
 	defer it.Release()
 	for it.Next() {
-		ws = append(ws, write{slices.Clone(it.key), slices.Clone(it.value), it.gone})
+		v := it.Value()
+		ws = append(ws, write{it.Key(), v[1:], v[0] == stagedGone})
 	}
 	return ws
 }

@@ -15,7 +15,7 @@ import (
 // later one, and what is left must still fit together.
 type txn struct {
 	r     *replica
-	batch *leveldb.Batch
+	batch batch
 	sync  bool // must be committed with Sync
 
 	staged  stagedKeys
@@ -141,23 +141,26 @@ func (c *change) shown() version {
 }
 
 // begin starts a transaction. There is one at a time, and its batch and what it
-// collected are valid until the next begins.
+// collected are valid until the next begins or it is cleared.
 func (r *replica) begin() *txn {
 	t := &r.txn
-	if t.batch == nil {
-		t.batch = new(leveldb.Batch)
-	}
+	t.clear()
 	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
-	t.batch.Reset()
+	t.known = t.known[:0]
+	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
+	t.figures = figures{}
+	return t
+}
+
+// clear empties what a transaction has collected of keys. It keeps the memory for the next, if
+// it is not much.
+func (t *txn) clear() {
+	t.batch.reset()
 	t.staged.reset()
 	t.changes = emptied(t.changes)
 	t.versions.reset()
 	t.dots.reset()
 	t.records.reset()
-	t.known = t.known[:0]
-	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
-	t.figures = figures{}
-	return t
 }
 
 // empty tells whether there is nothing to commit.
@@ -234,6 +237,10 @@ func (t *txn) put(writes []write) error {
 	if len(writes) > 1 {
 		writes = t.lastWrites(writes)
 	}
+	if size := sizeOf(writes); size > largeBatch {
+		t.batch.enlarge(size)
+		writes = inKeyOrder(writes)
+	}
 	logged := writes
 	if slices.ContainsFunc(writes, func(w write) bool { return w.deleted || t.r.local != nil }) {
 		logged = make([]write, 0, len(writes))
@@ -252,6 +259,8 @@ func (t *txn) put(writes []write) error {
 			logged = append(logged, w)
 		}
 	}
+	t.changes = slices.Grow(t.changes, len(logged))
+	t.staged.list = slices.Grow(t.staged.list, len(logged))
 	for i := range logged {
 		if err := t.putOne(&logged[i], uint64(i), uint64(len(logged))); err != nil {
 			return err
@@ -455,7 +464,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 		var shown version
 		shown, c.panicked = resolveAll(t.r.resolve, key, now)
 		c.resolved = &shown
-		stageShown(t.batch, key, shown)
+		stageShown(&t.batch, key, shown)
 	}
 	t.stageLog(key, now)
 	t.stageMarks(key, old, now, was, next.disputed, c.resolved)
@@ -605,12 +614,12 @@ func (t *txn) finish() *leveldb.Batch {
 		if had && int(a) < t.aliases && w.at[durable]|w.at[pruned]|w.at[purged] == 0 {
 			continue // only the claim rose, and that is not stored
 		}
-		t.r.stageOrigin(t.batch, w.origin, t.merged(*w))
+		t.r.stageOrigin(&t.batch, w.origin, t.merged(*w))
 	}
 	if len(t.changes) > 0 {
 		t.proofs = t.r.unprovedOrigins()
 		for _, o := range t.proofs {
-			t.r.stageOrigin(t.batch, o, t.merged(row{origin: o}))
+			t.r.stageOrigin(&t.batch, o, t.merged(row{origin: o}))
 		}
 	}
 	for a := t.aliases; a < len(t.r.aliases); a++ {
@@ -618,9 +627,9 @@ func (t *txn) finish() *leveldb.Batch {
 		// would make no sense without the alias.
 		t.sync = true
 		o := t.r.aliases[a]
-		t.r.stageOrigin(t.batch, o, t.merged(row{origin: o}))
+		t.r.stageOrigin(&t.batch, o, t.merged(row{origin: o}))
 	}
-	return t.batch
+	return t.batch.whole()
 }
 
 // merged is a row as it will be once this is committed.
