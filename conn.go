@@ -296,14 +296,14 @@ func (c caller) learn(addrs []string) {
 
 // call dials a peer and holds a session with it. It is whole if no pull was left
 // out or broken off that is to be held later.
-func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err error) {
+func (db *DB) call(ctx context.Context, p *peer, why purpose) (s *session, err error) {
 	started := time.Now()
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
 	params := db.params(remembered)
 	params.purpose = why
-	s := newSession(caller{db, p.addr}, true, params)
+	s = newSession(caller{db, p.addr}, true, params)
 	s.greetedAs = func(h *hello) {
 		s.params.careful(db.peers.broke(p))
 		db.answers(p, h.origin)
@@ -328,11 +328,31 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (whole bool, err e
 	}()
 	if err != nil && ctx.Err() != nil {
 		db.peers.free(p) // we gave up, which says nothing of the peer
-		return false, err
+		return s, err
 	}
 	db.ended(p, s, pace, started, err)
 	db.report(p.addr, s, pace, time.Since(started), err)
-	return !s.partial && s.leftOut != pullLater && s.theyLeft != pullLater, err
+	return s, err
+}
+
+// whole reports whether nothing of a session is left to another.
+func (s *session) whole() bool {
+	return !s.partial && s.leftOut != pullLater && s.theyLeft != pullLater
+}
+
+// errTakesNothing is why a peer did not pull what it lacks.
+var errTakesNothing = errors.New("the peer lacks something and takes nothing: its store failed or is read-only")
+
+// tookNothing returns an error if one of the two lacks something and takes nothing;
+// broken is why, if it is this replica.
+func (s *session) tookNothing(addr string, broken error) error {
+	switch {
+	case s.leftOut == pullNever && broken != nil:
+		return &PeerError{addr, "pull", broken}
+	case s.theyLeft == pullNever:
+		return &PeerError{addr, "serve", errTakesNothing}
+	}
+	return nil
 }
 
 // op names the step that a session was in.

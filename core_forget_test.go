@@ -363,3 +363,34 @@ func (n *node) versionsNamed(k string) state {
 	require.NoError(n.t, err)
 	return s
 }
+
+func TestTokenIsLostOnlyIfNobodyCanStillBringItsWrite(t *testing.T) {
+	a := newNode(t)
+	gone, now := Origin{1}, Origin{2}
+	lost := func(seq uint64) bool {
+		lost, err := a.r.lost(dot{gone, seq})
+		require.NoError(t, err)
+		return lost
+	}
+	require.False(t, lost(5), "nobody said that it has ended")
+	m := a.r.heard(now, "now")
+	a.r.succeeds(now, []Origin{gone})
+	require.False(t, lost(5), "by a stranger")
+	m.met = true
+	require.True(t, lost(5))
+	m.known.raise(claimed, dot{gone, 4})
+	require.True(t, lost(5))
+	other := a.r.heard(Origin{3}, "other")
+	other.known.raise(claimed, dot{gone, 5})
+	require.False(t, lost(5), "a member claims it")
+	require.True(t, lost(6))
+	a.mergeFrom(&knowledge{}, foreign(1, 3))
+	require.False(t, lost(6), "something of it is held")
+	a.put("k", "and now something that saw it")
+	require.True(t, lost(6))
+	a.r.heard(gone, "a copy was opened")
+	require.False(t, lost(6))
+	a.r.succeeds(now, []Origin{gone})
+	require.True(t, lost(6))
+	require.False(t, a.r.ended(a.r.self))
+}

@@ -167,6 +167,7 @@ func (db *DB) SetReadOnly() error {
 		return err
 	}
 	db.queue.close(leveldb.ErrReadOnly)
+	db.barWaits(db.queue.replica, leveldb.ErrReadOnly)
 	return nil
 }
 

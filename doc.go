@@ -33,9 +33,10 @@
 //
 // # Reading your own writes elsewhere
 //
-// A client that writes at one server and reads at another may come too early. Give
-// it a [Token] with the answer, and let the other server [DB.WaitFor] it. That is
-// causal: who has waited sees all that the first server had seen, too.
+// A client that writes at one replica and reads at another may come too early. Give
+// it the [DB.WriteToken] with the answer, and let the other replica [DB.WaitFor] it.
+// [DB.Token] is causal: who has waited for it sees all that the first replica had
+// seen, too. It grows with each opening of a database, beyond what a cookie takes.
 //
 // # Knowing that a write is safe
 //

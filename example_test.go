@@ -263,7 +263,7 @@ func (o orders) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not stored", http.StatusServiceUnavailable)
 		return
 	}
-	w.Header().Set("X-Token", o.db.Token().String())
+	w.Header().Set("X-Token", o.db.WriteToken().String())
 	ctx, cancel := context.WithTimeout(r.Context(), o.wait)
 	defer cancel()
 	switch err := o.db.WaitReplicated(ctx, o.peers); {
@@ -303,7 +303,7 @@ func ExampleDB_WaitFor() {
 
 	// A client writes at one server …
 	check(a.Put([]byte("profile/7"), []byte("Ada"), nil))
-	cookie := a.Token().String()
+	cookie := a.WriteToken().String()
 
 	// … and reads at another, which waits until it is there.
 	token, err := replicator.ParseToken(cookie)

@@ -52,7 +52,54 @@ func (r *replica) succeeds(now Origin, earlier []Origin) {
 			r.stableVec = nil
 		}
 	}
+	if m := r.members[now]; m != nil && len(earlier) > 0 {
+		m.earlier = slices.Clone(earlier[:min(len(earlier), lineageLimit)])
+	}
 }
+
+// ended reports whether an opening writes no more, as far as is known: it is an earlier
+// one of this database, or a peer said that it was its own, and nobody has answered
+// under it since.
+func (r *replica) ended(o Origin) bool {
+	if m := r.members[o]; m != nil && !m.seen.IsZero() {
+		return false
+	}
+	if r.own[o] {
+		return o != r.self
+	}
+	for _, m := range r.members {
+		if m.met && slices.Contains(m.earlier, o) {
+			return true
+		}
+	}
+	return false
+}
+
+// lost reports whether a write that is not claimed here never will be, under this name,
+// as far as the peers that were heard know: its opening has ended, none of them claims
+// it, and nothing of it is held here. If something is, it may still be claimed, or it
+// is an orphan that is to be issued again.
+func (r *replica) lost(d dot) (bool, error) {
+	if !r.ended(d.origin) {
+		return false, nil
+	}
+	for _, m := range r.members {
+		if m.known.covers(d) {
+			return false, nil
+		}
+	}
+	a, ok := r.alias[d.origin]
+	if !ok {
+		return true, nil
+	}
+	it := r.store.NewIterator(logRange(a, r.known.at(claimed, d.origin)+1, maxSeq), nil)
+	defer it.Release()
+	held := it.Next()
+	return !held, it.Error()
+}
+
+// lineageLimit is how many of its earlier origins a replica names to its peers.
+const lineageLimit = 64
 
 // lineage are the latest origins of this database: who knew it by one of them
 // knows it still.

@@ -174,6 +174,7 @@ func (db *DB) reissueOrphans(ctx context.Context) error {
 		if err := db.commit(func(t *txn) error { return t.reissue(reissueStep) }); err != nil {
 			return err
 		}
+		db.hastenNow() // who waits for a name that is gone is told
 	}
 	return nil
 }

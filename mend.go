@@ -69,7 +69,7 @@ func (db *DB) mend(ctx context.Context, v *verification) error {
 		if len(wanted) == 0 {
 			break
 		}
-		if err := db.syncOne(ctx, addr, purpose{mend: wanted}); ctx.Err() != nil {
+		if _, err := db.syncOne(ctx, addr, purpose{mend: wanted}); ctx.Err() != nil {
 			return ctx.Err()
 		} else if err != nil {
 			continue // it is in Status, and another may have them

@@ -66,6 +66,7 @@ type replica struct {
 	marks     []mark // claims that will be durable once goleveldb has flushed often enough
 	commits   uint64 // transactions since the opening
 	dirty     uint64 // the last of them that was committed without Sync
+	ownDirty  uint64 // the last of them that had own writes and was committed without Sync
 	safe      uint64 // up to which they are known to be on disk
 	unsynced  bool   // dirty is above safe: the checkpoint may be below the claim
 	savedRev  uint64 // revision up to which checkpoints are stored
@@ -109,6 +110,7 @@ type member struct {
 	digest   sum       // and of what it held then
 	agreed   time.Time // when it last held what we did
 	holding  time.Time // since when it is seen to hold back the forgetting of deletions; zero: it does not
+	earlier  []Origin  // its earlier openings, the latest first, at most lineageLimit
 	replaced bool      // somebody else answered where it did: it counts no more until it is heard again
 }
 

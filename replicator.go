@@ -316,6 +316,7 @@ func (db *DB) setReady() {
 	db.readyOnce.Do(func() {
 		close(db.ready)
 		db.tendNow()
+		db.hastenNow()
 	})
 }
 
@@ -351,11 +352,12 @@ func (db *DB) RemovePeer(addr string) { db.peers.remove(addr) }
 // Sync holds a session with every known peer, in which each pulls from the other,
 // and returns when the last has ended. Use it in tests and before a planned stop;
 // replication needs no call. What is on its way in another session already is
-// waited for; only a server that takes in nothing any more, because its store
-// failed, is not.
+// waited for.
 //
 // A peer that fails does not stop the others: the error joins one [*PeerError]
-// for each. If ctx ends first, Sync returns its error, and what was applied stays.
+// for each. It is one, too, if this replica or the peer lacks something and takes
+// nothing, because its store failed or is read-only. If ctx ends first, Sync returns
+// its error, and what was applied stays.
 func (db *DB) Sync(ctx context.Context) error {
 	if db.isClosing() {
 		return leveldb.ErrClosed
@@ -373,7 +375,13 @@ func (db *DB) Sync(ctx context.Context) error {
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
 	for i, addr := range addrs {
-		wg.Go(func() { errs[i] = db.syncOne(ctx, addr, purpose{}) })
+		wg.Go(func() {
+			s, err := db.syncOne(ctx, addr, purpose{})
+			if err == nil && s != nil {
+				err = s.tookNothing(addr, db.queue.broken())
+			}
+			errs[i] = err
+		})
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -383,24 +391,25 @@ func (db *DB) Sync(ctx context.Context) error {
 }
 
 // syncOne holds a session that begins after now, and further ones while a pull is
-// left out because another brings the same.
-func (db *DB) syncOne(ctx context.Context, addr string, why purpose) error {
+// left out because another brings the same. It returns the last, or nil if there was
+// none.
+func (db *DB) syncOne(ctx context.Context, addr string, why purpose) (*session, error) {
 	for pause := time.Millisecond; ; {
 		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
 		if p == nil && wait == nil {
-			return nil // removed meanwhile, or it is this server itself
+			return nil, nil // removed meanwhile, or it is this replica itself
 		}
 		if p != nil {
-			whole, err := db.call(ctx, p, why)
-			if whole || err != nil {
-				return err
+			s, err := db.call(ctx, p, why)
+			if s.whole() || err != nil {
+				return s, err
 			}
 			again, pause = time.After(pause), min(2*pause, 100*time.Millisecond)
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-wait:
 		case <-db.pulls.next(): // the one here, perhaps; one at the peer has to be asked for
 		case <-again:
@@ -475,6 +484,7 @@ func (db *DB) storeFailed(cause error) {
 	db.mu.Lock()
 	db.cause = cause
 	db.mu.Unlock()
+	db.spawn(func() { db.at(func(r *replica) { db.barWaits(r, db.queue.broken()) }) })
 	db.opts.Logger.Error("replicator: the store failed to write; writes are refused until it is opened again", "error", cause)
 	if f := db.opts.Events.Failed; f != nil {
 		db.spawn(func() { f(cause) })

@@ -27,6 +27,7 @@ type txn struct {
 	aliases int      // that were recorded before
 	saved   uint64   // revision up to which checkpoints were staged, or 0
 	proofs  []Origin // of which proofs are along because versions may rest on them
+	ownSafe bool     // it is synced, and all own writes are on disk with it
 
 	savedFrom uint64 // revision from which checkpoints were staged
 
@@ -605,6 +606,10 @@ func (t *txn) resolveKey(key []byte) error {
 
 // finish stages what the transaction learnt of origins and gives the batch.
 func (t *txn) finish() *leveldb.Batch {
+	if t.ownSafe = t.sync && t.seq > t.r.seq && t.r.safe >= t.r.ownDirty; t.ownSafe {
+		// All own writes are on disk with this batch: a crash takes no name from them.
+		t.raise(durable, dot{t.r.self, t.seq})
+	}
 	for i := range t.known {
 		w := &t.known[i]
 		a, had := t.r.alias[w.origin]
@@ -642,6 +647,13 @@ func (t *txn) merged(w row) row {
 
 // apply takes in a transaction whose batch was committed.
 func (r *replica) apply(t *txn, synced bool) {
+	if !synced && t.seq > r.seq {
+		r.ownDirty = r.commits + 1
+	}
+	if t.ownSafe {
+		r.stableVec = nil
+		r.moved++
+	}
 	r.seq, r.recorded = t.seq, len(r.aliases)
 	r.known.take(t.known)
 	if synced { // before the checkpoint rises below: that was not written

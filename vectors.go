@@ -16,7 +16,7 @@ func (s *session) sendVectors(first bool) {
 		rows, rev, loose = r.known.since(s.sentRev), r.known.rev, r.loose.clone()
 		s.told = r.known.claims
 		if first && s.sentRev == 0 {
-			lineage = r.lineage(64)
+			lineage = r.lineage(lineageLimit)
 		}
 	})
 	s.sendRows(rows, rev, loose, lineage)

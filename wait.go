@@ -13,13 +13,15 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Token is what a server knew at one moment: for every opening of a database that
+// Token is what a replica knew at one moment: for every opening of a database that
 // it had heard of, how many of its writes. A client that wrote, or read, at one
-// server takes the token along to another, and that one waits with
+// replica takes the token along to another, and that one waits with
 // [DB.WaitFor] until it knows as much. It is opaque and comparable only as text.
 //
-// It takes 18 to 26 bytes per opening of a database in the life of the cluster,
-// a third more as text. The zero Token is one that every server covers.
+// One of [DB.Token] takes 18 to 26 bytes per opening of a database in the life of the
+// cluster, a third more as text: after 300 openings it is too large for a cookie (4 kB)
+// and for the headers that many proxies take (8 kB). One of [DB.WriteToken] takes as
+// many bytes in all. The zero Token is one that every replica covers.
 type Token struct{ claim vector }
 
 const tokenVersion = 1
@@ -83,7 +85,7 @@ func ParseToken(text string) (t Token, err error) {
 	return t, t.UnmarshalText([]byte(text))
 }
 
-// Token is what this server knows now: its own writes that have returned, and all
+// Token is what this replica knows now: its own writes that have returned, and all
 // that can be read here.
 func (db *DB) Token() Token {
 	var t Token
@@ -91,12 +93,38 @@ func (db *DB) Token() Token {
 	return t
 }
 
-// WaitFor returns when this server knows all that the token's server knew: the
+// WriteToken stands for the writes that were made here since the database was opened
+// and have returned, and for nothing else that can be read here. It takes at most 27
+// bytes, 36 as text, however old the cluster is: the one to give to a client that
+// must find its own writes at another replica. It is the zero Token before the first
+// write.
+func (db *DB) WriteToken() Token {
+	var t Token
+	db.at(func(r *replica) {
+		if r.seq > 0 {
+			t.claim = vector{{r.self, r.seq}}
+		}
+	})
+	return t
+}
+
+// ErrTokenLost ends a [DB.WaitFor] that nothing could end otherwise: a write that the
+// token stands for is known by its name to nobody who can be reached. A crash came
+// before it was on disk, or before a peer had it; what the crash left of it was issued
+// again, under a name that the token does not know. So it may be there: read the key.
+// Writes with Sync keep their name, whatever happens, as long as their disk does.
+var ErrTokenLost = errors.New("replicator: a write behind the token lost its name in a crash")
+
+// WaitFor returns when this replica knows all that the token's replica knew: the
 // writes behind it can then be read here, or later ones that replaced them. If
-// that is not so yet, it has sessions held at once. If ctx ends first, WaitFor
-// returns its error. Nobody can tell a token that waits for a write still under
-// way from one that waits for a write that was lost with its server's disk: give
-// ctx a deadline.
+// that is not so yet, it has sessions held at once.
+//
+// If ctx ends first, WaitFor returns its error. It returns [ErrTokenLost] once every
+// peer that can be reached has been asked and a crash is known to have taken what is
+// missing: here, or at a peer that this replica talks to itself. It returns
+// leveldb.ErrReadOnly, or ErrFailed, if something is missing and this replica takes
+// nothing any more. Nobody can tell a write that is on its way from one that was
+// lost with its replica's disk: give ctx a deadline.
 func (db *DB) WaitFor(ctx context.Context, t Token) error {
 	w := &waiter{done: make(chan struct{}), token: true, target: t.claim.clone()}
 	if err := db.wait(ctx, w); err != nil && err == ctx.Err() {
@@ -117,7 +145,8 @@ func (db *DB) WaitFor(ctx context.Context, t Token) error {
 // the write should also survive a power failure of this server alone. Each peer
 // counts once, however often it was opened or under how many addresses it is
 // known. What a peer once reported counts for as long as the peer is a member
-// (Options.PeerTTL).
+// (Options.PeerTTL). Peers are those that this replica holds sessions with: of three
+// in a line, a–b–c, where a and c cannot reach each other, a counts b alone.
 //
 // If ctx ends first, the error is a *[NotReplicatedError] that says how many
 // peers had it; it may be more by the time that you look. It stays written here.
@@ -159,6 +188,7 @@ type waiter struct {
 	token  bool          // for this server; else for peers
 	peers  int
 	target vector // nil: not known yet, see aim
+	err    error  // why it is over, if it is not met; set before done is closed
 }
 
 // wait waits until a waiter is met.
@@ -167,8 +197,12 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 		return leveldb.ErrClosed
 	}
 	met := false
+	var barred error
 	db.at(func(r *replica) {
 		if met = w.met(r); met {
+			return
+		}
+		if barred = w.barred(r, db.queue.broken()); barred != nil {
 			return
 		}
 		db.mu.Lock()
@@ -177,8 +211,8 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 		db.waiters[w] = struct{}{}
 		db.mu.Unlock()
 	})
-	if met {
-		return nil
+	if met || barred != nil {
+		return barred
 	}
 	defer func() {
 		db.mu.Lock()
@@ -188,11 +222,43 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 	db.hastenNow()
 	select {
 	case <-w.done:
-		return nil
+		return w.err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-db.ending:
 		return leveldb.ErrClosed
+	}
+}
+
+// barred returns why a wait that is not over never will be, if nothing is written here
+// any more. The replica is in hand.
+func (w *waiter) barred(r *replica, broken error) error {
+	switch {
+	case broken == nil:
+		return nil
+	case w.token:
+		return fmt.Errorf("replicator: the writes behind the token are not here, and nothing is taken from peers any more: %w", broken)
+	case !w.aim(r):
+		return fmt.Errorf("replicator: writes that a crash left without a name cannot be given one any more: %w", broken)
+	}
+	return nil
+}
+
+// barWaits ends the waits that nothing can end now that the store takes no more writes.
+// The replica is in hand.
+func (db *DB) barWaits(r *replica, broken error) {
+	db.endWaits(func(w *waiter) error { return w.barred(r, broken) })
+}
+
+// endWaits ends the waits for which f returns why. The replica is in hand.
+func (db *DB) endWaits(f func(w *waiter) error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for w := range db.waiters {
+		if w.err = f(w); w.err != nil {
+			delete(db.waiters, w)
+			close(w.done)
+		}
 	}
 }
 
@@ -289,6 +355,16 @@ func (db *DB) hastenNow() {
 // need: first with those that have what is missing here, if that is known. A peer
 // is asked once for each call; after that the usual rounds go on.
 func (db *DB) hasten(ctx context.Context) {
+	if all, call := db.heardAll(); all {
+		db.at(func(r *replica) {
+			db.endWaits(func(w *waiter) error {
+				if !w.token || w.number > call {
+					return nil
+				}
+				return w.lost(r)
+			})
+		})
+	}
 	n, newest := 0, uint64(0)
 	held := map[Origin]bool{}   // by these, and nobody waits for more
 	source := map[Origin]bool{} // these wrote what is missing here
@@ -315,6 +391,42 @@ func (db *DB) hasten(ctx context.Context) {
 			db.spawn(func() { db.call(ctx, p, purpose{}) })
 		}
 	}
+}
+
+// heardAll reports whether the first attempt to replicate is over and every peer that
+// can be reached was heard since some call, and which is the latest such.
+func (db *DB) heardAll() (all bool, call uint64) {
+	select {
+	case <-db.ready:
+	default:
+		return false, 0
+	}
+	call, all = db.latestCall(), true
+	db.peers.each(func(p *peer) {
+		switch {
+		case !p.tried:
+			all = false
+		case p.failed == 0 && p.state != "self":
+			call = min(call, p.asked)
+		}
+	})
+	return all, call
+}
+
+// lost returns an error if a write that is waited for is lost, see [ErrTokenLost].
+func (w *waiter) lost(r *replica) error {
+	for _, d := range w.target {
+		if d.origin == r.self {
+			return fmt.Errorf("replicator: the token names write %d of this replica, which has made only %d", d.seq, r.seq)
+		}
+		switch lost, err := r.lost(d); {
+		case err != nil:
+			return err
+		case lost:
+			return fmt.Errorf("%w: nobody who can be reached knows write %d of opening %s, and that has ended; read what it wrote anew", ErrTokenLost, d.seq, d.origin.Short())
+		}
+	}
+	return nil
 }
 
 // needs tells how many peers to ask at once. The replica and db.mu are in hand.

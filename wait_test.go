@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 
 	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/internal/crashfs"
@@ -308,3 +309,181 @@ func TestWaitingOverTCP(t *testing.T) {
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+// killed opens what the end of the process, or of the power, leaves of an open database.
+func (c *cluster) killed(name string, db *replicator.DB, s *crashfs.Storage, mode crashfs.Mode, peers ...string) *replicator.DB {
+	image := s.Image(mode, nil)
+	require.NoError(c.t, db.Close())
+	raw, err := leveldb.Open(image, nil)
+	require.NoError(c.t, err)
+	return c.open(name, raw, &replicator.Options{Peers: peers})
+}
+
+// A write that was not synced is issued again after a crash, if it is still there, under
+// a name that its token does not know. Whoever waits for it is told.
+func TestTokenOfAWriteThatACrashTookTheNameOfIsLost(t *testing.T) {
+	for _, mode := range []crashfs.Mode{crashfs.Everything, crashfs.DropUnsynced} {
+		replicatortest.Bubble(t, 0, func(t *testing.T) {
+			c := newCluster(t)
+			b := c.start("b", "a:9000")
+			s := crashfs.New(nil)
+			raw, err := leveldb.Open(s, nil)
+			require.NoError(t, err)
+			a := c.open("a", raw, &replicator.Options{})
+			require.NoError(t, a.Put([]byte("first"), []byte("v"), &opt.WriteOptions{Sync: true}))
+			requireAgreement(t, a, b)
+			first := a.WriteToken()
+			c.net.Partition([]string{"a"}, []string{"b"})
+			put(t, a, "k", "w")
+			tokens := []replicator.Token{a.Token(), a.WriteToken()}
+			waiting := make(chan error, 1)
+			go func() { waiting <- b.WaitFor(t.Context(), tokens[0]) }()
+			time.Sleep(time.Minute)
+			require.Empty(t, waiting, "it may still come")
+			a = c.killed("a", a, s, mode, "b:9000")
+			c.net.Heal()
+			require.ErrorIs(t, <-waiting, replicator.ErrTokenLost)
+			for _, db := range []*replicator.DB{a, b} {
+				for _, token := range tokens {
+					start := time.Now()
+					require.ErrorIs(t, db.WaitFor(t.Context(), token), replicator.ErrTokenLost)
+					require.Less(t, time.Since(start), 5*time.Second)
+				}
+				require.NoError(t, db.WaitFor(t.Context(), first))
+				require.NoError(t, db.WaitFor(t.Context(), a.Token()))
+				require.Equal(t, map[crashfs.Mode]string{crashfs.Everything: "w", crashfs.DropUnsynced: "-"}[mode], value(t, db, "k"))
+			}
+		})
+	}
+}
+
+// A write with Sync keeps its name, although what is pulled is not synced.
+func TestTokenOfASyncedWriteOutlivesACrash(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		b := c.start("b", "a:9000")
+		s := crashfs.New(nil)
+		raw, err := leveldb.Open(s, nil)
+		require.NoError(t, err)
+		a := c.open("a", raw, &replicator.Options{})
+		put(t, b, "pulled", "without Sync")
+		requireAgreement(t, a, b)
+		put(t, b, "pulled", "without Sync, again")
+		requireAgreement(t, a, b)
+		c.net.Partition([]string{"a"}, []string{"b"})
+		require.NoError(t, a.Put([]byte("k"), []byte("w"), &opt.WriteOptions{Sync: true}))
+		require.NotZero(t, a.Status().Unsaved, "the test shows nothing")
+		token := a.Token()
+		a = c.killed("a", a, s, crashfs.DropUnsynced, "b:9000")
+		c.net.Heal()
+		for _, db := range []*replicator.DB{a, b} {
+			require.NoError(t, db.WaitFor(t.Context(), token))
+			require.Equal(t, "w", value(t, db, "k"))
+		}
+		v, err := b.Versions([]byte("k"))
+		require.NoError(t, err)
+		require.EqualValues(t, 1, v[0].Seq)
+	})
+}
+
+// What a peer pulled before the crash is not lost, however late it answers; nor is what
+// the original still writes of which a copy was opened.
+func TestTokenIsNotLostWhileSomebodyHasTheWrite(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		s := crashfs.New(nil)
+		raw, err := leveldb.Open(s, nil)
+		require.NoError(t, err)
+		a := c.open("a", raw, &replicator.Options{})
+		put(t, a, "first", "v")
+		image := s.Image(crashfs.Everything, nil)
+		put(t, a, "k", "w")
+		token := a.Token()
+		raw, err = leveldb.Open(image, nil)
+		require.NoError(t, err)
+		c.net.Delay(300*time.Millisecond, 900*time.Millisecond)
+		x := c.open("copy", raw, &replicator.Options{Peers: []string{"a:9000"}})
+		require.NoError(t, x.WaitFor(t.Context(), token))
+		require.Equal(t, "w", value(t, x, "k"))
+	})
+}
+
+func TestTokenIsLostWithoutPeersToo(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		s := crashfs.New(nil)
+		raw, err := leveldb.Open(s, nil)
+		require.NoError(t, err)
+		a := c.open("a", raw, &replicator.Options{})
+		require.Equal(t, replicator.Token{}, a.WriteToken())
+		put(t, a, "k", "w")
+		token := a.Token()
+		require.Equal(t, token, a.WriteToken())
+		require.NoError(t, a.WaitFor(t.Context(), token))
+		a = c.killed("a", a, s, crashfs.Everything)
+		require.ErrorIs(t, a.WaitFor(t.Context(), token), replicator.ErrTokenLost)
+		require.Equal(t, "w", value(t, a, "k"))
+		require.NoError(t, a.WaitFor(t.Context(), a.Token()))
+	})
+}
+
+// A token of the writes of one opening is as small after 300 of them.
+func TestWriteTokenStaysSmall(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		stor := storage.NewMemStorage()
+		var a *replicator.DB
+		for i := range 300 {
+			raw, err := leveldb.Open(stor, nil)
+			require.NoError(t, err)
+			a = c.open("a", raw, &replicator.Options{})
+			put(t, a, "k", fmt.Sprint(i))
+			if i < 299 {
+				require.NoError(t, a.Close())
+			}
+		}
+		require.Greater(t, len(a.Token().String()), 6000)
+		require.LessOrEqual(t, len(a.WriteToken().String()), 36)
+		b := c.start("b", "a:9000")
+		require.NoError(t, b.WaitFor(t.Context(), a.WriteToken()))
+		require.Equal(t, "299", value(t, b, "k"))
+	})
+}
+
+// Who takes nothing any more says so, to whoever waits and to whoever syncs.
+func TestReadOnlyReplicaEndsWaitsAndSyncsWithAnError(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, r := c.start("a"), c.start("r", "a:9000")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, r)
+		c.net.Partition([]string{"a"}, []string{"r"})
+		put(t, a, "k", "w")
+		token := a.Token()
+		waiting := make(chan error, 1)
+		go func() { waiting <- r.WaitFor(t.Context(), token) }()
+		time.Sleep(time.Second)
+		require.Empty(t, waiting)
+		require.NoError(t, r.SetReadOnly())
+		require.ErrorIs(t, <-waiting, leveldb.ErrReadOnly)
+		c.net.Heal()
+		time.Sleep(time.Minute)
+		require.ErrorIs(t, r.WaitFor(t.Context(), token), leveldb.ErrReadOnly)
+		require.NoError(t, r.WaitFor(t.Context(), r.Token()), "nothing is missing")
+		require.ErrorIs(t, r.Sync(t.Context()), leveldb.ErrReadOnly)
+		var step *replicator.PeerError
+		require.ErrorAs(t, a.Sync(t.Context()), &step)
+		require.Equal(t, "serve", step.Op)
+		require.ErrorContains(t, step, "takes nothing")
+		require.Equal(t, "v", value(t, r, "k"))
+	})
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, r := c.start("a"), c.start("r", "a:9000")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, r)
+		require.NoError(t, r.SetReadOnly())
+		require.NoError(t, r.Sync(t.Context()), "there was nothing to take")
+		require.NoError(t, a.Sync(t.Context()))
+	})
+}

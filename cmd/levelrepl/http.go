@@ -133,6 +133,8 @@ func statusOf(err error) int {
 		return http.StatusForbidden
 	case errors.Is(err, errNoConflict), errors.Is(err, errNoVersion):
 		return http.StatusConflict
+	case errors.Is(err, replicator.ErrTokenLost):
+		return http.StatusGone
 	case errors.As(err, &few), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
 	case errors.Is(err, replicator.ErrFailed), errors.Is(err, leveldb.ErrClosed):
@@ -199,7 +201,7 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	if err != nil {
 		return err
 	}
-	rw.Header().Set(tokenHeader, w.node.db.Token().String())
+	rw.Header().Set(tokenHeader, w.node.db.WriteToken().String())
 	rw.WriteHeader(http.StatusNoContent)
 	return nil
 }
