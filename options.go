@@ -107,8 +107,7 @@ type Options struct {
 	MaxClockSkew time.Duration
 
 	// MaxValue is the greatest value that Put and peers may write, in bytes.
-	// Default: 64 MiB, at most 1 GiB, and 512 MiB where an int has 32 bits. MaxKey
-	// likewise; default 64 KiB, at most 1 MiB.
+	// Default: 64 MiB, at most 1 GiB. MaxKey likewise; default 64 KiB, at most 1 MiB.
 	MaxValue, MaxKey int
 
 	// MaxConns bounds the connections accepted at once, MaxPending those
@@ -341,7 +340,7 @@ func (c *Options) check() error {
 	for _, f := range []struct {
 		name     string
 		n, limit int
-	}{{"Fanout", c.Fanout, 1 << 20}, {"MaxValue", c.MaxValue, min(1<<30, math.MaxInt/4)}, {"MaxKey", c.MaxKey, 1 << 20}, {"MaxConns", c.MaxConns, 1 << 20},
+	}{{"Fanout", c.Fanout, 1 << 20}, {"MaxValue", c.MaxValue, 1 << 30}, {"MaxKey", c.MaxKey, 1 << 20}, {"MaxConns", c.MaxConns, 1 << 20},
 		{"MaxPending", c.MaxPending, 1 << 20}, {"MaxInFlight", c.MaxInFlight, min(1<<40, math.MaxInt)}} {
 		if f.n < 0 || f.n > f.limit {
 			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
