@@ -210,3 +210,19 @@ func TestServeMakesADirectoryForItsOwnerOnly(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o750), info.Mode().Perm(), "that is the owner's business")
 }
+
+func TestDirectoryWithoutItsLockIsReadAndLeftSo(t *testing.T) {
+	dir := nodeDir(t, "k", "v")
+	require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")))
+	t.Setenv("TMPDIR", t.TempDir())
+	before := imprint(t, dir)
+	for _, args := range [][]string{{"get", "k", "--dir", dir}, {"verify", dir}, {"scan", "--dir", dir}, {"log", "--dir", dir}, {"conflicts", "--dir", dir}, {"compare", dir, dir}} {
+		must(t, args...)
+		require.Equal(t, before, imprint(t, dir), args)
+	}
+	left, err := os.ReadDir(os.Getenv("TMPDIR"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	t.Chdir(filepath.Dir(dir))
+	require.Equal(t, "v", must(t, "get", "k", "--dir", filepath.Base(dir)))
+}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -16,17 +18,55 @@ import (
 type shadow struct {
 	base            storage.Storage // read-only
 	storage.Storage                 // in memory: what was written since
+	links           string          // a directory to remove in the end, or ""
 
 	mu   sync.Mutex
 	gone map[storage.FileDesc]bool // of base: removed or replaced since
 }
 
 func openShadow(dir string) (*shadow, error) {
-	base, err := storage.OpenFile(dir, true)
+	links, err := linksTo(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &shadow{base: base, Storage: storage.NewMemStorage(), gone: map[storage.FileDesc]bool{}}, nil
+	base, err := storage.OpenFile(cmp.Or(links, dir), true)
+	if err != nil {
+		return nil, errors.Join(err, removeLinks(links))
+	}
+	return &shadow{base: base, Storage: storage.NewMemStorage(), links: links, gone: map[storage.FileDesc]bool{}}, nil
+}
+
+// linksTo makes a directory of links to the files of one that has no LOCK, else it returns
+// "". goleveldb would make that file even to read, which changes a directory that is not to
+// be changed, and cannot be where nothing may be written: a backup that left the empty file
+// out, a snapshot, another user's. Nobody has such a directory open.
+func linksTo(dir string) (links string, err error) {
+	if _, err := os.Stat(filepath.Join(dir, "LOCK")); !errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	if links, err = os.MkdirTemp("", "levelrepl-"); err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		if err := os.Symlink(filepath.Join(dir, f.Name()), filepath.Join(links, f.Name())); err != nil {
+			return "", errors.Join(err, removeLinks(links))
+		}
+	}
+	return links, nil
+}
+
+func removeLinks(links string) error {
+	if links == "" {
+		return nil
+	}
+	return os.RemoveAll(links) // of links only these
 }
 
 // shadowOptions keep goleveldb from compacting, which would bring tables into memory.
@@ -105,4 +145,6 @@ func (s *shadow) isGone(fd storage.FileDesc) bool {
 }
 
 // Close lets go of the directory.
-func (s *shadow) Close() error { return errors.Join(s.Storage.Close(), s.base.Close()) }
+func (s *shadow) Close() error {
+	return errors.Join(s.Storage.Close(), s.base.Close(), removeLinks(s.links))
+}
