@@ -34,8 +34,14 @@ cluster with serve --secret-file, and keep it where other secrets are kept.`,
 			if err != nil {
 				return err
 			}
-			_, err = f.WriteString(text)
-			return errors.Join(err, f.Close())
+			if _, err = f.WriteString(text); err == nil {
+				err = f.Sync()
+			}
+			if err = errors.Join(err, f.Close()); err != nil {
+				// Half a secret would be taken for one that must not be overwritten.
+				err = errors.Join(err, os.Remove(args[0]))
+			}
+			return err
 		},
 	}
 }
