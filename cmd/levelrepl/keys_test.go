@@ -144,6 +144,8 @@ func TestAddressComesFromTheEnvironment(t *testing.T) {
 	require.Equal(t, "v", must(t, "get", "k"))
 	require.Contains(t, must(t, "status"), "keys")
 	require.Equal(t, "v", must(t, "get", "k", "--addr", "http://"+n.http+"/"))
+	t.Setenv(addrEnv, n.http+"\r\n")
+	require.Equal(t, "v", must(t, "get", "k"), "a line's end is none of it")
 }
 
 func TestFollowerRefusesWritesAndSaysSo(t *testing.T) {

@@ -42,7 +42,7 @@ func newRemote(addr string) (*remote, error) {
 	if addr == "" {
 		addr = os.Getenv(addrEnv)
 	}
-	if addr == "" {
+	if addr = strings.TrimSpace(addr); addr == "" { // a file that sets the environment may end its lines with more
 		addr = defaultAddr
 	}
 	if !strings.Contains(addr, "://") {
@@ -57,7 +57,7 @@ func newRemote(addr string) (*remote, error) {
 	n.shown = strings.TrimSuffix(u.String(), "/")
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: patience}).DialContext
-	n.client = &http.Client{Transport: t}
+	n.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return n, nil
 }
 
@@ -85,8 +85,11 @@ func (n *remote) Close() error {
 	return nil
 }
 
-// ask holds one request; the caller closes the body.
-func (n *remote) ask(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
+// ask holds one request; the caller closes the body. An answer of another status than the
+// one wanted is an error, even of success: whoever gives it is no node, and has done
+// nothing of what it was asked to do. Redirections are not followed, for a PUT that is led
+// elsewhere becomes a GET.
+func (n *remote) ask(ctx context.Context, method, path string, query url.Values, body []byte, want int) (*http.Response, error) {
 	u := n.base + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
@@ -105,7 +108,7 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 	}
 	c.heard()
 	c.body, resp.Body = resp.Body, c
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode == want {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -202,6 +205,10 @@ func (c *call) explain(err error) error {
 
 // refused makes an error of an answer that is one.
 func (n *remote) refused(resp *http.Response) error {
+	if to, err := resp.Location(); err == nil {
+		to.User = nil
+		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), "it leads to " + to.String() + ": give the address of levelrepl serve itself, with https:// if that is it"}
+	}
 	var e struct{ Error string }
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil || json.Unmarshal(text, &e) != nil || e.Error == "" {
@@ -224,7 +231,7 @@ func (n *remote) json(ctx context.Context, path string, query url.Values, into a
 }
 
 func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Values, into any) error {
-	resp, err := n.ask(ctx, method, path, query, nil)
+	resp, err := n.ask(ctx, method, path, query, nil, http.StatusOK)
 	if err != nil {
 		return err
 	}
@@ -233,18 +240,31 @@ func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Valu
 		if hinted := new(hintedError); errors.As(err, &hinted) || ctx.Err() != nil {
 			return err // the answer did not come
 		}
-		return &hintedError{fmt.Errorf("%s gave an answer that cannot be read: %w", n.shown, err), "is that the HTTP address of levelrepl serve, of this version?"}
+		return n.stranger(err)
 	}
 	return nil
 }
 
+// stranger is the error about an answer that no node would give.
+func (n *remote) stranger(err error) error {
+	return &hintedError{fmt.Errorf("%s gave an answer that cannot be read: %w", n.shown, err), "is that the HTTP address of levelrepl serve, of this version?"}
+}
+
 // send asks for something to be done.
 func (n *remote) send(ctx context.Context, method, path string, query url.Values, body []byte) error {
-	resp, err := n.ask(ctx, method, path, query, body)
+	resp, err := n.ask(ctx, method, path, query, body, http.StatusNoContent)
 	if err != nil {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// listed turns down an answer without the list that a node gives even if it is empty.
+func listed[T any](n *remote, err error, list []T) error {
+	if err == nil && list == nil {
+		return n.stranger(errors.New("it has no list"))
+	}
+	return err
 }
 
 func keyPath(kind string, key []byte) string { return "/" + kind + "/" + url.PathEscape(string(key)) }
@@ -269,11 +289,14 @@ func (n *remote) status(ctx context.Context) (replicator.Status, error) {
 }
 
 func (n *remote) get(ctx context.Context, key []byte) ([]byte, error) {
-	resp, err := n.ask(ctx, http.MethodGet, keyPath("kv", key), nil, nil)
+	resp, err := n.ask(ctx, http.MethodGet, keyPath("kv", key), nil, nil, http.StatusOK)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
+	if kind := resp.Header.Get("Content-Type"); kind != "application/octet-stream" {
+		return nil, n.stranger(fmt.Errorf("it is of type %q", kind))
+	}
 	return io.ReadAll(resp.Body)
 }
 
@@ -305,29 +328,44 @@ func (n *remote) scan(ctx context.Context, s span) (p page, err error) {
 	if !s.values {
 		q.Set("values", "0")
 	}
-	return p, n.json(ctx, "/kv", q, &p)
+	err = n.json(ctx, "/kv", q, &p)
+	return p, listed(n, err, p.Entries)
 }
 
 func (n *remote) versions(ctx context.Context, key []byte) (vs []version, err error) {
-	return vs, n.json(ctx, keyPath("versions", key), nil, &vs)
+	err = n.json(ctx, keyPath("versions", key), nil, &vs)
+	return vs, listed(n, err, vs)
 }
 
 func (n *remote) conflicts(ctx context.Context, from []byte, limit int) (p page, err error) {
-	return p, n.json(ctx, "/conflicts", url.Values{"from": {string(from)}, "limit": {strconv.Itoa(limit)}}, &p)
+	err = n.json(ctx, "/conflicts", url.Values{"from": {string(from)}, "limit": {strconv.Itoa(limit)}}, &p)
+	return p, listed(n, err, p.Entries)
 }
 
 func (n *remote) take(ctx context.Context, key []byte, name string) error {
 	return n.send(ctx, http.MethodPost, keyPath("take", key), url.Values{"version": {name}}, nil)
 }
 
-func (n *remote) verify(ctx context.Context) (r replicator.Report, err error) {
-	err = n.json(ctx, "/verify", nil, &r)
-	safeTexts(&r)
-	return r, err
+func (n *remote) verify(ctx context.Context) (replicator.Report, error) {
+	return n.report(ctx, http.MethodGet, "/verify")
 }
 
-func (n *remote) repair(ctx context.Context) (r replicator.Report, err error) {
-	err = n.jsonBy(ctx, http.MethodPost, "/repair", nil, &r)
-	safeTexts(&r)
-	return r, err
+func (n *remote) repair(ctx context.Context) (replicator.Report, error) {
+	return n.report(ctx, http.MethodPost, "/repair")
+}
+
+func (n *remote) report(ctx context.Context, method, path string) (replicator.Report, error) {
+	var r struct {
+		Digest *replicator.Digest `json:"digest"`
+		replicator.Report
+	}
+	err := n.jsonBy(ctx, method, path, nil, &r)
+	if err == nil && r.Digest == nil {
+		err = n.stranger(errors.New("it is no report"))
+	}
+	if err == nil {
+		r.Report.Digest = *r.Digest
+	}
+	safeTexts(&r.Report)
+	return r.Report, err
 }

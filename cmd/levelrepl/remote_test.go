@@ -40,6 +40,7 @@ func frozen(t *testing.T, beginning string) string {
 	end := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if beginning != "" && r.Method == http.MethodGet {
+			w.Header().Set("Content-Type", "application/octet-stream")
 			io.WriteString(w, beginning)
 			http.NewResponseController(w).Flush()
 		}
@@ -81,7 +82,7 @@ func TestSlowNodeIsWaitedForWhileItAnswersElsewhere(t *testing.T) {
 			}
 			return
 		}
-		io.WriteString(w, `{"keys":`)
+		io.WriteString(w, `{"digest":"00000000000000000000000000000000","keys":`)
 		http.NewResponseController(w).Flush()
 		<-enough
 		io.WriteString(w, `7}`)
@@ -99,6 +100,7 @@ func TestSlowNodeIsWaitedForWhileItAnswersElsewhere(t *testing.T) {
 func TestNodeThatBreaksOffIsNamed(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Content-Type", "application/octet-stream")
 		io.WriteString(w, "half")
 	}))
 	defer s.Close()
@@ -113,4 +115,49 @@ func TestStatusOfAFrozenNodeNamesIt(t *testing.T) {
 	defer cancel()
 	_, err = n.status(ctx)
 	require.ErrorContains(t, err, n.shown+" does not answer in time")
+}
+
+func TestWhoIsNoNodeHasWrittenNothing(t *testing.T) {
+	n := serve(t, filepath.Join(t.TempDir(), "a"))
+	redirecting := func(status int) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://someone:hunter2@"+n.http+r.URL.RequestURI(), status)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	answering := func(kind, body string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			io.WriteString(w, body)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	must(t, "put", "--addr", n.http, "k", "v")
+	for name, c := range map[string]struct{ at, says string }{
+		"301":           {redirecting(301), "it leads to http://" + n.http + "/"},
+		"307":           {redirecting(307), "it leads to http://" + n.http + "/"},
+		"login page":    {answering("text/html", "<html>log in</html>"), "is that the HTTP address of levelrepl serve"},
+		"other API":     {answering("application/json", "{}"), "is that the HTTP address of levelrepl serve"},
+		"another other": {answering("application/json", "null"), "is that the HTTP address of levelrepl serve"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, line := range []string{
+				"put k other", "del k", "get k", "scan", "conflicts", "resolve k --delete", "verify AT", "repair AT", "compare --full AT " + n.http, "compare --full " + n.http + " AT",
+			} {
+				args := strings.Fields(strings.ReplaceAll(line, "AT", c.at))
+				if !strings.Contains(line, "AT") {
+					args = append(args, "--addr", c.at)
+				}
+				code, out, errOut := cli(args...)
+				require.Equal(t, exitFailed, code, line)
+				require.NotContains(t, out+errOut, "hunter2")
+				if !strings.HasPrefix(line, "compare") { // asks for a status first, and says that
+					require.Contains(t, errOut, c.says, line)
+				}
+			}
+		})
+	}
+	require.Equal(t, "v", must(t, "get", "--addr", n.http, "k"))
 }
