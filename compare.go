@@ -49,7 +49,7 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 		db.AddPeer(addr)
 		defer db.RemovePeer(addr)
 	}
-	if _, err := db.syncOne(ctx, addr, purpose{compare: &found}); err != nil {
+	if _, err := db.syncOne(ctx, addr, purpose{compare: &found}); err != nil && !isSelf(err) {
 		return Comparison{Peer: addr}, err
 	}
 	if !found.begun {

@@ -294,45 +294,69 @@ func (c caller) learn(addrs []string) {
 	}
 }
 
-// call dials a peer and holds a session with it. It is whole if no pull was left
-// out or broken off that is to be held later.
-func (db *DB) call(ctx context.Context, p *peer, why purpose) (s *session, err error) {
+// call dials a peer and holds a session with it, which it returns. A name is tried at one of its addresses
+// after another, until a peer introduces itself.
+func (db *DB) call(ctx context.Context, p *peer, why purpose) (*session, error) {
 	started := time.Now()
+	a := db.attempt(ctx, p, why, false)
+	for n := 1; n < maxAttempts && ctx.Err() == nil && db.peers.elsewhere(p, a); n++ {
+		next := db.attempt(ctx, p, why, true)
+		if next.at == "" { // no other address answers
+			if isSelf(a.err) && next.tried {
+				a.err = &PeerError{p.addr, "dial", errNoOther}
+			}
+			break
+		}
+		a = next
+	}
+	s, err := a.session, a.err
+	if err != nil && ctx.Err() != nil {
+		db.peers.free(p) // we gave up, which says nothing of the peer
+		return s, err
+	}
+	db.ended(p, s, a.pace, started, err)
+	db.report(p.addr, s, a.pace, time.Since(started), err)
+	return s, err
+}
+
+// attempt is a session at one address of a peer.
+type attempt struct {
+	session *session
+	pace    *progressConn
+	at      string // where the connection led; empty if there was none
+	heeds   bool   // Dial asks which addresses to avoid
+	tried   bool   // and there was one to try
+	err     error
+}
+
+func (db *DB) attempt(ctx context.Context, p *peer, why purpose, other bool) (a attempt) {
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
 	params := db.params(remembered)
 	params.purpose = why
-	s = newSession(caller{db, p.addr}, true, params)
+	s := newSession(caller{db, p.addr}, true, params)
+	a.session = s
 	s.greetedAs = func(h *hello) {
 		s.params.careful(db.peers.broke(p))
-		db.answers(p, h.origin)
+		db.replaced(db.peers.answered(p, h.origin, h.name, a.at))
 	}
-	var pace *progressConn
-	err = func() error {
-		dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
-		defer cancel()
-		raw, err := db.opts.Dial(dialing, "tcp", p.addr)
-		if err != nil {
-			return &PeerError{p.addr, "dial", err}
-		}
-		pace = newProgressConn(raw, db.rates)
-		conn, err := db.security.clientTo(dialing, pace, p.addr)
-		if err != nil {
-			return &PeerError{p.addr, "handshake", err}
-		}
-		if err := db.converse(ctx, conn, pace, s, nil, func() string { return p.addr }); err != nil {
-			return &PeerError{p.addr, s.op(), err}
-		}
-		return nil
-	}()
-	if err != nil && ctx.Err() != nil {
-		db.peers.free(p) // we gave up, which says nothing of the peer
-		return s, err
+	dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	raw, err := db.dial(dialing, p, other, &a)
+	if err != nil {
+		a.err = &PeerError{p.addr, "dial", err}
+		return a
 	}
-	db.ended(p, s, pace, started, err)
-	db.report(p.addr, s, pace, time.Since(started), err)
-	return s, err
+	a.at = raw.RemoteAddr().String()
+	a.pace = newProgressConn(raw, db.rates)
+	conn, err := db.security.clientTo(dialing, a.pace, p.addr)
+	if err != nil {
+		a.err = &PeerError{p.addr, "handshake", err}
+	} else if err := db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
+		a.err = &PeerError{p.addr, s.op(), err}
+	}
+	return a
 }
 
 // whole reports whether nothing of a session is left to another.
@@ -425,7 +449,6 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	s.greetedAs = func(h *hello) {
 		from = db.incoming(h, raw.RemoteAddr())
 		s.params.careful(db.peers.broke(from))
-		db.answers(from, h.origin)
 	}
 	called := func() string {
 		if from != nil {
@@ -442,6 +465,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	case err != nil && ctx.Err() != nil:
 		db.peers.gone(from)
 		return
+	case stranger && isSelf(err): // the state of the address says so
 	case stranger && err != nil:
 		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
 	case from != nil:

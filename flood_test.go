@@ -181,10 +181,12 @@ func TestServerThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
 	self := l.Addr().String()
 	db := serve(t, Options{Listener: l, Peers: []string{self}})
 	require.NoError(t, db.Put([]byte("k"), []byte("v"), nil))
-	require.NoError(t, db.Sync(t.Context()))
-	p := db.Status().Peers
-	require.Len(t, p, 1)
-	require.Equal(t, "self", p[0].State)
-	require.Greater(t, time.Until(p[0].Next), 50*time.Minute, "but not for ever")
-	require.Len(t, db.Status().Claims, 1)
+	require.ErrorContains(t, db.Sync(t.Context()), "every address that is known ("+self+") leads to this server itself")
+	s := db.Status()
+	require.True(t, s.Alone)
+	require.Len(t, s.Peers, 1)
+	require.Equal(t, "self", s.Peers[0].State)
+	require.Less(t, time.Until(s.Peers[0].Next), 15*time.Second, "seconds, not an hour")
+	require.Empty(t, s.Refusals, "it does not complain of itself")
+	require.Len(t, s.Claims, 1)
 }

@@ -76,7 +76,8 @@ type Options struct {
 	// beside his own tells something about them. Default: CompressNothing.
 	Compression Compression
 
-	// Dial connects to peers. Default: net.Dialer.DialContext.
+	// Dial connects to peers. Default: as net.Dialer.DialContext, which tries the
+	// addresses of a name one after another. Your own had better ask [Avoid] of each.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// MinInterval and MaxInterval bound the pause between two rounds of
@@ -263,7 +264,7 @@ func (o *Options) withDefaults() (Options, error) {
 		c.Resolver = HighestClock
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{}).DialContext
+		c.Dial = dialer.DialContext
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

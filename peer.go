@@ -1,21 +1,27 @@
 package replicator
 
 import (
+	"cmp"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 )
 
-// peer is an address, and what is known of who answers there.
+// peer is an address, and what is known of the replica that answers there; or a replica
+// that dials us and whose address cannot be told, see peers.guests.
 type peer struct {
 	addr      string
 	source    source
-	origin    Origin // who answered last
+	origin    Origin // who answered, or came, last
 	name      string
+	who       identity
+	avoid     avoided // addresses that its name has, and that led nowhere lately
 	state     string
 	err       error
 	busy      bool          // a session that we dialed is under way
@@ -54,12 +60,27 @@ func (s source) String() string {
 
 // peers are all addresses, by all sources.
 type peers struct {
-	mu    sync.Mutex
-	list  []*peer // sorted by address
-	found chan struct{}
-	least time.Duration // first pause after a failure
-	most  time.Duration
+	mu     sync.Mutex
+	list   []*peer          // sorted by address
+	guests map[Origin]*peer // they dial us, and where they could be dialed cannot be told
+	found  chan struct{}
+	least  time.Duration // first pause after a failure
+	most   time.Duration
+	lately time.Duration // who came within it counts as there
+	alone  bool          // it was said that all configured addresses are this replica's own
 }
+
+// live reports whether a peer answers when it is dialed, as far as is known.
+func (p *peer) live() bool { return p.state == "ok" && p.failed == 0 }
+
+// answeredLately reports whether a session with it ended well within the last hour.
+func (p *peer) answeredLately(now time.Time) bool {
+	return !p.last.IsZero() && now.Sub(p.last) < tellFor
+}
+
+// maxDialing bounds the dials under way to addresses that are not known to answer: each
+// may take until it times out, and holds a file handle for as long.
+const maxDialing = 64
 
 // forgetAfter is how long an address that was not configured is kept without
 // being heard of or answering.
@@ -68,8 +89,8 @@ const forgetAfter = 10 * time.Minute
 // maxPeers bounds the addresses that are kept, beside those configured.
 const maxPeers = 4096
 
-func newPeers(least, most time.Duration) *peers {
-	return &peers{found: make(chan struct{}, 1), least: least, most: most}
+func newPeers(least, most, lately time.Duration) *peers {
+	return &peers{found: make(chan struct{}, 1), guests: map[Origin]*peer{}, least: least, most: most, lately: lately}
 }
 
 func (ps *peers) search(addr string) (int, bool) {
@@ -97,12 +118,16 @@ func (ps *peers) add(addr string, s source, now time.Time) bool {
 	if s != fromList && len(ps.list) >= maxPeers {
 		return false
 	}
+	ps.list = slices.Insert(ps.list, i, ps.newPeer(addr, s, now))
+	notify(ps.found)
+	return true
+}
+
+func (ps *peers) newPeer(addr string, s source, now time.Time) *peer {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = ps.least, ps.most, 2, 0.3
 	b.Reset()
-	ps.list = slices.Insert(ps.list, i, &peer{addr: addr, source: s, state: "new", seen: now, covered: now, backoff: b})
-	notify(ps.found)
-	return true
+	return &peer{addr: addr, source: s, state: "new", seen: now, covered: now, backoff: b}
 }
 
 // remove forgets an address.
@@ -117,41 +142,156 @@ func (ps *peers) remove(addr string) {
 // tellFor is how long an address is told to others after the last good session.
 const tellFor = time.Hour
 
-// addresses are those worth telling others: configured, or known to answer.
+// addresses are those worth telling others: those known to answer first, then those
+// configured. One with a zone means nothing on another machine.
 func (ps *peers) addresses() []string {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	now := time.Now()
-	var addrs []string
+	var known, configured []string
 	for _, p := range ps.list {
-		if p.source == fromList || !p.last.IsZero() && now.Sub(p.last) < tellFor {
-			addrs = append(addrs, p.addr)
+		switch {
+		case strings.Contains(p.addr, "%"):
+		case p.answeredLately(now):
+			known = append(known, p.addr)
+		case p.source == fromList:
+			configured = append(configured, p.addr)
 		}
 	}
+	if len(known)+len(configured) <= maxAddresses {
+		known = append(known, configured...)
+		slices.Sort(known)
+		return known
+	}
+	return append(known, configured...)[:maxAddresses]
+}
+
+// pick chooses up to n of the peers that answer, at random, and beside them up to probes
+// others, and marks them busy. So addresses where nobody answers, however many they are,
+// take the place of none that does. Those that rest after a failure, or that skip accepts,
+// are left out; skip may be nil.
+func (ps *peers) pick(n, probes int, now time.Time, skip func(*peer) bool) (live, others []*peer) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.forgetLocked(now)
+	dialing := 0
+	for _, p := range ps.list {
+		switch {
+		case p.busy:
+			dialing += int(btoi(!p.live()))
+		case now.Before(p.next) || skip != nil && skip(p):
+		case p.live():
+			live = append(live, p)
+		default:
+			others = append(others, p)
+		}
+	}
+	rand.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	slices.SortStableFunc(others, func(a, b *peer) int { return cmp.Compare(a.hope(now), b.hope(now)) })
+	live = live[:min(n, len(live))]
+	others = others[:max(0, min(probes, len(others), maxDialing-dialing))]
+	for _, p := range append(slices.Clip(live), others...) {
+		p.busy = true
+	}
+	return live, others
+}
+
+// awaken has an address that rests tried at once.
+func (ps *peers) awaken(addr string) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if i, ok := ps.search(addr); ok {
+		p := ps.list[i]
+		p.next, p.avoid = time.Time{}, nil
+		p.backoff.Reset()
+		notify(ps.found)
+	}
+}
+
+// aloneLocked reports whether addresses are configured, all of them lead to this server
+// itself, and nobody else is there.
+func (ps *peers) aloneLocked(now time.Time) bool {
+	configured := false
+	for _, p := range ps.list {
+		if p.source == fromList && p.state != "self" || p.live() || ps.thereLocked(p, now) {
+			return false
+		}
+		configured = configured || p.source == fromList
+	}
+	for _, g := range ps.guests {
+		if ps.thereLocked(g, now) {
+			return false
+		}
+	}
+	return configured
+}
+
+// isAlone reports whether no address leads to anybody else.
+func (ps *peers) isAlone(now time.Time) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.aloneLocked(now)
+}
+
+// noteAlone notes whether this server is alone, and reports whether that is new.
+func (ps *peers) noteAlone(now time.Time) (alone, changed bool) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	alone = ps.aloneLocked(now)
+	changed = alone != ps.alone
+	ps.alone = alone
+	return alone, changed
+}
+
+// configured are the addresses that were configured.
+func (ps *peers) configured() (addrs []string) {
+	ps.each(func(p *peer) {
+		if p.source == fromList {
+			addrs = append(addrs, p.addr)
+		}
+	})
 	return addrs
 }
 
-// pick chooses up to n peers at random that are not resting after a failure, and
-// marks them busy. Those that skip accepts are left out.
-func (ps *peers) pick(n int, now time.Time, skip func(*peer) bool) []*peer {
+// hope orders those that are not known to answer: who did a while ago, who was never
+// tried, and the rest.
+func (p *peer) hope(now time.Time) int {
+	switch {
+	case p.answeredLately(now):
+		return 0
+	case !p.tried:
+		return 1
+	}
+	return 2
+}
+
+// nextProbe is when an address that is not known to answer is due; it reports false if
+// there is none, or if as many are being dialed as may be.
+func (ps *peers) nextProbe() (next time.Time, ok bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	var able []*peer
-	ps.list = slices.DeleteFunc(ps.list, func(p *peer) bool {
-		return p.source != fromList && !p.busy && p.state != "ok" && now.Sub(p.seen) > forgetAfter
-	})
+	dialing := 0
 	for _, p := range ps.list {
-		if !p.busy && !now.Before(p.next) && (skip == nil || !skip(p)) {
-			able = append(able, p)
+		switch {
+		case p.live():
+		case p.busy:
+			dialing++
+		case !ok || p.next.Before(next):
+			next, ok = p.next, true
 		}
 	}
-	rand.Shuffle(len(able), func(i, j int) { able[i], able[j] = able[j], able[i] })
-	slices.SortStableFunc(able, func(a, b *peer) int { return int(btoi(a.tried) - btoi(b.tried)) })
-	able = able[:min(n, len(able))]
-	for _, p := range able {
-		p.busy = true
-	}
-	return able
+	return next, ok && dialing < maxDialing
+}
+
+// forgetLocked drops who was not configured, and was neither heard of nor there for long.
+func (ps *peers) forgetLocked(now time.Time) {
+	ps.list = slices.DeleteFunc(ps.list, func(p *peer) bool {
+		return p.source != fromList && !p.busy && p.answering == 0 && p.state != "ok" && now.Sub(p.seen) > forgetAfter
+	})
+	maps.DeleteFunc(ps.guests, func(_ Origin, p *peer) bool {
+		return p.answering == 0 && now.Sub(p.seen) > forgetAfter
+	})
 }
 
 // take marks a peer busy. If it is busy already, what it returns instead is closed
@@ -160,7 +300,7 @@ func (ps *peers) take(addr string) (*peer, <-chan struct{}) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	i, ok := ps.search(addr)
-	if !ok || ps.list[i].state == "self" {
+	if !ok {
 		return nil, nil
 	}
 	p := ps.list[i]
@@ -201,19 +341,7 @@ func (ps *peers) free(p *peer) {
 	p.freeLocked()
 }
 
-// came notes that a peer has dialed us, and gone that the session is over.
-func (ps *peers) came(addr string, now time.Time) *peer {
-	ps.add(addr, fromIncoming, now)
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	i, ok := ps.search(addr)
-	if !ok {
-		return nil // there are too many already
-	}
-	ps.list[i].answering++
-	return ps.list[i]
-}
-
+// gone notes that a session with a peer that dialed us is over.
 func (ps *peers) gone(p *peer) {
 	if p == nil {
 		return
@@ -223,15 +351,19 @@ func (ps *peers) gone(p *peer) {
 	p.answering--
 }
 
-// all gives every address.
+// all returns every address, those that answer first.
 func (ps *peers) all() []string {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	addrs := make([]string, len(ps.list))
-	for i, p := range ps.list {
-		addrs[i] = p.addr
+	var live, others []string
+	for _, p := range ps.list {
+		if p.live() {
+			live = append(live, p.addr)
+		} else {
+			others = append(others, p.addr)
+		}
 	}
-	return addrs
+	return append(live, others...)
 }
 
 // tried tells whether a session has ended with every peer, and how many there are.
@@ -253,5 +385,8 @@ func (ps *peers) each(f func(*peer)) {
 	defer ps.mu.Unlock()
 	for _, p := range ps.list {
 		f(p)
+	}
+	for _, o := range slices.SortedFunc(maps.Keys(ps.guests), Origin.compare) {
+		f(ps.guests[o])
 	}
 }

@@ -245,7 +245,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
 		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
-		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second)),
+		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
@@ -336,7 +336,8 @@ func (db *DB) advertised() string {
 	return db.listener.Addr().String()
 }
 
-// AddPeer adds the address of another server, "host:port", to those configured.
+// AddPeer adds the address of another server, "host:port", to those configured. One
+// that is known already, and rests after a failure, is tried at once.
 // One that is no address is logged and otherwise ignored.
 func (db *DB) AddPeer(addr string) {
 	if err := checkAddr(addr); err != nil {
@@ -344,6 +345,7 @@ func (db *DB) AddPeer(addr string) {
 		return
 	}
 	db.peers.add(addr, fromList, time.Now())
+	db.peers.awaken(addr)
 }
 
 // RemovePeer forgets an address. It may come back if another source names it.
@@ -356,8 +358,9 @@ func (db *DB) RemovePeer(addr string) { db.peers.remove(addr) }
 //
 // A peer that fails does not stop the others: the error joins one [*PeerError]
 // for each. It is one, too, if this replica or the peer lacks something and takes
-// nothing, because its store failed or is read-only. If ctx ends first, Sync returns
-// its error, and what was applied stays.
+// nothing, because its store failed or is read-only; and it is an error if all
+// addresses lead to this replica itself. If ctx ends first, Sync returns its error, and
+// what was applied stays.
 func (db *DB) Sync(ctx context.Context) error {
 	if db.isClosing() {
 		return leveldb.ErrClosed
@@ -374,8 +377,11 @@ func (db *DB) Sync(ctx context.Context) error {
 	addrs := db.peers.all()
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
+	places := make(chan struct{}, maxDialing)
 	for i, addr := range addrs {
+		places <- struct{}{}
 		wg.Go(func() {
+			defer func() { <-places }()
 			s, err := db.syncOne(ctx, addr, purpose{})
 			if err == nil && s != nil {
 				err = s.tookNothing(addr, db.queue.broken())
@@ -387,7 +393,10 @@ func (db *DB) Sync(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 && !slices.ContainsFunc(errs, func(err error) bool { return !isSelf(err) }) {
+		return fmt.Errorf("replicator: nothing was replicated: every address that is known (%s) leads to this server itself", strings.Join(addrs[:min(len(addrs), 8)], ", "))
+	}
+	return errors.Join(slices.DeleteFunc(errs, isSelf)...)
 }
 
 // syncOne holds a session that begins after now, and further ones while a pull is
@@ -398,7 +407,7 @@ func (db *DB) syncOne(ctx context.Context, addr string, why purpose) (*session, 
 		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
 		if p == nil && wait == nil {
-			return nil, nil // removed meanwhile, or it is this replica itself
+			return nil, nil // removed meanwhile
 		}
 		if p != nil {
 			s, err := db.call(ctx, p, why)

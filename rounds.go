@@ -15,12 +15,13 @@ func (db *DB) rounds(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	next := time.Time{} // not before
+	due := time.Time{}  // the next round though nothing changes
 	kicked := false     // since the last round
 	passing := false    // news of others wait until relay fires
 	relay := time.NewTimer(time.Hour)
 	relay.Stop()
 	defer relay.Stop()
-	for first := true; ; {
+	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
 			return
@@ -57,15 +58,18 @@ func (db *DB) rounds(ctx context.Context) {
 		relay.Stop()
 		// Only sessions that a change was the reason for keep the next change waiting long.
 		least := time.Duration(0)
-		switch n := db.round(ctx, now, kicked, first); {
-		case kicked && n > 0:
+		switch told, probed := db.round(ctx, now, kicked, !now.Before(due), first); {
+		case kicked && told > 0:
 			least = db.opts.MinInterval
-		case kicked || n > 0:
+		case kicked || told+probed > 0:
 			least = db.opts.MinInterval / 10
 		}
 		next = now.Add(least)
-		kicked, first = false, false
-		timer.Reset(db.untilNext(now))
+		if kicked || !now.Before(due) {
+			due = now.Add(jitter(db.pause(now)))
+		}
+		kicked = false
+		timer.Reset(db.untilNext(now, due))
 	}
 }
 
@@ -103,44 +107,53 @@ func taken(signal <-chan struct{}) bool {
 // us as we dial it, and there are so few servers that each is told by who wrote.
 const steadyPause = time.Second
 
-// round starts sessions with peers chosen at random: all of them at first, then
-// Fanout. After a change those are left out that are known to have it already, and else
-// those that would tell us if they had news. It gives how many there are.
-func (db *DB) round(ctx context.Context, now time.Time, kicked, first bool) int {
-	n := db.opts.Fanout
+// round starts sessions with peers chosen at random: after a change, and when one is due,
+// with Fanout of those that answer; and at any time beside them with some of those that are
+// new, or failed and have rested. After a change those are left out that are known to
+// have it already, and else those that would tell us if they had news. It returns how
+// many there are of each.
+func (db *DB) round(ctx context.Context, now time.Time, kicked, due, first bool) (told, probed int) {
+	n, probes := 0, probesPerRound
+	if kicked || due {
+		n = db.opts.Fanout
+	}
 	if first {
-		n = 64
+		probes = maxDialing
 	}
 	var claims sum
 	db.at(func(r *replica) { claims = r.known.claims })
 	few := db.few()
 	pause := min(steadyPause, db.opts.MaxInterval)
 	skip := func(p *peer) bool {
-		if kicked {
+		switch {
+		case !p.live():
+			return false
+		case kicked:
 			return p.answering > 0 || p.claims == claims
 		}
 		return few && p.claims == claims && now.Sub(p.reached) < pause && now.Sub(p.came) < 2*pause
 	}
-	picked := db.peers.pick(n, now, skip)
-	for _, p := range picked {
+	live, others := db.peers.pick(n, probes, now, skip)
+	for _, p := range append(live, others...) {
 		db.spawn(func() { db.call(ctx, p, purpose{}) })
 	}
-	return len(picked)
+	return len(live), len(others)
 }
+
+// probesPerRound bounds the addresses not known to answer that a round begins to dial.
+const probesPerRound = 16
 
 // few tells that a round after a change reaches all servers there are.
 func (db *DB) few() bool { return db.peers.met() <= db.opts.Fanout }
 
-// untilNext is the pause before the next round, or the time until a peer that
-// failed may be tried again, if that is sooner.
-func (db *DB) untilNext(now time.Time) time.Duration {
-	d := jitter(db.pause(now))
-	db.peers.each(func(p *peer) {
-		if !p.busy && p.failed > 0 {
-			d = min(d, max(p.next.Sub(now), db.opts.MinInterval))
-		}
-	})
-	return d
+// untilNext is the pause before the next round, or the time until an address that is
+// not known to answer may be tried, if that is sooner.
+func (db *DB) untilNext(now, due time.Time) time.Duration {
+	d := due.Sub(now)
+	if next, ok := db.peers.nextProbe(); ok {
+		d = min(d, max(next.Sub(now), db.opts.MinInterval))
+	}
+	return max(d, 0)
 }
 
 func (db *DB) pause(now time.Time) time.Duration {
@@ -270,17 +283,15 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, 
 		p.freeLocked()
 	}
 	p.tried = true
+	if o := s.theirs.origin; o != (Origin{}) && o != p.origin {
+		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
+		return
+	}
 	p.pulled += int64(s.stats.pulled)
 	p.served += int64(s.stats.served)
 	if pace != nil {
 		p.in += pace.in.Load()
 		p.out += pace.out.Load()
-	}
-	if o := s.theirs.origin; o != (Origin{}) {
-		if p.origin != o {
-			p.has, p.covered = nil, now
-		}
-		p.origin, p.name = o, s.theirs.name
 	}
 	if err == nil {
 		p.endedWellLocked(s.dialed, now)
@@ -310,8 +321,21 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, 
 	if err == nil && behind {
 		db.news(0)
 	}
+	db.noteAlone()
 	db.checkReady()
 	db.hastenNow()
+}
+
+// noteAlone logs once that no address leads to anybody else, and once that one does again.
+func (db *DB) noteAlone() {
+	switch alone, changed := db.peers.noteAlone(time.Now()); {
+	case !changed:
+	case alone:
+		db.opts.Logger.Warn("replicator: every configured address leads to this server itself; nothing is replicated until another one is found",
+			"peers", db.peers.configured())
+	default:
+		db.opts.Logger.Info("replicator: another server was found, or is looked for")
+	}
 }
 
 // endedWellLocked: only a session that we dialed proves that we can dial. Of two
@@ -339,10 +363,12 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 	var refused *RefusedError
 	var rejected *rejectedError
 	var step *PeerError
-	self := errors.Is(err, errSelf)
 	switch {
+	case isSelf(err):
+		p.selfLocked(now, lately)
+		return
 	case errors.As(err, &refused):
-		state, self = "refused", refused.Code == int(refuseSelf)
+		state = "refused"
 	case errors.As(err, &rejected):
 		state = "refused"
 	case errors.As(err, &step) && step.Op == "dial" && !p.came.IsZero() && now.Sub(p.came) < lately:
@@ -352,11 +378,24 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 		p.failed++
 		p.next = now.Add(p.backoff.NextBackOff())
 	}
-	if self {
-		// Not for ever: the address may pass to another server.
-		state, p.next, p.err, p.failed = "self", now.Add(time.Hour), nil, 0
-	}
 	p.state = state
+}
+
+// isSelf reports whether a session failed since it led back to this server.
+func isSelf(err error) bool {
+	var refused *RefusedError
+	return errors.Is(err, errSelf) || errors.As(err, &refused) && refused.Code == int(refuseSelf)
+}
+
+// selfLocked notes that an address has led to this server itself. That may be another one
+// the next time, as a name or a virtual address leads to several and any address
+// may pass to another server; so it rests no longer than one that failed.
+func (p *peer) selfLocked(now time.Time, lately time.Duration) {
+	p.err, p.failed, p.next = nil, 0, now.Add(p.backoff.NextBackOff())
+	p.who.shared = p.who.shared || p.who.proven
+	if !p.who.shared || p.state != "ok" || now.Sub(p.last) >= lately {
+		p.state = "self"
+	}
 }
 
 func (db *DB) logState(p *peer, name, state string, err error) {
@@ -392,27 +431,31 @@ func (db *DB) report(addr string, s *session, pace *progressConn, took time.Dura
 	}
 }
 
-// incoming notes where a peer that dialed us can be dialed. It is nil if that
-// cannot be said.
+// incoming notes that a peer has dialed us, and where it can be dialed, if that can be
+// said. It is nil if there are too many peers.
 func (db *DB) incoming(h *hello, remote net.Addr) *peer {
 	addr := reachable(h.addr, remote)
-	if addr == "" || addr == db.advertised() {
-		return nil
+	if addr == db.advertised() {
+		addr = ""
 	}
-	return db.peers.came(addr, time.Now())
+	before, over := db.peers.holder(addr), false
+	if before != (Origin{}) && before != h.origin {
+		db.at(func(r *replica) { over = r.succeeded[before] })
+	}
+	p, gone := db.peers.came(h.origin, h.name, addr, remote.String(), over, time.Now())
+	db.replaced(gone)
+	return p
 }
 
-// answers notes who answers at a peer's address. If it was somebody else until now,
-// that one counts no more, before the first report of the new one does.
-func (db *DB) answers(p *peer, o Origin) {
-	if p == nil {
-		return
-	}
-	db.peers.mu.Lock()
-	before := p.origin
-	db.peers.mu.Unlock()
-	if before != o {
-		db.at(func(r *replica) { r.replaced(before) })
+// replaced has members count no more until they are heard again: somebody else is where
+// they were. That is said before the first report of the new one counts.
+func (db *DB) replaced(gone []Origin) {
+	if len(gone) > 0 {
+		db.at(func(r *replica) {
+			for _, o := range gone {
+				r.replaced(o)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package replicator
 import (
 	"cmp"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -51,6 +52,7 @@ type Status struct {
 	BytesIn    int64          `json:"bytesIn"`    // since the opening; on the network, so with what TLS adds
 	BytesOut   int64          `json:"bytesOut"`
 	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
+	Alone      bool           `json:"alone"`      // every configured address leads to this server itself, and nobody else is there
 	Peers      []PeerStatus   `json:"peers"`      // by address
 	Refusals   []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
 	Blockers   []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
@@ -70,7 +72,8 @@ type Claim struct {
 // on disk is as it told when last asked, in a session; what it took from us since
 // counts where that is certain.
 type PeerStatus struct {
-	Addr     string    `json:"addr"`
+	Addr     string    `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from
+	NoAddr   bool      `json:"noAddr,omitempty"` // it dials us, others may come from the same address, and it is known by its origin
 	Name     string    `json:"name"`
 	Origin   Origin    `json:"origin"`
 	Source   string    `json:"source"`          // "list", "discovered", "learnt", "incoming"
@@ -136,8 +139,13 @@ func (db *DB) Status() Status {
 	db.figuresStatus(&s)
 	s.Refusals = append([]Refusal{}, db.refusals.status()...)
 	s.Peers = []PeerStatus{}
+	at := time.Now()
+	s.Alone = db.peers.isAlone(at)
 	db.peers.each(func(p *peer) {
 		ps := p.status()
+		if silent := at.Sub(p.last); p.who.guest && !p.last.IsZero() && !db.peers.thereLocked(p, at) {
+			ps.State, ps.Failures, ps.Error = "failing", 1, fmt.Sprintf("it has not come for %v, and it cannot be dialed", silent.Round(time.Second))
+		}
 		ps.Moved = succeeded[p.origin]
 		if m, ok := members[p.origin]; ok {
 			ps.compare(&m, p, &known, s.Digest, now)
@@ -188,7 +196,7 @@ func (s *Status) own(r *replica) {
 
 func (p *peer) status() PeerStatus {
 	s := PeerStatus{
-		Addr: p.addr, Name: p.name, Origin: p.origin, Source: p.source.String(), State: p.state, Last: p.last,
+		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: p.origin, Source: p.source.String(), State: p.state, Last: p.last,
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
 	}
 	if p.err != nil {

@@ -382,12 +382,13 @@ func (db *DB) hasten(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	db.peers.each(func(p *peer) { n -= int(btoi(p.busy)) })
+	db.peers.each(func(p *peer) { n -= int(btoi(p.busy && p.live())) })
 	due := func(p *peer) bool { return p.asked < newest && !held[p.origin] }
 	for _, first := range []bool{true, false} {
 		skip := func(p *peer) bool { return !due(p) || first && !source[p.origin] }
-		for _, p := range db.peers.pick(max(n, 0), now, skip) {
-			n--
+		live, others := db.peers.pick(max(n, 0), probesPerRound, now, skip)
+		n -= len(live)
+		for _, p := range append(live, others...) {
 			db.spawn(func() { db.call(ctx, p, purpose{}) })
 		}
 	}

@@ -31,10 +31,21 @@ type Host struct {
 	// Guarded by net.mu.
 	listeners map[string]*listener // by port
 	port      uint16               // next one to hand out
+	behind    *Host                // whose address others see
 }
 
 // Name is the name by which others dial the host.
 func (h *Host) Name() string { return h.name }
+
+// Behind puts the host behind another one that translates addresses (NAT): connections
+// that it opens from now on come from router, to those who accept them. Dialing the router
+// leads to the router; whether the host itself can be dialed by its name is left to
+// [Network.Block].
+func (h *Host) Behind(router *Host) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.behind = router
+}
 
 // Bytes tells how many bytes the host's connections have sent and received.
 // What was sent but lost, or not yet read at the other end, is not received.
@@ -153,7 +164,11 @@ func (h *Host) newLink(to, addr string) *link {
 	}
 	r := route{h.name, to}
 	n.dials[r]++
-	local := address(net.JoinHostPort(h.name, h.freePort()))
+	seen := h
+	if h.behind != nil {
+		seen = h.behind
+	}
+	local := address(net.JoinHostPort(seen.name, seen.freePort()))
 	return newLink(h, target, local, address(addr), n.dials[r])
 }
 
