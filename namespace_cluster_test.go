@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type machine struct {
 	DNS       string   // name to look up
 	Server    string   // name server to ask
 	Records   []string // to serve there
+	Resolve   bool     // names of peers, too, by that name server
 }
 
 // TestNamespaceReplica is a whole server in a namespace, for the tests below. It
@@ -50,15 +52,13 @@ func TestNamespaceReplica(t *testing.T) {
 		o.Discover = append(o.Discover, Multicast(&MulticastOptions{Logger: o.Logger}))
 	}
 	if m.DNS != "" {
-		o.Discover = append(o.Discover, DNS(m.DNS, &DNSOptions{Interval: 200 * time.Millisecond, Resolver: &net.Resolver{
-			PreferGo: true,
-			Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "udp", m.Server)
-			},
-		}}))
+		o.Discover = append(o.Discover, DNS(m.DNS, &DNSOptions{Interval: 200 * time.Millisecond, Resolver: nameServerAt(m.Server)}))
 	}
 	if len(m.Records) > 0 {
 		serveRecords(t, m.Server, m.Records)
+	}
+	if m.Resolve {
+		net.DefaultResolver = nameServerAt(m.Server)
 	}
 	db, err := Replicate(raw, &o)
 	require.NoError(t, err)
@@ -66,6 +66,16 @@ func TestNamespaceReplica(t *testing.T) {
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		obey(t, db, strings.Fields(in.Text()))
+	}
+}
+
+// nameServerAt asks one name server and no other.
+func nameServerAt(addr string) *net.Resolver {
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "udp", addr)
+		},
 	}
 }
 
@@ -80,6 +90,24 @@ func obey(t *testing.T, db *DB, f []string) {
 			return err == nil
 		}, 15*time.Second, time.Millisecond, "%s is not here; %+v", f[1], db.Status().Peers)
 		fmt.Println("has", f[1])
+	case "replicated":
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		n, err := strconv.Atoi(f[1])
+		require.NoError(t, err)
+		require.NoError(t, db.WaitReplicated(ctx, n), "%+v", db.Status().Peers)
+		fmt.Println("replicated")
+	case "peers":
+		var list []string
+		for _, p := range db.Status().Peers {
+			if p.State != "self" {
+				list = append(list, p.Name+"="+p.State)
+			}
+		}
+		slices.Sort(list)
+		fmt.Println("peers", strings.Join(list, " "))
+	case "sync":
+		fmt.Println("sync", db.Sync(t.Context()), db.Status().Alone)
 	case "state":
 		s := db.Status()
 		fmt.Println("state", s.Digest, s.Keys)
