@@ -125,6 +125,9 @@ func verdict(s *replicator.Status) line {
 		}
 		words[is.Text] = true
 	}
+	if s.Alone {
+		return line{"bad", "This server replicates with nobody: every address that it was given is its own"}
+	}
 	if len(best) == 0 {
 		return line{"", "No other server is known yet"}
 	}

@@ -29,6 +29,7 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 	}{
 		{"alone", replicator.Status{}, "", "No other server is known yet"},
 		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: "self"}}}, "", "No other server is known yet"},
+		{"given only its own address", replicator.Status{Alone: true, Peers: []replicator.PeerStatus{{State: "self"}}}, "bad", "This server replicates with nobody: every address that it was given is its own"},
 		{"two", replicator.Status{Peers: []replicator.PeerStatus{agrees(1)}}, "ok", "Both servers agree"},
 		{"three", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), agrees(2)}}, "ok", "All 3 servers agree"},
 		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This server refuses writes: its store failed"},

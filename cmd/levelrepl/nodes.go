@@ -61,6 +61,8 @@ func state(s *replicator.Status) string {
 		return "read-only"
 	case !s.Ready:
 		return "starting"
+	case s.Alone:
+		return "ALONE: every address that it was given leads to itself"
 	}
 	return "ok"
 }

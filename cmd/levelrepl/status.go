@@ -137,6 +137,9 @@ func complaints(all []seen) (list []string) {
 		if s.Status.Starved != "" {
 			list = append(list, s.Addr+" takes no writes for now: "+s.Status.Starved)
 		}
+		if s.Status.Alone {
+			list = append(list, s.Addr+" replicates with nobody: every address that it was given leads to itself")
+		}
 		for _, p := range s.Status.Peers {
 			if !p.Agrees && counts(p) {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))

@@ -181,6 +181,14 @@ func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
 	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "ok", Agrees: true}))
 }
 
+func TestServerWhoseAddressesAreAllItsOwnIsTrouble(t *testing.T) {
+	s := replicator.Status{Name: "n", Ready: true, Alone: true, Peers: []replicator.PeerStatus{{Addr: "app:9000", Source: "list", State: "self"}}}
+	require.Equal(t, []string{"x replicates with nobody: every address that it was given leads to itself"}, complaints([]seen{{Addr: "x", Status: &s}}))
+	var b bytes.Buffer
+	printNode(&b, seen{Status: &s}, true)
+	require.Contains(t, b.String(), "ALONE: every address that it was given leads to itself")
+}
+
 // build makes the program.
 func build(t *testing.T) string {
 	t.Helper()

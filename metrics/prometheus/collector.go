@@ -132,6 +132,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		// A peer may call itself anything, and labels must be UTF-8.
 		addr, name := strings.ToValidUTF8(p.Addr, "\uFFFD"), strings.ToValidUTF8(p.Name, "\uFFFD")
+		if p.NoAddr { // several may come from there
+			addr += " " + p.Origin.Short()
+		}
 		for _, m := range peers {
 			if m.met && p.Last.IsZero() {
 				continue

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,6 +151,32 @@ func TestPeerMayCallItselfAnything(t *testing.T) {
 		defer b.Close()
 		time.Sleep(time.Minute)
 		require.Contains(t, figures(t, r), "replicator_peer_up name=\uFFFD\"}? peer=b:9000")
+	})
+}
+
+func TestPeersBehindOneAddressHaveFiguresOfTheirOwn(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		net := replicatortest.NewNetwork(1)
+		_, r, _ := open(t, net, "a")
+		for _, name := range []string{"b", "c", "d"} {
+			h := net.Host(name)
+			h.Behind(net.Host("router"))
+			l, err := h.Listen("9000")
+			require.NoError(t, err)
+			db, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{
+				Name: "same", Listener: l, Advertise: "0.0.0.0:9000", Dial: h.Dial, Insecure: true, Peers: []string{"a:9000"}, Logger: slog.New(slog.DiscardHandler),
+			})
+			require.NoError(t, err)
+			defer db.Close()
+		}
+		time.Sleep(time.Minute)
+		up := 0
+		for id := range figures(t, r) {
+			if strings.HasPrefix(id, "replicator_peer_up name=same peer=router:9000") {
+				up++
+			}
+		}
+		require.Equal(t, 3, up)
 	})
 }
 

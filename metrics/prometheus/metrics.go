@@ -54,6 +54,7 @@ var server = []metric[status]{
 	ofServer("ready", "Whether the first attempt to replicate is over.", gauge, func(s *status) float64 { return truth(s.Ready) }),
 	ofServer("failed", "Whether the store failed, so that writes are refused.", gauge, func(s *status) float64 { return truth(s.Failed != "") }),
 	ofServer("read_only", "Whether the server takes nothing in.", gauge, func(s *status) float64 { return truth(s.ReadOnly) }),
+	ofServer("alone", "Whether every configured address leads to the server itself, and nobody else is there.", gauge, func(s *status) float64 { return truth(s.Alone) }),
 	ofServer("keys", "Keys with a value.", gauge, func(s *status) float64 { return float64(s.Keys) }),
 	ofServer("tombstones", "Deleted keys that are still remembered.", gauge, func(s *status) float64 { return float64(s.Tombstones) }),
 	ofServer("conflicts", "Keys in conflict.", gauge, func(s *status) float64 { return float64(s.Conflicts) }),
