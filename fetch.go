@@ -38,7 +38,8 @@ func (s *session) gotFetch(payload []byte) error {
 	return nil
 }
 
-func (s *session) produceFetched(f *fetching) error {
+func (s *session) produceFetched(v *serving) error {
+	f := v.fetch
 	state, err := s.view(func(*replica) {})
 	if err != nil {
 		return err
@@ -47,13 +48,13 @@ func (s *session) produceFetched(f *fetching) error {
 	s.tell(&state)
 	p := page{session: s}
 	for len(f.keys) > 0 && !p.full() {
-		if err := p.addKey(&state, f.keys[0]); err != nil {
+		if err := v.addKey(&state, &p, f.keys[0]); err != nil {
 			return err
 		}
 		f.keys = f.keys[1:]
 	}
 	for len(f.dots) > 0 && !p.full() {
-		if err := p.addDot(&state, f.dots[0]); err != nil {
+		if err := v.addDot(&state, &p, f.dots[0]); err != nil {
 			return err
 		}
 		f.dots = f.dots[1:]
@@ -66,7 +67,7 @@ func (s *session) produceFetched(f *fetching) error {
 }
 
 // addKey adds a key as it is, which may be that nothing is held of it.
-func (p *page) addKey(st *view, key []byte) error {
+func (v *serving) addKey(st *view, p *page, key []byte) error {
 	if reserved(key) {
 		return protocolErrorf("fetch of a reserved key")
 	}
@@ -74,11 +75,12 @@ func (p *page) addKey(st *view, key []byte) error {
 	if err != nil {
 		return err
 	}
-	return p.add(st, key, s, nil)
+	_, err = v.add(st, p, key, s)
+	return err
 }
 
 // addDot adds the key that a dot was written to, if it is still held.
-func (p *page) addDot(st *view, d dot) error {
+func (v *serving) addDot(st *view, p *page, d dot) error {
 	a, ok := st.aliasOf(d.origin)
 	if !ok {
 		return nil
@@ -95,5 +97,5 @@ func (p *page) addDot(st *view, d dot) error {
 	if err != nil {
 		return err
 	}
-	return p.addKey(st, e.key)
+	return v.addKey(st, p, e.key)
 }

@@ -59,7 +59,7 @@ type said struct {
 	frame
 }
 
-var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed"}
+var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed", "want"}
 
 func frameName(k frameType) string {
 	if int(k) < len(frameNames) {
@@ -107,6 +107,25 @@ func repairFixed(t testing.TB) []said {
 	return all
 }
 
+// apartFixed is a conversation about a key whose siblings are large together, and about a
+// value that is larger than the receiver takes.
+func apartFixed(t testing.TB) []said {
+	a, b, c := newFixedNode(t, "alpha"), newFixedNode(t, "beta"), newFixedNode(t, "gamma")
+	for i, n := range []fixedNode{a, b, c} {
+		n.put("siblings", strings.Repeat(fmt.Sprint(i), 640))
+	}
+	a.put("large", strings.Repeat("x", 700))
+	converseFixed(t, a, b)
+	converseFixed(t, a, c)
+	d := newFixedNode(t, "delta")
+	p := d.params()
+	p.maxValue = 640
+	all := overhear(t, newSession(d, true, p), newSession(a, false, a.params()))
+	require.Len(t, d.versions("siblings"), 3)
+	require.Len(t, d.r.heldBack, 1)
+	return all
+}
+
 // fixedConversations are such that every type of frame occurs, and leave nodes in
 // whose stores every kind of record does.
 func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
@@ -130,6 +149,8 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 	stranger := a.params()
 	stranger.cluster = "c2"
 	all["refusal"] = overhear(t, newSession(a, true, stranger), newSession(b, false, b.params()))
+
+	all["apart"] = apartFixed(t)
 
 	all["wait"] = []said{{false, frame{frameWait, nil}}}
 
@@ -257,6 +278,24 @@ func TestGoldenPullIsUnderstood(t *testing.T) {
 	require.True(t, s.done)
 	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 	require.Equal(t, "-", b.get("gone"))
+	require.Len(t, b.versions("both"), 2)
+}
+
+// A server of before values were asked for says so by leaving it out of its hello.
+func TestGoldenPullOfAnEarlierServerIsUnderstood(t *testing.T) {
+	b := newFixedNode(t, "beta")
+	b.put("both", "from beta")
+	s := newSession(b, false, b.params())
+	for _, f := range goldenFrames(t, "pull-earlier") {
+		if f.dialer {
+			require.NoError(t, s.receive(f.kind, f.payload), "%s", frameName(f.kind))
+		}
+		for s.more() {
+			require.NoError(t, s.produce())
+		}
+	}
+	require.True(t, s.done)
+	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 	require.Len(t, b.versions("both"), 2)
 }
 

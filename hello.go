@@ -29,6 +29,9 @@ type hello struct {
 	asks      bool   // there is something to talk about, even if both hold the same
 	book      uint32 // sum of the addresses it would tell; 0 for none
 	baseBook  uint32 // sum of the addresses that base last told it
+	apart     bool   // it asks for values that are named only, and says what it takes:
+	maxValue  uint64 // the greatest value, and
+	maxKey    uint64 // the greatest key
 }
 
 const helloMagic = "lrep"
@@ -47,9 +50,14 @@ func (h *hello) append(b []byte) []byte {
 	b = appendSum(b, h.digest)
 	b = append(b, h.base[:]...)
 	b = binary.AppendUvarint(b, h.baseRev)
-	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1|byte(btoi(h.asks))<<2)
+	b = append(b, byte(btoi(h.following))|byte(btoi(h.wants))<<1|byte(btoi(h.asks))<<2|byte(btoi(h.apart))<<3)
 	b = binary.BigEndian.AppendUint32(b, h.book)
-	return binary.BigEndian.AppendUint32(b, h.baseBook)
+	b = binary.BigEndian.AppendUint32(b, h.baseBook)
+	if h.apart {
+		b = binary.AppendUvarint(b, h.maxValue)
+		b = binary.AppendUvarint(b, h.maxKey)
+	}
+	return b
 }
 
 // decodeHello reads a hello. A later protocol may add fields behind those known
@@ -69,6 +77,9 @@ func decodeHello(b []byte) (h hello, err error) {
 	flags := d.byte()
 	h.following, h.wants, h.asks = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	h.book, h.baseBook = d.uint32(), d.uint32()
+	if h.apart = flags&8 != 0; h.apart {
+		h.maxValue, h.maxKey = d.uint(), d.uint()
+	}
 	return h, d.err
 }
 
@@ -124,6 +135,7 @@ func (s *session) sendHello(peer Origin) {
 		s.mine = hello{
 			min: protocolMin, max: protocolMax, cluster: s.params.cluster, name: s.params.name, addr: s.params.addr,
 			origin: r.self, wall: r.now(), rev: r.known.rev, claims: r.known.claims, digest: r.digest,
+			apart: true, maxValue: uint64(s.params.maxValue), maxKey: uint64(s.params.maxKey),
 		}
 		s.told = r.known.claims
 		if m := r.members[peer]; m != nil && m.rev > 0 {
@@ -148,6 +160,7 @@ func (s *session) refuse(code refuseCode, err error) error {
 }
 
 func (s *session) refuseSaying(code refuseCode, err error, text string) error {
+	s.queue = nil // it is the last word
 	s.send(frameRefuse, appendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
 	s.refusing = true
 	s.finish()

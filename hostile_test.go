@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestOversizeValueIsRefusedByItsSize(t *testing.T) {
+func TestOversizeValueIsHeldBack(t *testing.T) {
 	victim := newFixedNode(t, "victim")
 	p := victim.params()
 	p.maxValue = 100
@@ -29,6 +29,9 @@ func TestOversizeValueIsRefusedByItsSize(t *testing.T) {
 		overhear(t, sb, sa)
 		require.Equal(t, "-", victim.get("k"))
 		require.Empty(t, victim.log())
+		require.Zero(t, victim.r.known.at(claimed, a.r.self))
+		require.Len(t, victim.r.heldBack, 1)
+		victim.r.heldBack = nil
 	}
 }
 

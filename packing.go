@@ -50,7 +50,7 @@ func (t *conversation) pack(f frame) frame {
 // a peer, or is its last word, can be read by everybody.
 func packable(kind frameType) bool {
 	switch kind {
-	case frameVectors, frameAddresses, framePull, framePage, frameChunk, frameProbe, frameProbed, frameFetch:
+	case frameVectors, frameAddresses, framePull, framePage, frameChunk, frameProbe, frameProbed, frameFetch, frameWant:
 		return true
 	}
 	return false

@@ -1,9 +1,11 @@
 package replicator
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -21,6 +23,11 @@ type pulling struct {
 
 	proof knowledge // of the peer, in the state of the pages in keys
 
+	apart   []*apartKey // of which values are to be asked for
+	asked   int         // how many of them were, the first
+	wanting bool        // values are asked for
+	back    heldBack    // what is not taken here
+
 	settle   bool // claims were equal, digests were not
 	repair   *repair
 	repaired vector // what the peer had purged when a repair began
@@ -31,6 +38,7 @@ type pulling struct {
 type heldKey struct {
 	key      []byte
 	versions []version
+	over     bool // the key is larger than is taken here
 }
 
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
@@ -49,16 +57,10 @@ func (s *session) startPull() error {
 		return s.pulled()
 	}
 	p := &pulling{}
-	var skip map[Origin]spans
+	var skip spanMap
 	s.host.at(func(r *replica) {
 		p.settle = s.differs()
-		if r.pending == nil {
-			return
-		}
-		if !r.pending.reach.within(s.peer.vector(claimed)) {
-			return
-		}
-		skip = r.pending.copy()
+		skip = r.skippable(&s.peer)
 	})
 	s.pulling = p
 	if len(s.params.mend) > 0 {
@@ -100,7 +102,7 @@ func (s *session) nothingNew(r *replica) bool {
 		s.peer.within(claimed, &r.known, claimed) && s.peer.within(pruned, &r.known, pruned) && s.peer.within(purged, &r.known, purged)
 }
 
-func sortedOrigins(m map[Origin]spans) []Origin {
+func sortedOrigins(m spanMap) []Origin {
 	os := make([]Origin, 0, len(m))
 	for o := range m {
 		os = append(os, o)
@@ -109,23 +111,41 @@ func sortedOrigins(m map[Origin]spans) []Origin {
 	return os
 }
 
+// spooled is a value that comes in chunks. Of one that is larger than is taken here only
+// the size is kept.
+type spooled struct {
+	parts [][]byte
+	size  uint64
+}
+
+func (v *spooled) value() []byte {
+	value := bytes.Join(v.parts, nil)
+	v.parts = nil
+	return value
+}
+
 func (s *session) gotChunk(payload []byte) error {
 	if len(payload) < 2 || s.pulling == nil {
 		return protocolErrorf("an empty chunk")
 	}
 	last, part := payload[0]&1 != 0, payload[1:]
-	// A key may have several versions, each with a value of its own.
-	if s.spooled += len(part); s.spooled > 4*s.params.maxValue {
-		return fmt.Errorf("%w: chunks of %d bytes", ErrTooLarge, s.spooled)
-	}
-	if n := len(s.spool); n > 0 && s.spool[n-1] != nil && !s.spoolEnded {
-		s.spool[n-1] = append(s.spool[n-1], part...)
-	} else {
-		s.spool = append(s.spool, slices.Clone(part))
+	if n := len(s.spool); n == 0 || s.spoolEnded {
+		s.spool = append(s.spool, spooled{})
 	}
 	s.spoolEnded = last
-	if n := len(s.spool[len(s.spool)-1]); n > s.params.maxValue {
-		return fmt.Errorf("%w: value of %d bytes, MaxValue is %d", ErrTooLarge, n, s.params.maxValue)
+	v := &s.spool[len(s.spool)-1]
+	if v.size += uint64(len(part)); v.size <= uint64(s.params.maxValue) {
+		v.parts = append(v.parts, part)
+		s.spooled += len(part)
+	} else {
+		for _, part := range v.parts {
+			s.spooled -= len(part)
+		}
+		v.parts = nil
+	}
+	// A server of before sends some values together, those of one key, say.
+	if uint64(s.spooled) > 4*uint64(s.params.maxValue)+frameCap || len(s.spool) > maxVersions {
+		return fmt.Errorf("%w: %d values of %d bytes in one page, MaxValue is %d", ErrTooLarge, len(s.spool), s.spooled, s.params.maxValue)
 	}
 	return nil
 }
@@ -155,17 +175,26 @@ func (s *session) gotPage(payload []byte) error {
 	if err := d.end(); err != nil {
 		return protocolErrorf("page: %v", err)
 	}
-	bytes, size := len(payload)+s.spooled, 0
-	for i := range keys {
-		size += keys[i].size()
-	}
+	came, size := len(payload)+s.spooled, 0
 	s.spool, s.spooled = nil, 0
 	if err := s.checkKeys(keys); err != nil {
 		return err
 	}
 	p := s.pulling
+	if p.asked > 0 {
+		return s.gotWanted(keys)
+	}
+	if p.wanting {
+		return protocolErrorf("a page more than was asked for")
+	}
+	if keys, err = p.sort(keys); err != nil {
+		return err
+	}
 	if p.repair != nil {
 		return s.repairKeys(keys)
+	}
+	for i := range keys {
+		size += keys[i].size()
 	}
 	if len(p.keys) > 0 && (p.size+size > s.params.batchSize || !s.sameProof()) {
 		if err := s.commitPages(); err != nil {
@@ -173,7 +202,7 @@ func (s *session) gotPage(payload []byte) error {
 		}
 	}
 	p.keys = append(p.keys, keys...)
-	p.bytes += bytes
+	p.bytes += came
 	p.size += size
 	p.proof = s.peer
 	for _, m := range marks {
@@ -181,17 +210,33 @@ func (s *session) gotPage(payload []byte) error {
 		m.to = min(m.to, s.peer.at(claimed, m.origin))
 		p.marks = append(p.marks, m)
 	}
-	p.reach = p.reach.join(s.peer.vector(claimed))
-	s.host.at(func(r *replica) {
-		for _, d := range s.peerLoose {
-			// Not what we claim: our own writes, say, of which the peer holds some
-			// because its pull from us was cut off, too. Else neither could resume.
-			if !r.known.covers(d) {
-				p.reach = p.reach.raise(d)
-			}
-		}
-	})
+	p.reach = p.reach.join(s.peer.vector(claimed)).join(s.peerLoose)
+	if size > s.params.batchSize { // nothing else fits into its batch, so it need not wait for more
+		return s.commitPages()
+	}
 	return nil
+}
+
+// sort takes from the keys of a page those whose values are to be asked for, and notes
+// what is not taken here.
+func (p *pulling) sort(keys []heldKey) ([]heldKey, error) {
+	var err error
+	return slices.DeleteFunc(keys, func(k heldKey) bool {
+		p.back.set(k)
+		switch {
+		case k.over:
+			return true
+		case slices.ContainsFunc(k.versions, func(v version) bool { return v.apart }):
+			err = errors.Join(err, p.setApart(k))
+			return true
+		}
+		return p.repair != nil && p.repair.kind != toCompare && k.lacks()
+	}), err
+}
+
+// lacks tells whether a value of a key is not here.
+func (k *heldKey) lacks() bool {
+	return slices.ContainsFunc(k.versions, func(v version) bool { return !v.whole() })
 }
 
 // sameProof tells whether the pages that wait are of a state with the same proofs
@@ -219,11 +264,8 @@ func (s *session) readMarks(d *decoder) ([]region, error) {
 }
 
 func (s *session) readKey(d *decoder) (heldKey, error) {
-	key, err := d.sized("key", "MaxKey", s.params.maxKey)
-	k := heldKey{key: key}
-	if err != nil {
-		return k, err
-	}
+	k := heldKey{key: d.bytes(len(d.b))}
+	k.over = len(k.key) > s.params.maxKey
 	n := d.count(3)
 	if n > maxVersions {
 		return k, protocolErrorf("key %.40q with %d versions", k.key, n)
@@ -236,20 +278,17 @@ func (s *session) readKey(d *decoder) (heldKey, error) {
 		if v.seq == 0 && d.err == nil {
 			return k, protocolErrorf("key %.40q: a version without a seq", k.key)
 		}
-		v.deleted, v.known = flags&flagDeleted != 0, flags&flagKnown != 0
-		if !v.known {
+		v.deleted, v.known, v.apart = flags&flagDeleted != 0, flags&flagKnown != 0, flags&flagApart != 0
+		if v.known && v.apart {
+			return k, protocolErrorf("key %.40q: a version that is known and is not", k.key)
+		}
+		if !v.known && !v.apart {
 			d.body(&v, &s.reading)
-			switch {
-			case v.deleted:
-			case flags&flagChunked != 0:
-				if len(s.spool) == 0 || len(s.spool) == 1 && !s.spoolEnded {
-					return k, protocolErrorf("a chunked value without its chunks")
-				}
-				v.value, s.spool = s.spool[0], s.spool[1:]
-			default:
-				if v.value, err = d.sized("value", "MaxValue", s.params.maxValue); err != nil {
-					return k, err
-				}
+			if err := s.readContent(d, flags, &v); err != nil {
+				return k, err
+			}
+			if k.over {
+				v.value, v.large = nil, max(1, v.large, uint64(len(v.value)))
 			}
 		}
 		if d.err != nil {
@@ -258,6 +297,30 @@ func (s *session) readKey(d *decoder) (heldKey, error) {
 		k.versions = append(k.versions, v)
 	}
 	return k, nil
+}
+
+// readContent reads the value of a version, if it is taken here.
+func (s *session) readContent(d *decoder, flags byte, v *version) error {
+	switch {
+	case flags&flagLarge != 0:
+		v.large = max(1, d.upTo(math.MaxInt64))
+	case v.deleted:
+	case flags&flagChunked != 0:
+		if len(s.spool) == 0 || len(s.spool) == 1 && !s.spoolEnded {
+			return protocolErrorf("a chunked value without its chunks")
+		}
+		if x := &s.spool[0]; x.size > uint64(s.params.maxValue) {
+			v.large = x.size
+		} else {
+			v.value = x.value()
+		}
+		s.spool = s.spool[1:]
+	default:
+		if v.value = d.bytes(len(d.b)); len(v.value) > s.params.maxValue {
+			v.value, v.large = nil, uint64(len(v.value))
+		}
+	}
+	return nil
 }
 
 // checkKeys refuses what no honest peer would send, before any of it is stored.
@@ -410,6 +473,9 @@ func (s *session) retained() int {
 	n := s.spooled
 	if s.pulling != nil {
 		n += s.pulling.bytes
+		for _, a := range s.pulling.apart {
+			n += a.bytes + len(a.key) + 16*len(a.names)
+		}
 	}
 	return n
 }
@@ -420,7 +486,7 @@ func (s *session) commitPages() error {
 	if err := s.inPieces(s.merging()); err != nil {
 		return err
 	}
-	s.host.at(func(r *replica) { r.remember(p.marks, p.reach, &s.peer) })
+	s.host.at(func(r *replica) { r.remember(p.marks, p.reach, &p.back, &s.peer) })
 	p.clear()
 	return nil
 }
@@ -429,10 +495,23 @@ func (s *session) commitPages() error {
 func (s *session) abandon() error {
 	s.leaveServing()
 	defer s.leavePull()
-	if s.pulling == nil || len(s.pulling.keys) == 0 || s.pulling.repair != nil {
+	p := s.pulling
+	if p == nil || p.repair != nil {
 		return nil
 	}
-	return s.commitPages()
+	if len(p.keys) > 0 {
+		if err := s.commitPages(); err != nil {
+			return err
+		}
+	}
+	for _, a := range p.apart {
+		if a.bytes > 0 {
+			if err := s.mergePart(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *session) gotEnd(payload []byte) error {
@@ -440,10 +519,23 @@ func (s *session) gotEnd(payload []byte) error {
 		return protocolErrorf("an end of %d bytes", len(payload))
 	}
 	p := s.pulling
+	switch {
+	case p.asked > 0:
+		return protocolErrorf("an end, and no answer to a want")
+	case p.repair == nil && !p.wanting:
+		p.whole = payload[0]&1 != 0
+	}
+	return s.wantNext()
+}
+
+// allCame goes on when all of a pull, or of a fetch, is here.
+func (s *session) allCame() error {
+	p := s.pulling
+	p.wanting = false
 	if p.repair != nil {
 		return s.fetchNext()
 	}
-	if p.whole = payload[0]&1 != 0; !p.whole {
+	if !p.whole || p.back.over {
 		s.partial = true
 		if err := s.commitPages(); err != nil {
 			return err
@@ -480,9 +572,15 @@ func (s *session) conclude() error {
 		return err
 	}
 	m := s.merging()
+	var claim vector
+	var above spanMap
 	m.last = func(t *txn) error {
 		t.sync = t.sync || s.theirs.wants
-		for _, d := range p.claim {
+		claim, above = p.claim, nil
+		if len(p.back.keys) > 0 {
+			claim, above = p.back.allow(&t.r.known, p.claim, &s.peer)
+		}
+		for _, d := range claim {
 			t.claim(d)
 		}
 		t.learnProof(&s.peer)
@@ -491,7 +589,17 @@ func (s *session) conclude() error {
 	if err := s.inPieces(m); err != nil {
 		return err
 	}
-	s.host.at(func(r *replica) { r.pending = nil })
+	s.host.at(func(r *replica) {
+		if len(p.back.keys) == 0 {
+			r.pending = nil
+		} else { // the next pull brings what is above the claim once more
+			r.remember(p.marks, p.reach, &p.back, &s.peer)
+		}
+		s.stats.heldBefore = len(r.heldBack)
+		r.holdBack(&p.back, above)
+		s.stats.heldNow = len(r.heldBack)
+	})
+	p.clear()
 	if s.params.compare != nil {
 		return s.startCompare()
 	}

@@ -58,7 +58,9 @@ type replica struct {
 
 	figures
 
-	pending *pendingPull // what an unfinished pull already brought
+	pending  *pendingPull   // what an unfinished pull already brought
+	above    spanMap        // what is held, superseded or forgotten here above the claim, as within it
+	heldBack map[dot]uint64 // what is not taken here, with the sizes
 	// observers are told of every change, as it is taken in: whoever reads states one after
 	// another and must know what went between two of them.
 	observers map[observer]struct{}

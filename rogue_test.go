@@ -221,8 +221,6 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		"reserved key":        {"reserved", func(r *rogue) { r.page(kindKey(kindMeta, []byte("format")), r.plain(1)) }},
 		"shortest reserved":   {"reserved", func(r *rogue) { r.page([]byte{0xff, 0xff}, r.plain(1)) }},
 		"local range":         {"local range", func(r *rogue) { r.page([]byte("local/k"), r.plain(1)) }},
-		"key too long":        {"key of 101 bytes", func(r *rogue) { r.page(make([]byte, 101), r.plain(1)) }},
-		"value too long":      {"value of 1025 bytes", func(r *rogue) { v := r.plain(1); v.value = make([]byte, 1025); r.page(key, v) }},
 		"seq 0":               {"without a seq", func(r *rogue) { r.page(key, r.plain(0)) }},
 		"seq 2^64-1":          {"18446744073709551615", func(r *rogue) { r.page(key, r.plain(math.MaxUint64)) }},
 		"seq 2^62":            {"4611686018427387904", func(r *rogue) { r.page(key, r.plain(1<<62)) }},
@@ -240,12 +238,15 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		"claims 2^64-1":       {"18446744073709551615", func(r *rogue) { r.vectors(r.self, math.MaxUint64, 0, 0, 0) }},
 		"claims of ours":      {"has made only", func(r *rogue) { r.vectors(r.theirs.origin, 99, 0, 0, 0) }},
 		"proves too much":     {"prove more than they claim", func(r *rogue) { r.vectors(r.self, 1, 1, 2, 0) }},
-		"chunks too large": {"MaxValue is 1024", func(r *rogue) {
+		"chunks without end": {"in one page, MaxValue is 1024", func(r *rogue) {
 			r.turn()
-			for range 2 {
-				r.send(frameChunk, make([]byte, 1000))
+			for range frameCap/1000 + 10 {
+				r.send(frameChunk, append([]byte{1}, make([]byte, 1000)...))
 			}
 		}},
+		"a want of much":          {"want of 65 keys", func(r *rogue) { r.send(frameWant, append([]byte{0, 1, 65}, make([]byte, 200)...)) }},
+		"a want of ours":          {"reserved key", func(r *rogue) { r.send(frameWant, []byte{0, 1, 1, 2, 0xff, 0xff, 0}) }},
+		"an end too soon":         {"does not belong here", func(r *rogue) { r.send(frameEnd, []byte{1}) }},
 		"a page out of turn":      {"does not belong here", func(r *rogue) { r.send(framePage, nil) }},
 		"a second hello":          {"does not belong here", func(r *rogue) { r.send(frameHello, r.theirs.append(nil)) }},
 		"an unknown frame":        {"frame 200 does not belong here", func(r *rogue) { r.send(200, []byte("x")) }},

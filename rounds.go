@@ -270,7 +270,8 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, 
 	theirs := s.theirsNow()
 	var claims sum
 	var has vector
-	covered := s.idle || s.gave
+	db.logHeldBack(s.stats.heldBefore, s.stats.heldNow)
+	covered := s.idle || s.gave && !s.kept
 	db.at(func(r *replica) {
 		if claims = r.known.claims; err == nil && theirs == claims {
 			has = r.known.vector(claimed)
@@ -395,6 +396,16 @@ func (p *peer) selfLocked(now time.Time, lately time.Duration) {
 	p.who.shared = p.who.shared || p.who.proven
 	if !p.who.shared || p.state != "ok" || now.Sub(p.last) >= lately {
 		p.state = "self"
+	}
+}
+
+// logHeldBack says that a version is not taken here, when that has begun or is over.
+func (db *DB) logHeldBack(before, now int) {
+	switch {
+	case before == 0 && now > 0:
+		db.opts.Logger.Warn("replicator: peers hold versions that are not taken here, as value or key is too large; the rest is", "versions", now, "MaxValue", db.opts.MaxValue, "MaxKey", db.opts.MaxKey)
+	case before > 0 && now == 0:
+		db.opts.Logger.Info("replicator: peers hold nothing any more that is not taken here")
 	}
 }
 

@@ -23,9 +23,18 @@ type serving struct {
 	window  int // bytes to send of one state: it grows with each
 	average int // bytes of a version on the wire, as seen so far
 	changed changed
-	after   int            // pages of changed keys so far
-	sent    map[string]sum // keys with several versions that were sent, and the sum of those
+	after   int                // pages of changed keys so far
+	sent    map[string]sentKey // keys with several versions that were sent
+	apart   int                // keys that were named only
+	left    bool               // something was not sent: the peer must come again
 	fetch   *fetching
+	want    *wanting
+}
+
+// sentKey is how a key was sent.
+type sentKey struct {
+	names sum  // of its versions then
+	apart bool // named only
 }
 
 // region is a part of one origin's log, from ≤ seq ≤ to, read in reverse.
@@ -132,15 +141,20 @@ func (s *session) gotPull(payload []byte) error {
 }
 
 // more tells whether produce has something to send.
-func (s *session) more() bool { return s.serving != nil }
+func (s *session) more() bool { return s.serving != nil || len(s.queue) > 0 }
 
 // produce sends the next page of what is being served, or its end.
 func (s *session) produce() error {
 	v := s.serving
 	var err error
-	if v.fetch != nil {
-		err = s.produceFetched(v.fetch)
-	} else {
+	switch {
+	case len(s.queue) > 0:
+		s.sendQueued()
+	case v.fetch != nil:
+		err = s.produceFetched(v)
+	case v.want != nil:
+		err = s.produceWanted(v)
+	default:
 		err = s.producePage(v)
 	}
 	if err != nil {
@@ -152,7 +166,9 @@ func (s *session) produce() error {
 // endServing says that the pull is whole, or that the peer should come again.
 func (s *session) endServing(whole bool) {
 	s.send(frameEnd, []byte{byte(btoi(whole))})
-	s.gave = whole
+	if v := s.serving; v.fetch == nil && v.want == nil {
+		s.gave, s.kept = whole, s.kept || !whole
+	}
 	s.leaveServing()
 	if s.expect == wantPull {
 		s.expect = wantTurn
@@ -209,7 +225,7 @@ func (s *session) producePage(v *serving) error {
 	s.stats.served += p.versions
 	if keys == nil { // changed keys are seen to in a state of their own
 		if still && len(v.regions) == 0 {
-			s.endServing(true)
+			s.endServing(!v.left)
 		}
 		return nil
 	}
@@ -218,7 +234,7 @@ func (s *session) producePage(v *serving) error {
 	case v.changed.lost || v.after > maxAfter:
 		s.endServing(false)
 	case len(left) == 0:
-		s.endServing(true)
+		s.endServing(!v.left)
 	default:
 		s.host.at(func(*replica) {
 			for key := range left {
@@ -231,7 +247,7 @@ func (s *session) producePage(v *serving) error {
 
 // begin works out which parts of the log the peer lacks.
 func (v *serving) begin(r *replica) {
-	v.begun, v.regions, v.sent = true, []region{}, map[string]sum{}
+	v.begun, v.regions, v.sent = true, []region{}, map[string]sentKey{}
 	v.changed.keys = map[string]struct{}{}
 	r.observe(v)
 	lacks := func(o Origin, top uint64) {
@@ -262,7 +278,7 @@ func (v *serving) addChanged(st *view, p *page, keys map[string]struct{}) (left 
 			return nil, err
 		}
 		if slices.ContainsFunc(s, func(x version) bool { return !v.peer.has(x.dot) }) {
-			if err := p.add(st, []byte(key), s, v.peer); err != nil {
+			if _, err := v.add(st, p, []byte(key), s); err != nil {
 				return nil, err
 			}
 		}
@@ -274,18 +290,23 @@ func (v *serving) addChanged(st *view, p *page, keys map[string]struct{}) (left 
 // whether enough was sent of this state.
 func (v *serving) readRegion(st *view, p *page) (ended bool, err error) {
 	g := &v.regions[0]
-	room := max(p.session.params.pageSize, min(v.window, p.session.params.window)) - p.sent - len(p.body)
+	room := max(p.session.params.pageSize, min(v.window, p.session.params.window)) - p.sent - p.size()
 	entries, all, err := v.readLog(st, *g, room)
 	if err != nil {
 		return false, err
 	}
-	if err := st.readValues(entries, 2*windowSize); err != nil {
+	if err := st.readValues(entries, max(4*room, 1<<20)); err != nil {
 		return false, err
 	}
 	for i := range entries {
 		e := &entries[i]
-		if err := v.addEntry(st, p, e); err != nil {
+		apart, err := v.addEntry(st, p, e)
+		if err != nil {
 			return false, err
+		}
+		if apart { // its values are not sent, so no mark may cover it
+			p.mark(g.origin, e.seq+1, g.to)
+			g.to = e.seq - 1
 		}
 		if e.seq == g.from {
 			break
@@ -320,38 +341,44 @@ func (v *serving) readRegion(st *view, p *page) (ended bool, err error) {
 
 // enough tells whether a state was read long enough, when a page is full.
 func (v *serving) enough(p *page) bool {
-	if n := p.sent + len(p.body); p.versions > 0 {
+	if n := p.sent + p.size(); p.versions > 0 {
 		v.average = n / p.versions
 	}
-	return p.sent+len(p.body) >= min(v.window, p.session.params.window)
+	return p.sent+p.size() >= min(v.window, p.session.params.window)
 }
 
-// addEntry sends the key of a log entry, with all its versions.
-func (v *serving) addEntry(st *view, p *page, e *logged) error {
+// addEntry sends the key of a log entry, with all its versions, and tells whether
+// values of it are still to be sent.
+func (v *serving) addEntry(st *view, p *page, e *logged) (apart bool, err error) {
 	if !e.inline && !st.litter { // it is alone: the log has one entry for each version
 		if err := st.readValue(e); err != nil {
-			return err
+			return false, err
 		}
-		p.put(e.key, []version{e.version}, v.peer)
-		return nil
+		x := e.version
+		if x.large = p.session.tooLarge(e.key, &x); x.large > 0 {
+			x.value = nil
+		}
+		p.put(e.key, []version{x})
+		e.value = nil
+		return false, nil
 	}
 	s, err := readIndex(st, e.key, st)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !s.has(e.dot) {
-		return nil // garbage that a crash left
+		return false, nil // garbage that a crash left
 	}
 	if len(s) > 1 {
 		// Only what is still the same was sent: the page also says that all of this
 		// part of the log was, and the key may have grown by a version that is in it.
 		now := s.names()
-		if was, ok := v.sent[string(e.key)]; ok && was == now {
-			return nil
+		if was, ok := v.sent[string(e.key)]; ok && was.names == now {
+			return was.apart, nil
 		}
-		v.sent[string(e.key)] = now
+		defer func() { v.sent[string(e.key)] = sentKey{now, apart} }()
 	}
-	return p.add(st, e.key, s, v.peer)
+	return v.add(st, p, e.key, s)
 }
 
 func (v *view) aliasOf(o Origin) (uint32, bool) {

@@ -42,12 +42,12 @@ type session struct {
 
 	serving    *serving
 	pulling    *pulling
-	leftOut    leftOut  // our pull
-	waits      int      // how often in a row the peer has said that it is still at work
-	partial    bool     // our pull is to go on in another session
-	theyLeft   leftOut  // the acceptor's, as it told us
-	spool      [][]byte // values that came in chunks, for the page to come
-	spooled    int
+	leftOut    leftOut   // our pull
+	waits      int       // how often in a row the peer has said that it is still at work
+	partial    bool      // our pull is to go on in another session
+	theyLeft   leftOut   // the acceptor's, as it told us
+	spool      []spooled // values that came in chunks, for the page to come
+	spooled    int       // bytes of them
 	spoolEnded bool
 
 	book      []string       // addresses to tell
@@ -56,10 +56,12 @@ type session struct {
 	told      sum            // our claims in the state that the peer was last told of
 
 	out      []frame
+	queue    []queued // to be sent after that, in its turn
 	done     bool
 	refusing bool // the last word is a refusal
 	idle     bool
 	gave     bool // a pull of the peer's was served to its end
+	kept     bool // but for values that are too large for the peer
 	stats    sessionStats
 }
 
@@ -101,6 +103,8 @@ func (p *purpose) any() bool { return len(p.mend) > 0 || p.compare != nil }
 type sessionStats struct {
 	pulled, served   int
 	repaired, mended int // versions that came back: of a digest that differed, of damage that was known
+	heldBefore,
+	heldNow int // versions that are not taken here, before and after the pull
 }
 
 type frame struct {
@@ -137,6 +141,10 @@ func (s *session) start() {
 }
 
 func (s *session) send(kind frameType, payload []byte) {
+	if len(s.queue) > 0 {
+		s.queue = append(s.queue, queued{frame: frame{kind, payload}})
+		return
+	}
 	s.out = append(s.out, frame{kind, payload})
 }
 
@@ -144,7 +152,7 @@ func (s *session) send(kind frameType, payload []byte) {
 // dialer pulled first, so what it was told of is what the acceptor had joined with its
 // own. If a pull was left out, nobody knows until they are asked again.
 func (s *session) theirsNow() sum {
-	if s.leftOut != pullNow || s.theyLeft != pullNow {
+	if s.leftOut != pullNow || s.theyLeft != pullNow || s.kept {
 		return sum{}
 	}
 	if s.idle || s.dialed {
@@ -235,6 +243,8 @@ func (s *session) dispatch(kind frameType, payload []byte) error {
 		return s.gotProbed(payload)
 	case kind == frameFetch && (s.expect == wantPull || s.expect == wantTurn || s.expect == wantTheirs):
 		return s.gotFetch(payload)
+	case kind == frameWant && (s.expect == wantPull || s.expect == wantTurn || s.expect == wantTheirs):
+		return s.gotWant(payload)
 	case kind == frameBye && s.expect == wantTheirs:
 		return s.gotBye(payload)
 	}

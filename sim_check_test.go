@@ -61,6 +61,13 @@ func (n *simNode) check() error {
 			return fmt.Errorf("n%d: index of key %s names %d versions, not %v", n.id, key, len(rs.index[key]), h)
 		}
 	}
+	for _, w := range n.w.ghost.writes {
+		if n.r.above.has(w.dot) {
+			if err := n.covered(w); err != nil {
+				return fmt.Errorf("above the claim: %w", err)
+			}
+		}
+	}
 	var digest sum
 	var keys, tombstones, disputed int64
 	for key, s := range rs.index {

@@ -29,7 +29,7 @@ func (c *simConn) over() bool { return c.ends[0].over && c.ends[1].over }
 func (w *simWorld) params(n *simNode) sessionParams {
 	return sessionParams{
 		name: fmt.Sprint("n", n.id), addr: fmt.Sprintf("n%d:9000", n.id),
-		pageSize: w.conf.pageSize, listBelow: w.conf.listBelow, batchSize: w.conf.batchSize, maxValue: 1 << 16, maxKey: 64,
+		pageSize: w.conf.pageSize, listBelow: w.conf.listBelow, batchSize: w.conf.batchSize, maxValue: n.maxValue, maxKey: 64,
 		window: w.conf.window(),
 	}
 }
@@ -54,15 +54,29 @@ func (w *simWorld) dial(a, b *simNode) *simConn {
 func (w *simWorld) flush(c *simConn, i int) {
 	e, f := c.ends[i], c.ends[1-i]
 	if !f.over && !c.broken {
-		f.in = append(f.in, e.s.out...)
 		for _, x := range e.s.out {
+			if x.kind == frameHello && (e.n.old || f.n.old) {
+				x.payload = earlierHello(x.payload)
+			}
+			f.in = append(f.in, x)
 			w.stats.bytes += frameHead + len(x.payload)
+			w.stats.wants += int(btoi(x.kind == frameWant))
 		}
 	}
 	e.s.out = nil
 	if e.s.done && !e.over {
 		w.end(c, i)
 	}
+}
+
+// earlierHello is a hello as it was before values were asked for.
+func earlierHello(hello []byte) []byte {
+	h, err := decodeHello(hello)
+	if err != nil {
+		panic(err)
+	}
+	h.apart = false
+	return h.append(nil)
 }
 
 // move lets one end of a connection take in one frame, or send one page. It
@@ -121,6 +135,7 @@ func (w *simWorld) end(c *simConn, i int) {
 		e.n.met[e.peer.id] = e.s.theirs.origin
 	}
 	w.stats.pulled += e.s.stats.pulled
+	w.stats.heldBack += int(btoi(e.n.r != nil && len(e.n.r.heldBack) > 0))
 	if w.stats.repaired += e.s.stats.repaired; e.s.stats.repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.damage {
 		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to damage, and there was none", c.id, e.n.id, e.s.stats.repaired))
 	}

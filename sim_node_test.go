@@ -11,12 +11,14 @@ import (
 
 // simNode is one server: the real replica on a simulated disk.
 type simNode struct {
-	w      *simWorld
-	id     int
-	r      *replica // nil while down
-	disk   simDisk
-	skew   time.Duration // of its wall clock
-	paused bool
+	w        *simWorld
+	id       int
+	r        *replica // nil while down
+	disk     simDisk
+	skew     time.Duration // of its wall clock
+	paused   bool
+	old      bool // it is of before values were asked for
+	maxValue int
 	retired, failed, crashed,
 	syncWrites, syncPulls bool
 	holds    map[string]*held  // what the ghost says it holds

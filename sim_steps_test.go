@@ -224,7 +224,7 @@ func (w *simWorld) heal() {
 		w.run(c)
 	}
 	for _, n := range w.nodes {
-		n.paused, n.skew = false, 0
+		n.paused, n.skew, n.maxValue = false, 0, 1<<16
 		if n.failed {
 			n.kill()
 		}

@@ -82,7 +82,7 @@ func TestKeptSeeds(t *testing.T) {
 
 type simStats struct {
 	ops, steps, commits, checks, openings, kills, powerFailures, closes, sessions, cuts, idle, pulled, repaired,
-	reissued, purged, skewed, clones, restores, damaged, bytes, rounds int
+	reissued, purged, skewed, clones, restores, damaged, bytes, rounds, wants, heldBack int
 }
 
 func (s *simStats) add(o *simStats) {
@@ -93,7 +93,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return []*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.damaged, &s.bytes, &s.rounds}
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.damaged, &s.bytes, &s.rounds, &s.wants, &s.heldBack}
 }
 
 // window has one size of pages sent several to a state.
@@ -113,12 +113,14 @@ type simConf struct {
 	resolver                         int // -1: each opening draws its own
 	writes, mishaps                  int // per cent of steps
 	damage, skips                    bool
+	small, old                       float64 // parts of the nodes that take only small values, and that are of before
 }
 
 // simWorld is one schedule.
 type simWorld struct {
 	seed    uint64
 	rand    *rand.Rand
+	sizes   *rand.Rand // apart, so that older seeds stay what they were
 	conf    simConf
 	now     time.Time
 	nodes   []*simNode
@@ -210,6 +212,8 @@ func (w *simWorld) configure() {
 	later := rand.New(rand.NewPCG(w.seed, 8))
 	w.conf.damage, w.conf.skips = later.IntN(10) == 0, later.IntN(4) == 0
 	w.conf.listBelow = uint64(pick(later, 2, 8, 0))
+	w.conf.small, w.conf.old = pick(later, 0, 0, 0.3, 1), pick(later, 0, 0, 0.3)
+	w.sizes = rand.New(rand.NewPCG(w.seed, 9))
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
 	}
@@ -223,6 +227,11 @@ func (w *simWorld) configure() {
 // addNode starts a server on an image of a disk, or on an empty one.
 func (w *simWorld) addNode(im simImage) *simNode {
 	n := &simNode{w: w, id: len(w.nodes), disk: newSimDisk(im), met: map[int]Origin{}, crashed: im != nil}
+	n.maxValue = 1 << 16
+	if w.sizes.Float64() < w.conf.small {
+		n.maxValue = pick(w.sizes, 3, 4, 100)
+	}
+	n.old = w.sizes.Float64() < w.conf.old
 	n.syncWrites, n.syncPulls = w.chance(w.conf.syncs), w.chance(w.conf.syncs)
 	n.resolver = func() simResolve {
 		if w.conf.resolver < 0 {

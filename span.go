@@ -29,6 +29,24 @@ func (ss spans) add(s span) spans {
 	return slices.Replace(ss, i, j, s)
 }
 
+// without takes one seq out.
+func (ss spans) without(seq uint64) spans {
+	i := slices.IndexFunc(ss, func(s span) bool { return s.from <= seq && seq <= s.to })
+	if i < 0 {
+		return ss
+	}
+	var rest spans
+	for _, s := range []span{{ss[i].from, seq - 1}, {seq + 1, ss[i].to}} {
+		if s.from <= s.to {
+			rest = append(rest, s)
+		}
+	}
+	if len(ss)+len(rest)-1 > maxSpans { // what is not remembered is only sent again
+		rest = rest[:1]
+	}
+	return slices.Replace(ss, i, i+1, rest...)
+}
+
 // touch tells whether a span would join others rather than stand alone.
 func (ss spans) touch(s span) bool {
 	return slices.ContainsFunc(ss, func(t span) bool { return t.from <= s.to+1 && s.from <= t.to+1 })

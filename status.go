@@ -53,6 +53,8 @@ type Status struct {
 	BytesOut   int64          `json:"bytesOut"`
 	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
 	Alone      bool           `json:"alone"`      // every configured address leads to this server itself, and nobody else is there
+	HeldBack   int64          `json:"heldBack"`   // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
+	Largest    int64          `json:"largest"`    // of those, the size of the largest value
 	Peers      []PeerStatus   `json:"peers"`      // by address
 	Refusals   []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
 	Blockers   []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
@@ -181,6 +183,10 @@ func (db *DB) figuresStatus(s *Status) {
 // own fills in what the replica knows.
 func (s *Status) own(r *replica) {
 	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
+	s.HeldBack = int64(len(r.heldBack))
+	for _, n := range r.heldBack {
+		s.Largest = max(s.Largest, int64(n))
+	}
 	s.Claims = []Claim{}
 	for _, w := range r.known.rows {
 		if w.at[claimed] > 0 {

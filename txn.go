@@ -189,6 +189,9 @@ func (t *txn) raise(c column, d dot) {
 
 func (t *txn) covers(d dot) bool { return d.seq <= t.at(claimed, d.origin) }
 
+// has tells whether a write is held, superseded or forgotten here.
+func (t *txn) has(d dot) bool { return t.covers(d) || t.r.above.has(d) }
+
 // prove raises a proof, but never above the claim.
 func (t *txn) prove(c column, d dot) {
 	if d.seq = min(d.seq, t.at(claimed, d.origin)); d.seq > t.r.known.at(c, d.origin) {
@@ -366,12 +369,18 @@ func (t *txn) prune(v *version) {
 	})
 }
 
-// merge takes in the whole state that a peer holds of one key; proof is what the
-// peer could prove then.
+// held tells whether all of a version is here: of some only the name was sent.
+func (v *version) whole() bool { return !v.apart && v.large == 0 }
+
+// merge takes in the state that a peer holds of one key; proof is what the peer could
+// prove then. All siblings are named. What is missing of their contents is left to a
+// later merge, and so is to drop what only the peer's proof is against: what has seen it
+// may be what is missing.
 func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, err error) {
-	news := false
+	news, whole := false, true
 	for i := range theirs {
-		news = news || !t.covers(theirs[i].dot)
+		news = news || !t.has(theirs[i].dot)
+		whole = whole && theirs[i].whole()
 	}
 	if !news { // it came with another session, say
 		return 0, nil
@@ -383,11 +392,14 @@ func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, 
 	now := old
 	for i := range theirs {
 		x := &theirs[i]
-		if t.covers(x.dot) {
-			continue // held, superseded or forgotten here
+		if t.has(x.dot) || !x.whole() {
+			continue // held, superseded or forgotten here; or not here yet
 		}
 		if slices.ContainsFunc(now, func(y version) bool { return y.dot == x.dot || y.saw(x.dot) }) {
 			continue
+		}
+		if x.known && x.listed {
+			continue // it was held, and is superseded
 		}
 		if x.known {
 			return fresh, protocolErrorf("key %q: version %v was sent without its content", key, x.dot)
@@ -395,28 +407,43 @@ func (t *txn) merge(key []byte, theirs []version, proof *knowledge) (fresh int, 
 		kept := state(t.versions.take(len(now) + 1))
 		for j := range now {
 			y := &now[j]
-			if x.saw(y.dot) {
-				continue
+			if !x.saw(y.dot) {
+				kept = append(kept, *y)
 			}
-			// The peer knows y and no longer holds it: something there saw it.
-			if proof.proves(y.dot) && !state(theirs).has(y.dot) {
-				for _, d := range y.vv {
-					t.prove(pruned, d)
-				}
-				t.prove(pruned, y.dot)
-				continue
-			}
-			kept = append(kept, *y)
 		}
 		now = append(kept, *x)
 		fresh++
 		t.r.clock.see(x.stamp)
 		t.loose = t.loose.raise(x.dot)
 	}
-	if fresh == 0 {
+	if whole {
+		now = t.dropProved(now, theirs, proof)
+	}
+	if fresh == 0 && len(now) == len(old) {
 		return 0, nil
 	}
 	return fresh, t.replace(key, old, k, now, false)
+}
+
+// dropProved drops of a key what a peer knows and no longer holds, all of whose versions
+// are merged: something there saw it.
+func (t *txn) dropProved(now state, theirs []version, proof *knowledge) state {
+	proved := func(y version) bool { return proof.proves(y.dot) && !state(theirs).has(y.dot) }
+	if !slices.ContainsFunc(now, proved) {
+		return now
+	}
+	kept := state(t.versions.take(len(now)))
+	for _, y := range now {
+		if !proved(y) {
+			kept = append(kept, y)
+			continue
+		}
+		for _, d := range y.vv {
+			t.prove(pruned, d)
+		}
+		t.prove(pruned, y.dot)
+	}
+	return kept
 }
 
 // replace stages the new state of a key. New versions carry value and time; those

@@ -45,9 +45,7 @@ func (v *serving) readLog(st *view, g region, bytes int) (entries []logged, all 
 			return nil, false, fmt.Errorf("log entry %x: %w", it.Key(), err)
 		}
 		room, e.key = keep(room, e.key)
-		if e.inline {
-			room, e.value = keep(room, e.value)
-		}
+		e.value = nil // of siblings: they are read with their key
 		entries = append(entries, logged{entry: e, read: e.inline || e.deleted})
 		if e.seq == g.from {
 			return entries, true, it.Error()

@@ -46,6 +46,7 @@ const (
 	frameFetch     frameType = 13 // keys and dots whose state is asked for
 	frameWait      frameType = 14 // the speaker is still at work
 	framePacked    frameType = 15 // another frame, compressed
+	frameWant      frameType = 16 // keys whose values were not sent with their names: some of those values
 )
 
 const (
@@ -245,7 +246,11 @@ type version struct {
 	// on, and there are count of them.
 	offset, count uint64
 
-	known bool // of the state of a peer: only the dot was sent, the rest is known here
+	// Of the state of a peer: only the dot was sent,
+	known  bool   // as the rest is known here
+	apart  bool   // as the rest comes when it is asked for
+	large  uint64 // or all but the value, as it is larger than is taken here, of so many bytes
+	listed bool   // it is known because we said so when we asked for the key
 }
 
 // saw tells whether the writer of v had seen the write d of the same key.
@@ -309,6 +314,8 @@ const (
 	flagCounted      // the key holds a value: the dot is in the digest
 	flagKnown        // only the dot is in the record
 	flagChunked      // the value came ahead, in chunks
+	flagApart        // only the dot is in the record: the rest comes when it is asked for
+	flagLarge        // the value is larger than the receiver takes: its size is in its place
 )
 
 // maxClock bounds a key's logical clock, far above what writing could reach.
