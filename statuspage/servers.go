@@ -174,6 +174,9 @@ func notes(s *replicator.Status) []line {
 	if s.Mismatches > 0 {
 		note("bad", "%s had to come back after digests differed: a store was damaged, here or at a peer. Verify tells which.", plural(s.Mismatches, "version"))
 	}
+	if s.HeldBack > 0 {
+		note("bad", "%s not taken here: the value is above MaxValue, or the key above MaxKey. The largest has %d bytes.", plural(s.HeldBack, "version")+" of peers", s.Largest)
+	}
 	for _, p := range sorted(s.Peers) {
 		name := cmp.Or(p.Name, p.Addr)
 		switch {

@@ -137,6 +137,9 @@ func printNode(out io.Writer, seen seen, full bool) {
 		if s.Mismatches > 0 {
 			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
 		}
+		if s.HeldBack > 0 {
+			t.row("HELD BACK", fmt.Sprintf("%s of peers: the value is above --max-value (the largest has %s), or the key above --max-key", plural(s.HeldBack, "version"), humanize.IBytes(uint64(s.Largest))))
+		}
 		_ = t.end()
 		printWork(out, s, now)
 		fmt.Fprintln(out)

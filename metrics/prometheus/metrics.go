@@ -63,6 +63,8 @@ var server = []metric[status]{
 	ofServer("round_pause_seconds", "Pause between rounds of sessions, at this velocity.", gauge, func(s *status) float64 { return s.Pause.Seconds() }),
 	ofServer("purge_blockers", "Members that hold back the forgetting of deletions.", gauge, func(s *status) float64 { return float64(len(s.Blockers)) }),
 	ofServer("long_works", "Long works under way: adoption, verification, long pulls and repairs.", gauge, func(s *status) float64 { return float64(len(s.Work)) }),
+	ofServer("held_back_versions", "Versions at peers that are not taken here, as value or key is above MaxValue or MaxKey.", gauge,
+		func(s *status) float64 { return float64(s.HeldBack) }),
 	ofServer("sessions_total", "Sessions with peers since the opening.", counter, func(s *status) float64 { return float64(s.Sessions) }),
 	ofServer("pulled_versions_total", "Versions taken from peers since the opening.", counter, func(s *status) float64 { return float64(s.Pulled) }),
 	ofServer("served_versions_total", "Versions sent to peers since the opening.", counter, func(s *status) float64 { return float64(s.Served) }),
