@@ -120,7 +120,7 @@ func (db *DB) strangers(from []byte, p *Progress) (keys [][]byte, next []byte, e
 			if err != nil {
 				return nil, nil, err
 			}
-			odd, err := strange(st, st, db.opts.Resolver.internal(), key, s, shownOf(values.Value(), false))
+			odd, err := strange(st, st, db.resolve, key, s, shownOf(values.Value(), false))
 			if err != nil {
 				return nil, nil, err
 			}
@@ -284,7 +284,7 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if odd, err := strange(st, st, db.opts.Resolver.internal(), key, s, shownValue{deleted: true}); err != nil {
+		if odd, err := strange(st, st, db.resolve, key, s, shownValue{deleted: true}); err != nil {
 			return nil, nil, err
 		} else if odd {
 			keys, size = append(keys, slices.Clone(key)), size+4*len(key)+writeOverhead

@@ -2,7 +2,6 @@ package replicator
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,30 +23,63 @@ func (n *node) mergeFrom(proof *knowledge, vs ...version) {
 
 func (n *node) purge() { require.NoError(n.t, lookOnce(n, 100)) }
 
-// lookOnce has a server look at all its tombstones, some at a time, and forget those that
-// may be.
-func lookOnce(h interface {
+// testHost is a server without a shell.
+type testHost interface {
 	at(f func(r *replica))
 	commit(stage func(t *txn) error) error
-}, step int) error {
-	var p *purging
-	h.at(func(r *replica) { p = r.beginPurge() })
-	p.step = step
-	for !p.done {
-		err := p.next(h.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
-			for some := range slices.Chunk(keys, (step+1)/2) {
-				if err := h.commit(func(t *txn) error { return stage(t, some) }); err != nil {
-					return err
-				}
+}
+
+// testKeeper looks after its store, with so many keys in one transaction.
+type testKeeper struct {
+	testHost
+	step   int
+	staged func(t *txn) // called for each transaction; may be nil
+}
+
+func (k testKeeper) each(keys [][]byte, stage stager) error {
+	for len(keys) > 0 {
+		done := 0
+		err := k.commit(func(t *txn) (err error) {
+			done, err = stage(t, keys[:min(k.step, len(keys))])
+			if k.staged != nil {
+				k.staged(t)
 			}
-			return nil
+			return err
 		})
 		if err != nil {
+			return err
+		}
+		keys = keys[done:]
+	}
+	return nil
+}
+
+// lookOnce has a server look at all its tombstones, some at a time, and forget those that
+// may be.
+func lookOnce(h testHost, step int) error {
+	var p *purging
+	h.at(func(r *replica) { p = r.beginPurge() })
+	for p.step = step; !p.done; {
+		if err := p.next(testKeeper{testHost: h, step: (step + 1) / 2}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// tidyUp does the rest of an opening.
+func tidyUp(h testHost, step int, enough func() bool) error {
+	var resolve resolveFunc
+	h.at(func(r *replica) { resolve = r.resolve })
+	for p := new(tidying); !p.done; {
+		if err := p.next(testKeeper{testHost: h, step: step}, resolve, enough); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func never() bool { return false }
 
 func TestVersionThatAHeldOneSawIsNotMerged(t *testing.T) {
 	a := newNode(t)
@@ -125,14 +157,10 @@ func TestPurgeIsCommittedWithSync(t *testing.T) {
 	a.put("k", "v")
 	a.del("k")
 	a.saved()
-	p := a.r.beginPurge()
-	require.NoError(t, p.next(a.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
-		tx := a.r.begin()
-		require.NoError(t, stage(tx, keys))
-		require.NotZero(t, tx.batch.Len())
-		require.True(t, tx.sync)
-		return nil
-	}))
+	synced := false
+	note := func(t *txn) { synced = t.sync && t.batch.Len() > 0 }
+	require.NoError(t, a.r.beginPurge().next(testKeeper{a, 100, note}))
+	require.True(t, synced)
 }
 
 func TestProofOfAShortenedVectorIsCommittedWithSync(t *testing.T) {
@@ -322,18 +350,11 @@ func TestProofOfAllThatIsForgottenIsSyncedOnce(t *testing.T) {
 	}
 	a.saved()
 	synced, batches := 0, 0
-	p := a.r.beginPurge()
-	require.NoError(t, p.next(a.at, func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
-		for some := range slices.Chunk(keys, 5) {
-			require.NoError(t, a.commit(func(t *txn) error {
-				err := stage(t, some)
-				batches++
-				synced += int(btoi(t.sync))
-				return err
-			}))
-		}
-		return nil
-	}))
+	note := func(t *txn) {
+		batches++
+		synced += int(btoi(t.sync))
+	}
+	require.NoError(t, a.r.beginPurge().next(testKeeper{a, 5, note}))
 	require.Zero(t, a.r.tombstones)
 	require.Equal(t, 10, batches)
 	require.Equal(t, 1, synced, "further ones rest on a proof that is on disk")

@@ -88,8 +88,7 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 	}
 	n.queue = &queue{raw: db, replica: n.r, slot: make(chan struct{}, 1), over: make(chan struct{}),
 		commits: n.committed, failed: func(error) {}}
-	// The rest of an opening is the shell's own code.
-	return n, n.r.tidy(n.commit)
+	return n, tidyUp(n, 100, never)
 }
 
 func (n *crashNode) at(f func(r *replica))           { n.queue.at(f) }

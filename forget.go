@@ -171,39 +171,6 @@ func (r *replica) readMembers() error {
 	return it.Error()
 }
 
-// sweep deletes log entries that a crash left and that no log-index names, as far
-// as the next limit entries from a log key on, and tells where to go on, or nil at
-// the end. While the log may hold such entries, repairs check each one they read.
-func (t *txn) sweep(from []byte, limit int) (next []byte, err error) {
-	rg := kindRange(kindLog)
-	if from != nil {
-		rg.Start = from
-	}
-	it := t.r.store.NewIterator(rg, nil)
-	defer it.Release()
-	for n := 0; it.Next(); n++ {
-		if n >= limit {
-			return slices.Clone(it.Key()), it.Error()
-		}
-		e, err := decodeEntry(it.Key(), it.Value(), t.r)
-		if err != nil {
-			return nil, fmt.Errorf("log entry %x: %w", it.Key(), err)
-		}
-		s, _, err := t.lookup(e.key)
-		if err != nil {
-			return nil, err
-		}
-		if !s.has(e.dot) {
-			t.batch.Delete(it.Key())
-		}
-	}
-	if err := it.Error(); err != nil {
-		return nil, err
-	}
-	t.swept = true
-	return nil, nil
-}
-
 // orphans tells whether there are writes of earlier openings that nobody turned
 // out to claim.
 func (r *replica) orphans() bool {

@@ -113,6 +113,29 @@ func (db *DB) tendStore(ctx context.Context, u *upkeep) error {
 	return db.purge(ctx, u)
 }
 
+// tidyTime is how long Replicate tidies before it leaves the rest to the background.
+const tidyTime = 100 * time.Millisecond
+
+// tidy does what Replicate has left to do. After an error it goes on later.
+func (db *DB) tidy(ctx context.Context, p *tidying) {
+	for !p.done {
+		err := p.next(background{db, ctx}, db.resolve, func() bool { return ctx.Err() != nil })
+		switch {
+		case err == nil:
+			continue
+		case ctx.Err() != nil || errors.Is(err, ErrFailed) || errors.Is(err, leveldb.ErrClosed) || errors.Is(err, leveldb.ErrReadOnly):
+			return
+		}
+		db.opts.Logger.Error("replicator: what is to be done after an opening failed, and is tried again", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(idleInterval):
+		}
+	}
+	close(db.tidied)
+}
+
 // warnOfExpiry says in time that the caller's certificates run out.
 func (db *DB) warnOfExpiry(now time.Time) {
 	switch left, warn := db.security.expiry(now); {
@@ -139,11 +162,8 @@ func (db *DB) purge(ctx context.Context, u *upkeep) error {
 		})
 		u.purged = began
 	}
-	each := func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
-		return db.inSlices(ctx, keys, stage)
-	}
 	for u.purging != nil && ctx.Err() == nil && time.Since(began) < purgeTime {
-		err := u.purging.next(db.at, each)
+		err := u.purging.next(background{db, ctx})
 		if err != nil || u.purging.done {
 			u.purging = nil
 		}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
@@ -201,25 +200,22 @@ func (p *purging) end(r *replica) {
 // none is held for long.
 const purgeStep = 4096
 
-// next looks at some more tombstones, and has those forgotten that may be: stage, for
-// some keys at a time, is committed by each, of whose errors the first is the last.
-func (p *purging) next(at func(func(r *replica)), each func(keys [][]byte, stage func(t *txn, keys [][]byte) error) error) error {
-	var v view
-	err := leveldb.ErrClosed // at a database that is closed nothing is called
-	at(func(r *replica) { v, err = r.look() })
+// next looks at some more tombstones, and has those forgotten that may be.
+func (p *purging) next(h keeper) error {
+	v, err := look(h)
 	if err != nil {
 		return err
 	}
 	keys, err := p.find(&v)
 	v.Release()
 	if err == nil && len(keys) > 0 {
-		err = each(keys, p.stage)
+		err = h.each(keys, p.stage)
 	}
 	switch {
 	case err != nil: // what was fresh when it began has to be looked at
-		at(func(r *replica) { r.left.looked = time.Time{} })
+		h.at(func(r *replica) { r.left.looked = time.Time{} })
 	case p.done:
-		at(p.end)
+		h.at(p.end)
 	}
 	return err
 }
@@ -297,7 +293,7 @@ func (p *purging) judge(v *view, key []byte, s state) (forget bool, err error) {
 // stage has keys forgotten that were found. The proof of all that were found comes with
 // the first of them and is committed with Sync, unless it is on disk: none of them
 // is without it, and further ones need not wait for the disk.
-func (p *purging) stage(t *txn, keys [][]byte) error {
+func (p *purging) stage(t *txn, keys [][]byte) (done int, err error) {
 	s := t.r.settlement()
 	for _, d := range p.proof {
 		t.rely(purged, d)
@@ -307,12 +303,7 @@ func (p *purging) stage(t *txn, keys [][]byte) error {
 			t.rely(purged, d)
 		}
 	}
-	for _, key := range keys {
-		if err := p.forget(t, &s, key); err != nil {
-			return err
-		}
-	}
-	return nil
+	return oneByOne(func(t *txn, key []byte) error { return p.forget(t, &s, key) })(t, keys)
 }
 
 // forget forgets a key that holds tombstones only, if they still are what they were.

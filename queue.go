@@ -44,7 +44,9 @@ type request struct {
 	stage   func(t *txn) error // of the server itself
 	sync    bool
 	notable []change // of what it did, for the caller to report
-	done    chan error
+
+	decisions *decisions // nil: the resolver is asked while the request is staged
+	done      chan error
 	// answered tells whether an answer was taken from done. If not, the queue may
 	// still hold the request.
 	answered bool
@@ -212,10 +214,13 @@ func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error
 			break
 		}
 		before := len(t.changes)
-		if req.stage != nil {
+		if t.decisions = req.decisions; req.stage != nil {
 			err = req.stage(t)
 		} else {
 			err = t.put(req.writes)
+		}
+		if err == nil && t.decisions != nil && len(t.decisions.open) > 0 {
+			err = errUndecided
 		}
 		if err != nil {
 			return t, staged, i, err

@@ -46,6 +46,10 @@ type DB struct {
 	staging  chan struct{} // capacity 1: who has a transaction open
 	hardened atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
 
+	quick     bool          // the resolver is one of this package
+	resolving chan struct{} // capacity 1: who calls the resolver
+	tidied    chan struct{} // closed when what an opening has to do is done
+
 	ready     chan struct{}
 	readyOnce sync.Once
 	adopted   chan struct{} // closed when the data found at the opening is logged
@@ -131,11 +135,15 @@ func replicate(db *leveldb.DB, opts Options, sec *security) (*DB, error) {
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
 	d := newDB(db, opts, r, l, sec)
-	if err := r.tidy(d.commit); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
+	began := time.Now()
+	tidying := new(tidying)
+	for !tidying.done && time.Since(began) < tidyTime {
+		if err := tidying.next(background{d, context.Background()}, d.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
+		}
 	}
-	d.run(fresh)
+	d.run(fresh, tidying)
 	return d, nil
 }
 
@@ -166,36 +174,6 @@ func (g *registry) leave(db *leveldb.DB) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.all, db)
-}
-
-// tidy does what must be done before the first session: it clears away what a
-// crash left in the log, and has the resolver, which may be another one than
-// last time, decide again what keys in conflict show.
-func (r *replica) tidy(commit func(stage func(t *txn) error) error) error {
-	if r.littered {
-		err := inTurn(context.Background(), commit, func(t *txn, from []byte) ([]byte, error) { return t.sweep(from, 1<<14) })
-		if err != nil {
-			return err
-		}
-	}
-	return inTurn(context.Background(), commit, func(t *txn, from []byte) ([]byte, error) { return t.resolveAgain(from, 256) })
-}
-
-// inTurn commits one transaction after another, each of which tells where the next
-// is to go on, until one is the last or ctx ends. A transaction may be staged twice,
-// see queue.commit, and begins at the same place then.
-func inTurn(ctx context.Context, commit func(stage func(t *txn) error) error, stage func(t *txn, from []byte) (next []byte, err error)) error {
-	for from := []byte(nil); ; {
-		var next []byte
-		err := commit(func(t *txn) (err error) {
-			next, err = stage(t, from)
-			return err
-		})
-		if err != nil || next == nil || ctx.Err() != nil {
-			return err
-		}
-		from = next
-	}
 }
 
 func listen(o *Options) (net.Listener, error) {
@@ -248,10 +226,12 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
+		quick: o.Resolver.quick(), resolving: make(chan struct{}, 1), tidied: make(chan struct{}),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
 		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
 		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
+	r.replicaConfig.resolve = d.resolve
 	if d.opts.Name == "" {
 		d.opts.Name = l.Addr().String()
 	}
@@ -263,12 +243,17 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 }
 
 // run starts everything that goes on in the background.
-func (db *DB) run(fresh bool) {
+func (db *DB) run(fresh bool, tidying *tidying) {
 	ctx, cancel := context.WithCancel(context.Background())
 	db.cancel = cancel
 	db.spawn(func() { db.accept(ctx) })
 	db.spawn(func() { db.rounds(ctx) })
 	db.spawn(func() { db.maintain(ctx) })
+	if tidying.done {
+		close(db.tidied)
+	} else {
+		db.spawn(func() { db.tidy(ctx, tidying) })
+	}
 	for _, d := range db.opts.Discover {
 		db.spawn(func() { db.discover(ctx, d) })
 	}
@@ -438,7 +423,17 @@ func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
 	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
+	if !db.quick {
+		req.decisions = new(decisions)
+	}
 	err := db.queue.do(req)
+	for err == errUndecided {
+		if err := db.decide(req.decisions); err != nil {
+			return err
+		}
+		req.answered = false
+		err = db.queue.do(req)
+	}
 	if req.answered {
 		db.tell(req.notable)
 	}

@@ -64,20 +64,24 @@ func (n *simNode) open() error {
 	}
 	n.alone = true
 	defer func() { n.alone = false }()
-	for from, limit := []byte(nil), 1+n.w.rand.IntN(4); ; {
-		err := n.commitWith(func(t *txn) (err error) {
-			from, err = t.resolveAgain(from, limit)
-			return err
-		}, false)
+	// The sweep comes some time later.
+	if err := n.tidy(&tidying{began: true, swept: true, step: 1 + n.w.rand.IntN(4)}); err != nil {
+		n.w.ignore(err)
+		n.kill()
+		return err
+	}
+	return n.check()
+}
+
+// tidy does what an opening has to do.
+func (n *simNode) tidy(p *tidying) error {
+	for !p.done {
+		err := p.next(testKeeper{testHost: unsyncedNode{n}, step: (p.step + 1) / 2}, n.r.resolve, func() bool { return p.step == 1 })
 		if err != nil {
-			n.w.ignore(err)
-			n.kill()
 			return err
-		}
-		if from == nil {
-			return n.check()
 		}
 	}
+	return nil
 }
 
 // findOut makes the ghost look at what a disk holds after an opening, and checks
@@ -413,7 +417,7 @@ func (n *simNode) purge() error {
 	n.purging, n.alone = true, true
 	defer func() { n.purging, n.alone = false, false }()
 	due, before := n.r.purgeDue(), n.r.tombstones
-	if err := lookOnce(simPurge{n}, 1+n.w.rand.IntN(4)); err != nil {
+	if err := lookOnce(unsyncedNode{n}, 1+n.w.rand.IntN(4)); err != nil {
 		return err
 	}
 	if n.r.tombstones != before && !due && n.w.conf.tombstoneTTL < 0 {
@@ -422,20 +426,14 @@ func (n *simNode) purge() error {
 	return nil
 }
 
-// simPurge commits without Sync what need not be on disk.
-type simPurge struct{ *simNode }
+// unsyncedNode commits without Sync what need not be on disk.
+type unsyncedNode struct{ *simNode }
 
-func (n simPurge) commit(stage func(t *txn) error) error { return n.commitWith(stage, false) }
+func (n unsyncedNode) commit(stage func(t *txn) error) error { return n.commitWith(stage, false) }
 
 func (n *simNode) sweep() error {
-	for from, limit := []byte(nil), 1+n.w.rand.IntN(20); n.r.littered; {
-		err := n.commitWith(func(t *txn) (err error) {
-			from, err = t.sweep(from, limit)
-			return err
-		}, false)
-		if err != nil {
-			return err
-		}
+	if err := n.tidy(&tidying{step: 1 + n.w.rand.IntN(20)}); err != nil {
+		return err
 	}
 	rs, err := n.records()
 	if err != nil {

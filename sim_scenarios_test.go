@@ -23,15 +23,7 @@ func (n *node) reopen(resolve resolveFunc) {
 	b, err := n.r.open("")
 	require.NoError(n.t, err)
 	require.NoError(n.t, n.db.Write(b, &opt.WriteOptions{Sync: true}))
-	for from := []byte(nil); ; {
-		require.NoError(n.t, n.commit(func(t *txn) (err error) {
-			from, err = t.resolveAgain(from, 100)
-			return err
-		}))
-		if from == nil {
-			return
-		}
-	}
+	require.NoError(n.t, tidyUp(n, 100, never))
 }
 
 // copied opens a copy of a node's database, as another server or as a backup.

@@ -14,22 +14,34 @@ const (
 	mostSlice  = 1024
 )
 
+// background makes a server a keeper, until ctx ends.
+type background struct {
+	*DB
+	ctx context.Context // of the one task that this belongs to
+}
+
+func (b background) each(keys [][]byte, stage stager) error {
+	return b.inSlices(b.ctx, keys, stage)
+}
+
 // inSlices has something staged for each of some keys, and committed.
-func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage func(t *txn, keys [][]byte) error) error {
+func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage stager) error {
 	n := firstSlice
 	for len(keys) > 0 && ctx.Err() == nil {
 		slice := keys[:min(n, len(keys))]
 		var took time.Duration
-		err := db.commit(func(t *txn) error {
+		var done int
+		err := db.commit(func(t *txn) (err error) {
 			began := time.Now()
-			defer func() { took = time.Since(began) }()
-			return stage(t, slice)
+			done, err = stage(t, slice)
+			took = time.Since(began)
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		keys = keys[len(slice):]
-		n = nextSlice(n, took)
+		keys = keys[done:]
+		n = nextSlice(done, took)
 	}
 	return ctx.Err()
 }

@@ -33,6 +33,8 @@ type txn struct {
 
 	figures // by how much they change
 
+	decisions *decisions // of the request that is being staged; nil: its resolver is asked at once
+
 	changes []change
 	buf     []byte
 	keyBuf  []byte
@@ -149,7 +151,7 @@ func (r *replica) begin() *txn {
 	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
 	t.known = t.known[:0]
 	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
-	t.figures = figures{}
+	t.figures, t.decisions = figures{}, nil
 	return t
 }
 
@@ -490,7 +492,7 @@ func (t *txn) stage(key []byte, old state, k *stagedKey, now state, local bool) 
 	default:
 		next.disputed = disputed(now)
 		var shown version
-		shown, c.panicked = resolveAll(t.r.resolve, key, now)
+		shown, c.panicked = t.resolve(key, now)
 		c.resolved = &shown
 		stageShown(&t.batch, key, shown)
 	}
@@ -569,66 +571,6 @@ func (t *txn) stageIndex(key []byte, now state) []byte {
 	t.buf = appendIndex(t.buf[:0], now, t.r)
 	t.batch.Put(t.keyBuf, t.buf)
 	return append(t.records.take(len(t.buf)), t.buf...)
-}
-
-// resolveAgain stages what keys in conflict show now, if that is something else:
-// the resolver may be another one than when they were written. It goes through the
-// conflicts from a key on, stages at most limit keys, and tells where to go on, or
-// nil at the end. What a key shows is staged with all its state, as ever. A value that
-// was written past the wrapper is left for Adopt or Repair.
-func (t *txn) resolveAgain(from []byte, limit int) (next []byte, err error) {
-	return t.eachMarked(kindConflict, from, limit, t.resolveKey)
-}
-
-// eachMarked has f stage something for the keys that have a mark, from a key on,
-// until limit keys are staged or the batch is full, and tells where to go on, or
-// nil at the end.
-func (t *txn) eachMarked(kind byte, from []byte, limit int, f func(key []byte) error) (next []byte, err error) {
-	rg := kindRange(kind)
-	if from != nil {
-		rg.Start = kindKey(kind, from)
-	}
-	it := t.r.store.NewIterator(rg, nil)
-	defer it.Release()
-	for n := 0; it.Next(); n++ {
-		key := slices.Clone(it.Key()[3:])
-		if n >= limit*16 || len(t.staged.list) >= limit || t.large() {
-			return key, it.Error()
-		}
-		if err := f(key); err != nil {
-			return nil, err
-		}
-	}
-	return nil, it.Error()
-}
-
-func (t *txn) resolveKey(key []byte) error {
-	s, k, err := t.lookup(key)
-	if err != nil || k != nil { // just written: resolved
-		return err
-	}
-	vs, err := t.full(key, s, k)
-	if err != nil {
-		return err
-	}
-	if len(vs) < 2 || !disputed(vs) { // left behind by a crash
-		t.batch.Delete(kindKey(kindConflict, key))
-		t.disputed--
-		return nil
-	}
-	raw, err := t.r.store.Get(key, nil)
-	if err != nil && err != leveldb.ErrNotFound {
-		return err
-	}
-	now := shownOf(raw, err == leveldb.ErrNotFound)
-	kept, known, err := readShown(t.r.store, key)
-	if err != nil || known && kept != now {
-		return err
-	}
-	if resolved, _ := resolveAll(t.r.resolve, key, vs); shownOf(resolved.value, resolved.deleted) == now {
-		return nil
-	}
-	return t.replace(key, s, nil, vs, false)
 }
 
 // finish stages what the transaction learnt of origins and gives the batch.

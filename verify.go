@@ -58,6 +58,11 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	if db.isClosing() {
 		return v, leveldb.ErrClosed
 	}
+	select {
+	case <-db.tidied:
+		v.tidied = true
+	default:
+	}
 	var err error
 	db.at(func(c *replica) {
 		v.view.aliases, v.view.index = c.aliases, c.alias
@@ -91,6 +96,7 @@ type verification struct {
 	named, logged sum  // dots in the index, in the log
 	progress      Progress
 	began         time.Time
+	tidied        bool // what the opening has to do is done: no crash's entries are in the log, and conflicts show what they should
 }
 
 // fault reports what is wrong with a key, which can be mended.
@@ -199,7 +205,10 @@ func (v *verification) checkKey(key []byte, s state) error {
 // checkShown checks what a key with several versions shows, unless its resolver
 // cannot be relied upon to say the same twice.
 func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent bool) {
-	resolve := v.db.opts.Resolver.internal()
+	if !v.tidied {
+		return
+	}
+	resolve := v.db.resolve
 	first, _ := resolveAll(resolve, key, vs)
 	second, _ := resolveAll(resolve, key, vs)
 	if !first.sameContent(&second) {
@@ -232,7 +241,7 @@ func (v *verification) checkLog() error {
 		v.logged = v.logged.add(d.hash())
 		return nil
 	})
-	if err != nil || v.logged == v.named {
+	if err != nil || v.logged == v.named || !v.tidied {
 		return err
 	}
 	return look(func(d dot, logKey, rec []byte) error {
