@@ -19,7 +19,7 @@ import (
 // change it and later changes have no effect.
 type Options struct {
 	// Name is what this server calls itself to peers, in Status and in logs.
-	// Default: the listen address.
+	// Default: the listen address; with the host's name in it if that is any address.
 	Name string
 
 	// Cluster keeps apart what must not mix: servers replicate only with

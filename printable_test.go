@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -140,4 +142,16 @@ func TestAddressThatIsNotPrintableIsRefused(t *testing.T) {
 	for _, addr := range []string{"a\x1b[2J:9000", "a:90\n", "a\u202e:9000", "a\xff:9000"} {
 		require.ErrorContains(t, checkAddr(addr), "want \"host:port\"")
 	}
+}
+
+func TestServersWithoutANameAreToldApart(t *testing.T) {
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	for listen, want := range map[string]string{"[::]:9000": host + ":9000", "0.0.0.0:9000": host + ":9000", "127.0.0.1:9000": "127.0.0.1:9000", "[::1]:9000": "[::1]:9000"} {
+		a, err := net.ResolveTCPAddr("tcp", listen)
+		require.NoError(t, err)
+		require.Equal(t, want, nameAt(a))
+	}
+	db := serve(t, Options{Listen: "0.0.0.0:0", Insecure: true})
+	require.True(t, strings.HasPrefix(db.Status().Name, host+":"), db.Status().Name)
 }

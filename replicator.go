@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -233,13 +235,26 @@ func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security
 	}
 	r.replicaConfig.resolve = d.resolve
 	if d.opts.Name == "" {
-		d.opts.Name = l.Addr().String()
+		d.opts.Name = nameAt(l.Addr())
 	}
 	d.queue = &queue{raw: raw, replica: r, slot: make(chan struct{}, 1), over: make(chan struct{}), commits: d.committed, failed: d.storeFailed, starved: d.storeStarved}
 	for _, p := range o.Peers {
 		d.peers.add(p, fromList, time.Now())
 	}
 	return d
+}
+
+// nameAt is what a server is called that was given no name. One that listens on any
+// address says the same there as its peers on other hosts, so it goes by its host's name.
+func nameAt(listener net.Addr) string {
+	host, port, err := net.SplitHostPort(listener.String())
+	if ip, e := netip.ParseAddr(host); err != nil || e != nil || !ip.IsUnspecified() {
+		return listener.String()
+	}
+	if host, err = os.Hostname(); err != nil || host == "" {
+		return listener.String()
+	}
+	return net.JoinHostPort(printable(host), port)
 }
 
 // run starts everything that goes on in the background.

@@ -36,7 +36,7 @@ func (s *serving) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&s.o.Listen, "listen", "127.0.0.1:9000", "`address` to accept peers on; port 0 picks a free one")
 	f.StringVar(&s.o.Advertise, "advertise", "", "`host:port` that peers should dial (default: as they see this node)")
-	f.StringVar(&s.o.Name, "name", "", "what this node calls itself (default: the listen address)")
+	f.StringVar(&s.o.Name, "name", "", "what this node calls itself (default: the listen address, or HOSTNAME:PORT if it listens on any)")
 	f.StringVar(&s.o.Cluster, "cluster", "", "nodes replicate only with nodes of the same cluster `name`")
 	f.StringArrayVar(&s.o.Peers, "peer", nil, "`host:port` of another node; repeatable, one is enough")
 	f.BoolVar(&s.multicast, "multicast", false, "find peers on the local network")
