@@ -104,8 +104,8 @@ func (a *app) log(ctx context.Context, first node, all []seen, entries int) erro
 
 // origins puts together what all nodes know of all origins.
 func origins(all []seen) []originView {
-	byOrigin := map[replicator.Origin]*originView{}
-	for _, s := range all {
+	byOrigin, names := map[replicator.Origin]*originView{}, names(all)
+	for n, s := range all {
 		for _, c := range s.Status.Claims {
 			o := byOrigin[c.Origin]
 			if o == nil {
@@ -114,13 +114,13 @@ func origins(all []seen) []originView {
 			}
 			o.Seq = max(o.Seq, c.Seq)
 			if c.Own {
-				o.Of = s.Status.Name
+				o.Of = names[n]
 			}
 		}
 	}
 	list := []originView{}
 	for _, o := range byOrigin {
-		for _, s := range all {
+		for n, s := range all {
 			i := slices.IndexFunc(s.Status.Claims, func(c replicator.Claim) bool { return c.Origin == o.Origin })
 			var c replicator.Claim
 			if i >= 0 {
@@ -128,7 +128,7 @@ func origins(all []seen) []originView {
 			}
 			o.Durable = min(o.Durable, c.Durable)
 			if c.Seq < o.Seq {
-				o.Behind[s.Status.Name] = o.Seq - c.Seq
+				o.Behind[names[n]] = o.Seq - c.Seq
 			}
 		}
 		list = append(list, *o)

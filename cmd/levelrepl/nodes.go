@@ -67,21 +67,41 @@ func state(s *replicator.Status) string {
 	return "ok"
 }
 
+// names are what the nodes call themselves, with the address where several do it alike:
+// as do all that listen on any address and were given no name.
+func names(all []seen) []string {
+	list, times := make([]string, len(all)), map[string]int{}
+	for _, s := range all {
+		if s.Status != nil {
+			times[s.Status.Name]++
+		}
+	}
+	for i, s := range all {
+		if s.Status == nil {
+			continue
+		}
+		if list[i] = s.Status.Name; times[list[i]] > 1 {
+			list[i] += " (" + s.Addr + ")"
+		}
+	}
+	return list
+}
+
 // printLags prints how many writes each node lacks that another has.
 func printLags(out io.Writer, all []seen) {
 	fmt.Fprintln(out, "\nwrites that the row's node lacks and the column's has")
-	head := []string{""}
-	for _, s := range all {
+	head, names := []string{""}, names(all)
+	for i, s := range all {
 		if s.Status != nil {
-			head = append(head, s.Status.Name)
+			head = append(head, names[i])
 		}
 	}
 	t := newTable(out, head...)
-	for _, row := range all {
+	for i, row := range all {
 		if row.Status == nil {
 			continue
 		}
-		cells := []string{row.Status.Name}
+		cells := []string{names[i]}
 		for _, column := range all {
 			switch {
 			case column.Status == nil:
