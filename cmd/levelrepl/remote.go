@@ -212,7 +212,14 @@ func (n *remote) refused(resp *http.Response) error {
 	var e struct{ Error string }
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil || json.Unmarshal(text, &e) != nil || e.Error == "" {
-		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), "is that the HTTP address of levelrepl serve?"}
+		hint := "is that the HTTP address of levelrepl serve?"
+		switch resp.StatusCode {
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+			hint = "what stands before the node wants to know who you are: " + addrEnv + " takes http://NAME:PASSWORD@host:port"
+		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			hint = "what stands before the node does not reach it: is it running?"
+		}
+		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), hint}
 	}
 	for _, known := range []error{leveldb.ErrNotFound, errNoConflict, errNoVersion, replicator.ErrReservedKey, replicator.ErrTooLarge, replicator.ErrFollower, replicator.ErrFailed} {
 		if e.Error == known.Error() {

@@ -175,6 +175,8 @@ func (a *app) showStatus(all []seen, again bool) error {
 	for _, s := range all {
 		if s.Status != nil {
 			printNode(&b, s, len(all) == 1)
+		} else if again && len(all) == 1 { // else the command ends with it
+			fmt.Fprintln(&b, s.Error)
 		}
 	}
 	_, err := io.WriteString(a.out, b.String())

@@ -227,3 +227,35 @@ func TestProgramServesAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	require.ErrorAs(t, exec.Command(bin, "get", "none", "--dir", dir).Run(), &exit)
 	require.Equal(t, exitFound, exit.ExitCode())
 }
+
+func TestNodesOfTheSameNameAreToldApart(t *testing.T) {
+	a := serve(t, filepath.Join(t.TempDir(), "a"), "--name", "[::]:9000")
+	b := serve(t, filepath.Join(t.TempDir(), "b"), "--name", "[::]:9000")
+	c := serve(t, filepath.Join(t.TempDir(), "c"))
+	must(t, "put", "--addr", c.http, "k", "v")
+	must(t, "put", "--addr", b.http, "k", "w")
+	var v logView
+	require.NoError(t, json.Unmarshal([]byte(must(t, "log", "--json", a.http, b.http, c.http)), &v))
+	require.Len(t, v.Origins, 2)
+	require.Equal(t, "[::]:9000 ("+b.http+")", v.Origins[0].Of)
+	require.Equal(t, map[string]uint64{"[::]:9000 (" + a.http + ")": 1, "[::]:9000 (" + b.http + ")": 1}, v.Origins[1].Behind)
+	require.Contains(t, must(t, "status", a.http, b.http, c.http), "\n[::]:9000 ("+b.http+")  ")
+	require.NotContains(t, must(t, "log", b.http), "("+b.http)
+}
+
+func TestWatchShowsThatANodeIsGone(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	out, ended := &lines{}, make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"status", "127.0.0.1:1", "--watch=10ms"}, nil, out, io.Discard) }()
+	eventually(t, func() bool { return strings.Contains(out.String(), "cannot reach http://127.0.0.1:1") })
+	cancel()
+	require.Equal(t, exitOK, <-ended)
+}
+
+func TestProxyThatAnswersInPlaceOfTheNodeIsCalledThat(t *testing.T) {
+	for status, hint := range map[int]string{401: "wants to know who you are", 403: "wants to know who you are", 502: "does not reach it", 504: "does not reach it", 404: "is that the HTTP address of levelrepl serve?"} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", status) }))
+		mustFail(t, exitFailed, hint, "get", "k", "--addr", s.URL)
+		s.Close()
+	}
+}
