@@ -90,7 +90,7 @@ func (w *crashWorld) restart(clean bool) error {
 		return err
 	}
 	w.a = a
-	if clean && a.r.littered {
+	if clean && (a.r.littered || a.r.rewound != nil) {
 		return fmt.Errorf("a clean close was not recognised")
 	}
 	return checkStore(a.db, a.r)

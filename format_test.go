@@ -156,8 +156,11 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 
 	a.put("key-01", "once more, so that the proofs and members differ")
 	require.NoError(t, a.commit(func(t *txn) error { t.stageMembers(); return nil }))
-	clean := new(leveldb.Batch)
+	flushed, clean := new(leveldb.Batch), new(leveldb.Batch)
+	a.r.stageFlushed(flushed)
+	require.NoError(t, a.db.Write(flushed, nil))
 	a.r.stageClean(clean)
+	require.NoError(t, a.r.stageClosed(clean))
 	require.NoError(t, a.db.Write(clean, nil))
 	return all, a
 }

@@ -52,6 +52,8 @@ type replica struct {
 	// is not whole, and orphans of earlier openings.
 	loose vector
 
+	rewound *rewound // how the store was found, if it was older than when it was closed
+
 	// littered tells that a crash may have left log entries that their keys'
 	// log-indexes do not name, until a sweep has gone through the log.
 	littered bool
@@ -165,6 +167,11 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 	if err != nil {
 		return nil, err
 	}
+	if clean {
+		if clean, err = r.checkFlushed(); err != nil {
+			return nil, err
+		}
+	}
 	if !clean {
 		named, err := r.recount()
 		if err != nil {
@@ -175,6 +182,9 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 			return nil, err
 		}
 		r.littered = logged != named
+		if r.rewound != nil {
+			r.rewound.found = r.figures
+		}
 	}
 	b := new(leveldb.Batch)
 	b.Put(metaFormat, append([]byte{formatVersion}, cluster...))
@@ -286,9 +296,7 @@ func (r *replica) stageClean(b leveldb.BatchReplay) {
 	for _, d := range r.known.vector(claimed) {
 		r.known.raise(durable, d)
 	}
-	for _, w := range r.known.rows {
-		r.stageOrigin(b, w.origin, w)
-	}
+	r.stageOrigins(b, false)
 	r.stageMembers(b)
 	rec := appendSum([]byte{formatVersion}, r.digest)
 	rec = binary.BigEndian.AppendUint64(rec, uint64(r.clock.last))

@@ -136,6 +136,9 @@ func replicate(db *leveldb.DB, opts Options, sec *security) (*DB, error) {
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
+	if r.rewound != nil {
+		opts.Logger.Error("replicator: " + r.rewound.String() + "; nothing is claimed that may be missing, and peers bring back what they have")
+	}
 	d := newDB(db, opts, r, l, sec)
 	began := time.Now()
 	tidying := new(tidying)
@@ -576,14 +579,26 @@ func (db *DB) leave() error {
 	return ignoreReadOnly(leave(db.raw, db.queue.replica))
 }
 
+// leave flushes what was not written with Sync; and the memtable as well if goleveldb has
+// flushed any in this opening, so that the mark can name something that the table of the last
+// flush holds.
 func leave(raw *leveldb.DB, r *replica) error {
-	if r.unsynced {
-		if err := flush(raw); err != nil {
-			return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
+	flushes, err := memComp(raw)
+	if err == nil && (r.unsynced || flushes > 0) {
+		b := new(leveldb.Batch)
+		r.stageFlushed(b)
+		if err = raw.Write(b, nil); err == nil {
+			err = flush(raw)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
 	}
 	b := new(leveldb.Batch)
 	r.stageClean(b)
+	if err := r.stageClosed(b); err != nil {
+		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
+	}
 	if err := raw.Write(b, &opt.WriteOptions{Sync: true}); err != nil {
 		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
 	}

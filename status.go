@@ -37,6 +37,7 @@ type Status struct {
 	ReadOnly   bool           `json:"readOnly"`
 	Failed     string         `json:"failed,omitempty"`  // why writes are refused, if the store failed
 	Starved    string         `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
+	Rewound    bool           `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
 	Digest     Digest         `json:"digest"`
 	Keys       int64          `json:"keys"`       // keys with a value
 	Tombstones int64          `json:"tombstones"` // deleted keys that are still remembered
@@ -183,6 +184,7 @@ func (db *DB) figuresStatus(s *Status) {
 // own fills in what the replica knows.
 func (s *Status) own(r *replica) {
 	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
+	s.Rewound = r.stillRewound() != nil
 	s.HeldBack = int64(len(r.heldBack))
 	for _, n := range r.heldBack {
 		s.Largest = max(s.Largest, int64(n))

@@ -66,7 +66,7 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	var err error
 	db.at(func(c *replica) {
 		v.view.aliases, v.view.index = c.aliases, c.alias
-		v.kept = c.figures
+		v.kept, v.rewound = c.figures, c.stillRewound()
 		v.view.snapshot, err = c.store.snapshot()
 	})
 	if err != nil {
@@ -92,6 +92,7 @@ type verification struct {
 	report        Report
 	damaged       map[string][]dot // keys to be mended, with log entries that their log-index does not name
 	kept, counted figures
+	rewound       *rewound
 	counting      bool // all of it was counted
 	named, logged sum  // dots in the index, in the log
 	progress      Progress
@@ -108,6 +109,9 @@ func (v *verification) fault(key []byte, format string, args ...any) {
 }
 
 func (v *verification) run() error {
+	if v.rewound != nil {
+		v.report.fault(nil, "%v; what no peer has is lost", v.rewound)
+	}
 	if err := v.checkIndex(); err != nil {
 		return err
 	}

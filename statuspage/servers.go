@@ -165,6 +165,9 @@ func notes(s *replicator.Status) []line {
 	if s.Starved != "" {
 		note("bad", "The store finds no file handle and refuses writes for now: %s. It goes on by itself once there are some.", s.Starved)
 	}
+	if s.Rewound {
+		note("bad", "The store was opened at an older state than it was closed in, and what was known then is not all known again. Peers bring back what they have; Verify tells how many keys there were.")
+	}
 	if s.ReadOnly {
 		note("busy", "This server is read-only: it serves, and takes nothing in.")
 	}

@@ -57,6 +57,8 @@ func state(s *replicator.Status) string {
 		return "FAILED: " + s.Failed
 	case s.Starved != "":
 		return "no file handles: " + s.Starved
+	case s.Rewound:
+		return "older than when it was closed"
 	case s.ReadOnly:
 		return "read-only"
 	case !s.Ready:

@@ -140,6 +140,9 @@ func complaints(all []seen) (list []string) {
 		if s.Status.Alone {
 			list = append(list, s.Addr+" replicates with nobody: every address that it was given leads to itself")
 		}
+		if s.Status.Rewound {
+			list = append(list, s.Addr+" was opened at an older state than it was closed in, and what was lost is not all back")
+		}
 		for _, p := range s.Status.Peers {
 			if !p.Agrees && counts(p) {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))

@@ -235,4 +235,7 @@ var bugs = []bug{
 	{name: "a peer that was sent only what it takes is taken to have all", file: "page.go",
 		old: "\t\t\tp.session.kept = true\n",
 		new: "\t\t\tp.session.kept = !planted(%q)\n"},
+	{name: "a store that is older than its clean mark is believed", file: "rewound.go",
+		old: "\tif bytes.Equal(closed, flushed) {\n",
+		new: "\tif bytes.Equal(closed, flushed) || planted(%q) {\n"},
 }
