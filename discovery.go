@@ -61,13 +61,16 @@ type MulticastOptions struct {
 	// four are asked (at 0, 0.5, 1 and 2 s). Default: 30 s.
 	Interval time.Duration
 
-	// Logger gets one warning when questions cannot be sent, and the noise of
-	// the mDNS library at debug level. Default: slog.Default().
+	// Logger gets one warning when questions cannot be sent, or not answered, and
+	// the noise of the mDNS library at debug level. Default: slog.Default().
 	Logger *slog.Logger
 }
 
 // Multicast finds servers of the same cluster on the local network by DNS-SD
 // over multicast DNS, and answers when they ask. o may be nil; it is copied.
+//
+// Where machines have nothing but link-local IPv6 addresses, these are found with the
+// interface as their zone.
 //
 // What it finds are unauthenticated hints, at most 256 addresses a round; the
 // handshake decides. Where multicast is blocked it finds nothing, silently
@@ -152,6 +155,7 @@ type multicastRun struct {
 	servers map[serverKey]*mdns.Server
 	blocked map[path]time.Time // not asked before
 	mute    bool               // no question could be sent in the last round
+	hidden  bool               // and no answer given
 }
 
 // serverKey: a server must start anew when its interface was replaced by one
@@ -193,6 +197,14 @@ func (r *multicastRun) round(ctx context.Context, found func(addr string)) error
 		r.logger.Info("multicast questions can be sent again")
 		r.mute = false
 	}
+	switch hidden := len(r.servers) == 0; {
+	case hidden && !r.hidden:
+		r.logger.Warn("multicast questions cannot be answered; this server may find others and is not found", "err", serveErr)
+		r.hidden = true
+	case !hidden && r.hidden:
+		r.logger.Info("multicast questions can be answered again")
+		r.hidden = false
+	}
 	return nil
 }
 
@@ -202,7 +214,7 @@ func (r *multicastRun) round(ctx context.Context, found func(addr string)) error
 func (r *multicastRun) serve(links []link) error {
 	h := hint{cluster: clusterHash(r.self.Cluster), origin: r.self.Origin, tls: r.self.TLS}
 	h.addrs = advertised(r.self.Addr, links)
-	err := errors.New("no address to give")
+	err := fmt.Errorf("no interface has an address that %s could be dialed at", r.self.Addr)
 	wanted := make(map[serverKey]bool)
 	if len(h.addrs) > 0 {
 		if err = r.zone.set(h, links); err != nil {
@@ -305,7 +317,11 @@ func askLink(ctx context.Context, iface net.Interface, v6 bool, noise *log.Logge
 	close(entries)
 	var answers []answer
 	for e := range entries {
-		answers = append(answers, answer{name: e.Name, txt: e.InfoFields})
+		zone := iface.Name
+		if ip := e.AddrV6IPAddr; ip != nil && ip.Zone != "" {
+			zone = ip.Zone // others may have been heard on the way
+		}
+		answers = append(answers, answer{name: e.Name, txt: e.InfoFields, zone: zone})
 	}
 	return answers, err
 }

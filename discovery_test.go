@@ -64,24 +64,28 @@ func TestHintsThatAreNotOursAreDropped(t *testing.T) {
 		local  bool
 		want   []string
 	}{
-		{"a peer", answer{name, edit("", "")}, false, []string{"10.0.0.2:9000"}},
-		{"other letter case", answer{strings.ToUpper(name), edit("", "")}, false, []string{"10.0.0.2:9000"}},
-		{"unknown key", answer{name, edit("v=1", "v=1\nnew=thing\nflag")}, false, []string{"10.0.0.2:9000"}},
-		{"a later v", answer{name, edit("v=1", "v=1\nv=2")}, false, []string{"10.0.0.2:9000"}},
-		{"foreign service", answer{"tv._googlecast._tcp.local.", edit("", "")}, false, nil},
-		{"no TXT", answer{name, nil}, false, nil},
-		{"other version", answer{name, edit("v=1", "v=2")}, false, nil},
-		{"other cluster", answer{name, edit(clusterHash("blue"), clusterHash("red"))}, false, nil},
-		{"ourselves", answer{name, edit(pid, self.Origin.String())}, false, nil},
-		{"short origin", answer{name, edit(pid, pid[2:])}, false, nil},
-		{"no port", answer{name, edit(":9000", "")}, false, nil},
-		{"port 0", answer{name, edit(":9000", ":0")}, false, nil},
-		{"unspecified", answer{name, edit("10.0.0.2", "0.0.0.0")}, false, nil},
-		{"group", answer{name, edit("10.0.0.2", "224.0.0.251")}, false, nil},
-		{"foreign zone", answer{name, edit("10.0.0.2", "[fe80::1%eth0]")}, false, nil},
-		{"control characters", answer{name, edit("10.0.0.2", "a\x1b[2J")}, false, nil},
-		{"their loopback", answer{name, edit("10.0.0.2", "127.0.0.1")}, false, nil},
-		{"our loopback", answer{name, edit("10.0.0.2", "127.0.0.1")}, true, []string{"127.0.0.1:9000"}},
+		{"a peer", answer{name: name, txt: edit("", "")}, false, []string{"10.0.0.2:9000"}},
+		{"other letter case", answer{name: strings.ToUpper(name), txt: edit("", "")}, false, []string{"10.0.0.2:9000"}},
+		{"unknown key", answer{name: name, txt: edit("v=1", "v=1\nnew=thing\nflag")}, false, []string{"10.0.0.2:9000"}},
+		{"a later v", answer{name: name, txt: edit("v=1", "v=1\nv=2")}, false, []string{"10.0.0.2:9000"}},
+		{"foreign service", answer{name: "tv._googlecast._tcp.local.", txt: edit("", "")}, false, nil},
+		{"no TXT", answer{name: name, txt: nil}, false, nil},
+		{"other version", answer{name: name, txt: edit("v=1", "v=2")}, false, nil},
+		{"other cluster", answer{name: name, txt: edit(clusterHash("blue"), clusterHash("red"))}, false, nil},
+		{"ourselves", answer{name: name, txt: edit(pid, self.Origin.String())}, false, nil},
+		{"short origin", answer{name: name, txt: edit(pid, pid[2:])}, false, nil},
+		{"no port", answer{name: name, txt: edit(":9000", "")}, false, nil},
+		{"port 0", answer{name: name, txt: edit(":9000", ":0")}, false, nil},
+		{"unspecified", answer{name: name, txt: edit("10.0.0.2", "0.0.0.0")}, false, nil},
+		{"group", answer{name: name, txt: edit("10.0.0.2", "224.0.0.251")}, false, nil},
+		{"foreign zone", answer{name: name, txt: edit("10.0.0.2", "[fe80::1%eth0]")}, false, nil},
+		{"control characters", answer{name: name, txt: edit("10.0.0.2", "a\x1b[2J")}, false, nil},
+		{"of the same link", answer{name: name, txt: edit("10.0.0.2", "[fe80::1]"), zone: "eth0"}, false, []string{"[fe80::1%eth0]:9000"}},
+		{"of a link that is not known", answer{name: name, txt: edit("10.0.0.2", "[fe80::1]")}, false, nil},
+		{"of the same link, with their zone", answer{name: name, txt: edit("10.0.0.2", "[fe80::1%eth7]"), zone: "eth0"}, false, nil},
+		{"of the same link, port 0", answer{name: name, txt: edit("10.0.0.2:9000", "[fe80::1]:0"), zone: "eth0"}, false, nil},
+		{"their loopback", answer{name: name, txt: edit("10.0.0.2", "127.0.0.1")}, false, nil},
+		{"our loopback", answer{name: name, txt: edit("10.0.0.2", "127.0.0.1")}, true, []string{"127.0.0.1:9000"}},
 	} {
 		require.Equal(t, c.want, appendHints(nil, []answer{c.answer, c.answer}, self, c.local), c.why)
 	}
@@ -91,7 +95,7 @@ func TestFloodOfHintsIsCapped(t *testing.T) {
 	var flood []answer
 	for i := range 10 * maxHints {
 		h := hint{cluster: clusterHash(""), origin: Origin{9}, addrs: []string{fmt.Sprintf("10.0.0.2:%d", 1+i)}}
-		flood = append(flood, answer{"x." + mdnsService + ".local.", h.txt()})
+		flood = append(flood, answer{name: "x." + mdnsService + ".local.", txt: h.txt()})
 	}
 	require.Len(t, appendHints(nil, flood, Self{}, false), maxHints)
 }
@@ -124,6 +128,10 @@ func TestAdvertisedAddressesAreWhatOthersCanDial(t *testing.T) {
 	require.Equal(t, both, advertised(":9000", []link{lan}))
 	require.Equal(t, both[:1], advertised("0.0.0.0:9000", []link{lan}))
 	require.Equal(t, []string{"127.0.0.1:9000"}, advertised(":9000", []link{lo}))
+	bare := link{addrs: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}}
+	require.Equal(t, []string{"[fe80::1]:9000"}, advertised("[::]:9000", []link{lo, bare}), "there is nothing else")
+	require.Equal(t, []string{"[fe80::1]:9000"}, advertised("[fe80::1%eth0]:9000", []link{lan}), "the zone means nothing elsewhere")
+	require.Empty(t, advertised("0.0.0.0:9000", []link{bare}))
 	require.Equal(t, []string{"192.0.2.7:9000"}, advertised("192.0.2.7:9000", []link{lan}))
 	require.Equal(t, []string{"db.example.org:9000"}, advertised("db.example.org:9000", []link{lan}))
 }

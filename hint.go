@@ -64,7 +64,7 @@ func parseHint(txt []string) (hint, bool) {
 	seen := make(map[string]string)
 	for _, s := range txt {
 		k, v, ok := strings.Cut(s, "=")
-		if k == "a" && len(h.addrs) < maxHintAddrs && dialable(v) {
+		if k == "a" && len(h.addrs) < maxHintAddrs && (dialable(v) || linkLocal(v)) {
 			h.addrs = append(h.addrs, v)
 		}
 		if _, twice := seen[k]; ok && !twice {
@@ -91,6 +91,13 @@ func dialable(addr string) bool {
 	return !unspecific && ip.Zone() == ""
 }
 
+// linkLocal reports whether addr is one of IPv6 that means something only on the link that
+// it was heard on.
+func linkLocal(addr string) bool {
+	ap, err := netip.ParseAddrPort(addr)
+	return err == nil && ap.Port() != 0 && ap.Addr().Is6() && ap.Addr().IsLinkLocalUnicast() && ap.Addr().Zone() == ""
+}
+
 // isHostName lets through what a DNS name for dialing is made of, and no
 // control characters that would end up in logs and terminals.
 func isHostName(s string) bool {
@@ -104,6 +111,7 @@ func isHostName(s string) bool {
 type answer struct {
 	name string
 	txt  []string
+	zone string // the interface that it came in on, as an IPv6 zone
 }
 
 // appendHints adds the addresses in answers that are of other servers of our
@@ -120,6 +128,12 @@ func appendHints(addrs []string, answers []answer, self Self, local bool) []stri
 			continue
 		}
 		for _, addr := range h.addrs {
+			if linkLocal(addr) {
+				if a.zone == "" {
+					continue
+				}
+				addr = withZone(addr, a.zone)
+			}
 			if (local || !isLoopbackAddr(addr)) && len(addrs) < maxHints && !slices.Contains(addrs, addr) {
 				addrs = append(addrs, addr)
 			}
@@ -128,21 +142,29 @@ func appendHints(addrs []string, answers []answer, self Self, local bool) []stri
 	return addrs
 }
 
+// withZone puts the interface to an address that is linkLocal.
+func withZone(addr, zone string) string {
+	ap, _ := netip.ParseAddrPort(addr)
+	return netip.AddrPortFrom(ap.Addr().WithZone(zone), ap.Port()).String()
+}
+
 // advertised gives what peers should dial: addr if its host is specific, else
-// its port at every address of the links. Loopback addresses stay out if there
-// are others, and link-local IPv6 ones always: they mean nothing elsewhere
-// without a zone.
+// its port at every address of the links. Link-local IPv6 addresses are given only if
+// there are no others, since who hears of one must be on the same link; the zone, which
+// means nothing elsewhere, is left out. Loopback addresses are the last resort.
 func advertised(addr string, links []link) []string {
 	host, port, _ := net.SplitHostPort(addr)
 	ip, err := netip.ParseAddr(host)
 	if host != "" && (err != nil || !ip.IsUnspecified()) {
-		return []string{addr}
+		return []string{net.JoinHostPort(withoutZone(host), port)}
 	}
-	var far, near []string
+	var far, here, near []string
 	for _, l := range links {
 		for _, a := range l.addrs {
 			switch s := net.JoinHostPort(a.String(), port); {
-			case a.Is6() && a.IsLinkLocalUnicast(), a.Is6() && ip.Is4():
+			case a.Is6() && ip.Is4():
+			case a.Is6() && a.IsLinkLocalUnicast():
+				here = append(here, net.JoinHostPort(withoutZone(a.String()), port))
 			case a.IsLoopback():
 				near = append(near, s)
 			default:
@@ -150,10 +172,18 @@ func advertised(addr string, links []link) []string {
 			}
 		}
 	}
-	if len(far) > 0 {
+	switch {
+	case len(far) > 0:
 		return far
+	case len(here) > 0:
+		return here
 	}
 	return near
+}
+
+func withoutZone(host string) string {
+	host, _, _ = strings.Cut(host, "%")
+	return host
 }
 
 // hostIPs gives the hosts among addrs that are IP addresses.

@@ -138,7 +138,7 @@ func readAnswers(conn *net.UDPConn) []answer {
 		}
 		for _, rr := range append(m.Answer, m.Extra...) {
 			if t, ok := rr.(*dns.TXT); ok {
-				answers = append(answers, answer{t.Hdr.Name, t.Txt})
+				answers = append(answers, answer{name: t.Hdr.Name, txt: t.Txt})
 			}
 		}
 	}

@@ -243,6 +243,18 @@ func TestThreeMachinesReplicateByMulticastAlone(t *testing.T) {
 	}
 }
 
+func TestMachinesWithLinkLocalAddressesAloneReplicate(t *testing.T) {
+	ns := linked(t, 3)
+	var ms []machine
+	for i := range 3 {
+		ms = append(ms, machine{Name: fmt.Sprint("m", i), Listen: "[::]:9000", Multicast: true})
+	}
+	cs := machines(t, ns, ms...)
+	t.Log(spread(t, cs, "linked", 3))
+	requireSameState(t, cs)
+	endAll(t, cs)
+}
+
 func at(i int) string { return fmt.Sprintf("10.77.0.%d:9000", i+1) }
 
 func TestMachinesBehindBadNetworksAgree(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
@@ -83,6 +84,17 @@ func bridged(t *testing.T, count int, v4, v6, route bool) []string {
 	return ns
 }
 
+// linked makes bridged namespaces that have nothing but link-local IPv6 addresses.
+func linked(t *testing.T, count int) []string {
+	ns := bridged(t, count, false, true, false)
+	for i, n := range ns {
+		r := strings.NewReplacer("NS", n, "#", fmt.Sprint(i+1))
+		ip(t, r.Replace(`-n NS addr del fd77::#/64 dev eth0
+			-n NS addr add fe80::#/64 dev eth0 nodad`))
+	}
+	return ns
+}
+
 // inside runs one test of this binary in a namespace. It gives the lines the
 // child prints; closing stdin tells it to end.
 type inside struct {
@@ -134,7 +146,8 @@ func TestNamespaceServer(t *testing.T) {
 	self := Self{Cluster: "ns", Origin: Origin{byte(len(addr)), byte(portOf(addr))}, Addr: addr}
 	fmt.Println("ready")
 	go func() {
-		ended <- Multicast(nil).Discover(ctx, self, func(a string) { fmt.Println("found", a) })
+		o := MulticastOptions{Logger: slog.New(slog.NewTextHandler(printed{}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+		ended <- Multicast(&o).Discover(ctx, self, func(a string) { fmt.Println("found", a) })
 	}()
 	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
 	select {
@@ -151,6 +164,14 @@ func TestNamespaceServer(t *testing.T) {
 	}
 	// One that could not join leaks a socket in the library; then it rests.
 	require.Eventually(t, func() bool { return openFiles(t) <= fds+1 }, time.Second, time.Millisecond)
+}
+
+// printed prints what is logged, for the parent to read.
+type printed struct{}
+
+func (printed) Write(p []byte) (int, error) {
+	fmt.Print("log ", string(p))
+	return len(p), nil
 }
 
 // findEachOther starts a server in each namespace and waits until each has
@@ -211,6 +232,9 @@ func TestThreeMachinesFindEachOther(t *testing.T) {
 		findEachOther(t, ns, self, v6)
 		findEachOther(t, ns, self, v4)
 	})
+	t.Run("by link-local IPv6 addresses alone", func(t *testing.T) {
+		findEachOther(t, linked(t, 3), self, func(i int) string { return fmt.Sprintf("[fe80::%d%%eth0]:900%d", i+1, i) })
+	})
 	t.Run("where IPv4 has no route to the group", func(t *testing.T) {
 		findEachOther(t, bridged(t, 3, true, true, false), self, v4)
 	})
@@ -242,6 +266,17 @@ func sentPackets(t *testing.T, ns string) string {
 	}
 	t.Fatal("no eth0")
 	return ""
+}
+
+// It hears of others and could dial them; but nobody can find it.
+func TestMulticastSaysThatAServerIsNotFound(t *testing.T) {
+	ns := linked(t, 1)[0]
+	c := startInside(t, ns, "TestNamespaceServer", "0.0.0.0:9000")
+	for c.lines.Scan() && !strings.HasPrefix(c.lines.Text(), "log ") {
+	}
+	require.Contains(t, c.lines.Text(), "multicast questions cannot be answered; this server may find others and is not found")
+	require.Contains(t, c.lines.Text(), "no interface has an address that 0.0.0.0:9000 could be dialed at")
+	c.end(t)
 }
 
 func TestMulticastSaysWhyItCannotWork(t *testing.T) {

@@ -471,13 +471,13 @@ func (db *DB) replaced(gone []Origin) {
 }
 
 // reachable is where to dial a peer that says it listens at addr: an unspecified
-// host is the one that we see it connect from.
+// host is the one that we see it connect from, and so is one whose zone is missing.
 func reachable(addr string, remote net.Addr) string {
 	if checkPort(addr) != nil {
 		return ""
 	}
 	host, port, _ := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	if ip := net.ParseIP(withoutZone(host)); host == "" || ip != nil && (ip.IsUnspecified() || ip.To4() == nil && ip.IsLinkLocalUnicast()) {
 		var err error
 		if host, _, err = net.SplitHostPort(remote.String()); err != nil {
 			return ""
