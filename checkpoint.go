@@ -1,6 +1,12 @@
 package replicator
 
-import "slices"
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb"
+)
 
 // rely raises a proof and has it written with Sync, unless it is on disk already.
 // What is no longer held, or no longer named in a vv, and all later versions of the
@@ -86,6 +92,7 @@ func (r *replica) checkpoint(v vector) {
 		v = r.known.vector(claimed)
 		r.marks = r.marks[:0]
 		r.safe, r.unsynced = r.commits, false
+		r.inDoubt = inDoubt{}
 	}
 	for _, d := range v {
 		r.known.raise(durable, d)
@@ -145,4 +152,103 @@ func (r *replica) stable() vector {
 		r.stableVec = v
 	}
 	return r.stableVec
+}
+
+// inDoubt are the keys that were written without Sync since all was known to be on disk,
+// and how many bytes they would take in a batch.
+type inDoubt struct {
+	keys map[string]int
+	size int
+	much bool // they are too many to be kept, or more than keys was written
+}
+
+// maxInDoubt bounds the bytes of a batch that writes again what is in doubt.
+const maxInDoubt = batchLimit / 2
+
+// note takes in a transaction that was committed without Sync.
+func (d *inDoubt) note(t *txn) {
+	for i := range t.changes {
+		if d.much = d.much || t.beside; d.much {
+			break
+		}
+		c := &t.changes[i]
+		k := heldKey{key: c.key, versions: c.versions}
+		n := k.size() + writeOverhead
+		if d.keys == nil {
+			d.keys = map[string]int{}
+		}
+		d.size += n - d.keys[string(c.key)]
+		d.keys[string(c.key)] = n
+		d.much = d.size > maxInDoubt
+	}
+	if d.much = d.much || t.beside; d.much {
+		d.keys = nil
+	}
+}
+
+var errMuchInDoubt = errors.New("replicator: too much is in doubt to be written again")
+
+// secureAll writes everything that is in doubt once more, with Sync, and the checkpoint
+// along: every batch has the whole state of its keys, so nothing depends any more on the
+// batches that a power failure could take. What log entries these had deleted may come
+// back, and is swept as ever. It costs one sync, where a flush costs five or so. If it is
+// too much, or a key does not fit together, the error says so and a flush must do.
+func (t *txn) secureAll() error {
+	d := &t.r.inDoubt
+	if d.much || len(t.r.known.rows) > originStep {
+		return errMuchInDoubt
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.keys)) {
+		if err := t.rewrite([]byte(key)); err != nil {
+			return err
+		}
+	}
+	for _, rows := range [][]row{t.r.known.rows, slices.Clone(t.known)} {
+		for _, w := range rows {
+			n := t.at(claimed, w.origin)
+			for c := durable; c < columns && n > 0; c++ {
+				if n > t.r.disk.at(durable, w.origin) || t.at(c, w.origin) > t.r.disk.at(c, w.origin) {
+					t.raise(durable, dot{w.origin, n}) // so that the origin is written
+				}
+			}
+		}
+	}
+	t.sync, t.secures = true, true
+	return nil
+}
+
+// rewrite stages a key as it is, unless that is done already.
+func (t *txn) rewrite(key []byte) error {
+	s, k, err := t.lookup(key)
+	if err != nil || k != nil {
+		return err
+	}
+	if len(s) == 0 {
+		t.batch.Delete(key)
+		for _, kind := range []byte{kindIndex, kindTombstone, kindConflict} {
+			t.batch.Delete(kindKey(kind, key))
+		}
+		return nil
+	}
+	raw, err := t.r.store.Get(key, nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return err
+	}
+	odd, err := strange(t.r.store, t.r, t.r.resolve, key, s, shownOf(raw, err == leveldb.ErrNotFound))
+	if err != nil {
+		return err
+	}
+	if odd { // written past the wrapper: not to be taken back here
+		return damaged(key, "its value is not the one that was logged")
+	}
+	vs, err := t.full(key, s, k)
+	if err != nil {
+		return err
+	}
+	n := len(t.changes)
+	err = t.replaceQuietly(key, s, k, vs)
+	for i := range t.changes[n:] {
+		t.changes[n+i].same = true
+	}
+	return err
 }

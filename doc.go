@@ -43,8 +43,9 @@
 // Put returns when the write is in this database; with Sync, when it is on this disk.
 // [DB.WaitReplicated] returns when so many other servers have it on theirs. With two
 // of them a write outlives any two disks of the three. It costs a round trip and, at
-// peers that write without Sync, a flush of their store; so call it where a person
-// waits for the answer, not for every line of a log. If it ends early the write
+// peers that write without Sync, up to two syncs, or a flush of their store if much is
+// not on disk yet; so call it where a person waits for the answer, not for every line of
+// a log. If it ends early the write
 // is not undone: it is here, and will spread.
 //
 // # Reacting to changes

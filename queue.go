@@ -235,7 +235,7 @@ func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error
 // notable gives those changes that there are events for, with memory of their own.
 func notable(changes []change) (list []change) {
 	for _, c := range changes {
-		if c.panicked != nil || c.conflict || c.was {
+		if c.panicked != nil || !c.same && (c.conflict || c.was) {
 			c.versions = slices.Clone(c.versions)
 			list = append(list, c)
 		}

@@ -73,6 +73,7 @@ type replica struct {
 	ownDirty  uint64 // the last of them that had own writes and was committed without Sync
 	safe      uint64 // up to which they are known to be on disk
 	unsynced  bool   // dirty is above safe: the checkpoint may be below the claim
+	inDoubt   inDoubt
 	savedRev  uint64 // revision up to which checkpoints are stored
 	stableVec vector // see stable; nil if it must be worked out anew
 

@@ -463,7 +463,11 @@ func (db *DB) addresses() []string { return db.peers.addresses() }
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *txn) {
 	db.publish(t.changes)
-	if n := len(t.changes); n > 0 {
+	n := 0
+	for i := range t.changes {
+		n += int(btoi(!t.changes[i].same))
+	}
+	if n > 0 {
 		if slices.ContainsFunc(t.changes, func(c change) bool { return c.local }) {
 			db.news(n)
 		} else {

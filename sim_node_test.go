@@ -163,8 +163,8 @@ func (n *simNode) commitWith(stage func(t *txn) error, sync bool) error {
 	if t.empty() {
 		return nil
 	}
-	b := t.finish()
 	t.sync = t.sync || sync
+	b := t.finish()
 	next, err := n.record(t)
 	if err != nil {
 		n.w.fail(err)
@@ -411,6 +411,18 @@ func (n *simNode) upkeep() error {
 		t.stageMembers()
 		return nil
 	}, n.w.chance(0.2))
+}
+
+// secure brings to disk what is claimed, as for a peer that waits for that.
+func (n *simNode) secure() error {
+	err := n.commitWith((*txn).secureAll, true)
+	if errors.Is(err, errMuchInDoubt) || errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	if n.r != nil && err == nil && n.r.unsynced {
+		n.w.fail(fmt.Errorf("n%d: something is in doubt after all was written again", n.id))
+	}
+	return err
 }
 
 func (n *simNode) purge() error {

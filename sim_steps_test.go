@@ -80,7 +80,9 @@ func (w *simWorld) visit(n *simNode, whole bool) {
 func (w *simWorld) housekeeping(n *simNode) {
 	switch w.rand.IntN(5) {
 	case 0:
-		w.ignore(n.upkeep())
+		if w.ignore(n.upkeep()); n.r != nil && w.chance(0.5) {
+			w.ignore(n.secure())
+		}
 	case 4:
 		w.ignore(n.sweep())
 	case 1:

@@ -28,6 +28,8 @@ type txn struct {
 	saved   uint64   // revision up to which checkpoints were staged, or 0
 	proofs  []Origin // of which proofs are along because versions may rest on them
 	ownSafe bool     // it is synced, and all own writes are on disk with it
+	beside  bool     // it writes local keys, which are nowhere logged
+	secures bool     // all that was in doubt is written again
 
 	savedFrom uint64 // revision from which checkpoints were staged
 
@@ -116,6 +118,7 @@ type change struct {
 	was      bool // it was in conflict before
 	panicked any  // what the resolver panicked with
 	quiet    bool // nobody wrote: something was forgotten or named anew
+	same     bool // nothing is different: it was only written again
 }
 
 // observer is told of the changes that a replica takes in, while nobody else uses the
@@ -152,6 +155,7 @@ func (r *replica) begin() *txn {
 	t.known = t.known[:0]
 	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
 	t.figures, t.decisions = figures{}, nil
+	t.ownSafe, t.beside, t.secures = false, false, false
 	return t
 }
 
@@ -168,7 +172,7 @@ func (t *txn) clear() {
 
 // empty tells whether there is nothing to commit.
 func (t *txn) empty() bool {
-	return t.batch.Len() == 0 && len(t.known) == 0 && len(t.gone) == 0 && !t.swept && t.figures == (figures{}) && len(t.r.aliases) == t.aliases
+	return t.batch.Len() == 0 && len(t.known) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.figures == (figures{}) && len(t.r.aliases) == t.aliases
 }
 
 // at is one column of what will be known once this is committed.
@@ -253,6 +257,7 @@ func (t *txn) put(writes []write) error {
 		for _, w := range writes {
 			if t.r.local != nil && t.r.local(w.key) {
 				t.raw(w)
+				t.beside = true
 				continue
 			}
 			if w.deleted {
@@ -652,6 +657,9 @@ func (r *replica) apply(t *txn, synced bool) {
 	}
 	if r.commits++; !synced {
 		r.dirty, r.unsynced = r.commits, true
+		r.inDoubt.note(t)
+	} else if t.secures {
+		r.checkpoint(nil)
 	}
 	if !r.unsynced {
 		for _, w := range t.known {

@@ -138,8 +138,9 @@ func (db *DB) WaitFor(ctx context.Context, t Token) error {
 // this server before the call, in this opening of the database and in earlier
 // ones. It has sessions held at once with peers that are not known to have it, and
 // they bring it to disk for this: a peer that writes nothing without Sync has it
-// there with the pull, another flushes its store, which takes about 0.1 s and is
-// done once for all who wait.
+// there with the pull. Another writes again what is not yet on disk, with Sync, or, if
+// that is more than a few hundred keys, flushes its store, which takes about 0.1 s and
+// is done once for all who wait.
 //
 // This server's own disk does not count, and nothing is said of it: use Sync where
 // the write should also survive a power failure of this server alone. Each peer
@@ -463,6 +464,7 @@ const hardTime = 10 * time.Second
 // harden brings to disk what is claimed, and waits for it. All who ask while it is
 // under way are served by the next one.
 func (db *DB) harden() error {
+	defer func() { db.hardened.Store(time.Now().UnixNano()) }() // it may have taken longer than hardTime
 	db.hardened.Store(time.Now().UnixNano())
 	return db.flushAll()
 }
@@ -487,6 +489,9 @@ func (db *DB) flushAll() error {
 		return nil
 	}
 	if err := db.queue.broken(); err != nil {
+		return err
+	}
+	if err := db.commit((*txn).secureAll); err != errMuchInDoubt && !errors.Is(err, ErrDamaged) {
 		return err
 	}
 	if err := flush(db.raw); err != nil {

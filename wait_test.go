@@ -334,6 +334,7 @@ func TestTokenOfAWriteThatACrashTookTheNameOfIsLost(t *testing.T) {
 			requireAgreement(t, a, b)
 			first := a.WriteToken()
 			c.net.Partition([]string{"a"}, []string{"b"})
+			time.Sleep(10*time.Second + 50*time.Millisecond) // when nothing else is committed, with Sync perhaps
 			put(t, a, "k", "w")
 			tokens := []replicator.Token{a.Token(), a.WriteToken()}
 			waiting := make(chan error, 1)
@@ -416,6 +417,8 @@ func TestTokenIsLostWithoutPeersToo(t *testing.T) {
 		require.NoError(t, err)
 		a := c.open("a", raw, &replicator.Options{})
 		require.Equal(t, replicator.Token{}, a.WriteToken())
+		<-a.Ready()
+		time.Sleep(10*time.Second + 50*time.Millisecond) // when nothing else is committed, with Sync perhaps
 		put(t, a, "k", "w")
 		token := a.Token()
 		require.Equal(t, token, a.WriteToken())
@@ -485,5 +488,98 @@ func TestReadOnlyReplicaEndsWaitsAndSyncsWithAnError(t *testing.T) {
 		require.NoError(t, r.SetReadOnly())
 		require.NoError(t, r.Sync(t.Context()), "there was nothing to take")
 		require.NoError(t, a.Sync(t.Context()))
+	})
+}
+
+// slowDisk is a storage whose Sync takes long.
+type slowDisk struct {
+	storage.Storage
+	takes time.Duration
+	syncs *int
+}
+
+func (d slowDisk) Create(fd storage.FileDesc) (storage.Writer, error) {
+	w, err := d.Storage.Create(fd)
+	return slowFile{w, d}, err
+}
+
+type slowFile struct {
+	storage.Writer
+	slowDisk
+}
+
+func (f slowFile) Sync() error {
+	*f.syncs++
+	time.Sleep(f.takes)
+	return f.Writer.Sync()
+}
+
+// A peer that holds in memory what is waited for writes it again with Sync: at most
+// one sync for what it pulls now, and one for what it has pulled before.
+func TestWaitReplicatedTakesTwoSyncsOfAPeerAtMost(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, other := c.start("a"), c.start("other", "a:9000")
+		n := 0
+		raw, err := leveldb.Open(slowDisk{storage.NewMemStorage(), 12 * time.Second, &n}, nil)
+		require.NoError(t, err)
+		b := c.open("b", raw, &replicator.Options{Peers: []string{"a:9000"}})
+		put(t, a, "k", "v")
+		put(t, other, "k", "w")
+		requireAgreement(t, a, other, b)
+		for i := range 6 {
+			time.Sleep(5 * time.Minute) // until it writes no longer with Sync for who asked before
+			put(t, a, "k", fmt.Sprint(i))
+			put(t, other, "l", fmt.Sprint(i))
+			if i%2 == 1 {
+				requireAgreement(t, a, other, b)
+				time.Sleep(time.Second)
+			}
+			n = 0
+			start := time.Now()
+			require.NoError(t, a.WaitReplicated(t.Context(), 2))
+			require.Less(t, time.Since(start), 25*time.Second)
+			require.LessOrEqual(t, n, 2)
+		}
+	})
+}
+
+// What is in doubt is written again as it is, and nobody takes that for news.
+func TestWhatIsWrittenAgainForAReportIsNoNews(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		conflicts := 0
+		raw := replicatortest.MemDB(t)
+		b := c.open("b", raw, &replicator.Options{Events: &replicator.Events{Conflict: func([]byte, []replicator.Version) { conflicts++ }}})
+		put(t, a, "k", "a")
+		put(t, b, "k", "b")
+		put(t, a, "gone", "v")
+		require.NoError(t, a.Delete([]byte("gone"), nil))
+		b.AddPeer("a:9000")
+		requireAgreement(t, a, b)
+		require.NoError(t, raw.Put([]byte("k"), []byte("past it"), nil))
+		time.Sleep(time.Minute)
+		recent, before := b.Status().Recent, conflicts
+		require.Equal(t, 1, before)
+		require.NoError(t, a.WaitReplicated(t.Context(), 1))
+		require.Equal(t, recent, b.Status().Recent)
+		require.Equal(t, before, conflicts)
+		require.Equal(t, "past it", value(t, b, "k"), "that is for Adopt to decide about")
+	})
+}
+
+// Writes of local keys are nowhere logged, so only a flush brings them to disk.
+func TestReportForAPeerLeavesNoLocalWriteBehind(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		d := newDisks(t, 2, func(int) *replicator.Options { return &replicator.Options{Local: localRange("local/")} })
+		put(t, d.dbs[0], "k", "v")
+		requireAgreement(t, d.dbs...)
+		time.Sleep(time.Minute)
+		put(t, d.dbs[1], "local/k", "v")
+		put(t, d.dbs[0], "k", "w")
+		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 1))
+		require.NoError(t, d.dbs[1].Close())
+		require.Equal(t, 1, d.holders("local/k", 0, crashfs.DropUnsynced, nil))
 	})
 }

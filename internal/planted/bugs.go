@@ -238,4 +238,7 @@ var bugs = []bug{
 	{name: "a store that is older than its clean mark is believed", file: "rewound.go",
 		old: "\tif bytes.Equal(closed, flushed) {\n",
 		new: "\tif bytes.Equal(closed, flushed) || planted(%q) {\n"},
+	{name: "what is in doubt is taken for written again", file: "checkpoint.go",
+		old: "\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n",
+		new: "\tif planted(%q) {\n\t\td.keys = nil\n\t}\n\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n"},
 }
