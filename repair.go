@@ -290,6 +290,7 @@ func (s *session) repairKeys(keys []heldKey) error {
 	}
 	return s.inPieces(pieces{
 		n:     len(keys),
+		most:  mergeSlice,
 		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
 		step: func(t *txn, i int) (back int, err error) {
 			k := keys[i]
