@@ -162,8 +162,10 @@ type inDoubt struct {
 	much bool // they are too many to be kept, or more than keys was written
 }
 
-// maxInDoubt bounds the bytes of a batch that writes again what is in doubt.
-const maxInDoubt = batchLimit / 2
+const (
+	maxInDoubt     = batchLimit / 2 // bytes of the batch that writes again what is in doubt,
+	maxKeysInDoubt = 512            // and keys, each of which is read for it while others wait
+)
 
 // note takes in a transaction that was committed without Sync.
 func (d *inDoubt) note(t *txn) {
@@ -179,7 +181,7 @@ func (d *inDoubt) note(t *txn) {
 		}
 		d.size += n - d.keys[string(c.key)]
 		d.keys[string(c.key)] = n
-		d.much = d.size > maxInDoubt
+		d.much = d.size > maxInDoubt || len(d.keys) > maxKeysInDoubt
 	}
 	if d.much = d.much || t.beside; d.much {
 		d.keys = nil
