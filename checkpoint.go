@@ -107,6 +107,7 @@ func (t *txn) stageCheckpoints() {
 		t.r.stageOrigin(&t.batch, w.origin, w)
 	}
 	t.savedFrom, t.saved = t.r.savedRev, t.r.known.rev
+	t.stageResume()
 }
 
 // flushed tells the replica how often goleveldb has flushed its memtable so far.
@@ -121,7 +122,7 @@ func (r *replica) flushed(count uint64) {
 	if !r.unsynced {
 		return
 	}
-	m := mark{count, r.known.vector(claimed), r.commits}
+	m := mark{count, r.known.vector(claimed), r.commits, r.resumePoint()}
 	if n := len(r.marks); n > 0 && r.marks[n-1].count == count {
 		r.marks[n-1] = m // a later claim, due no later
 	} else {
@@ -134,9 +135,11 @@ func (r *replica) flushed(count uint64) {
 func (r *replica) onDisk(m mark) {
 	if r.safe = max(r.safe, m.commits); r.safe >= r.dirty {
 		r.checkpoint(nil)
+		r.resumable(r.resumePoint())
 		return
 	}
 	r.checkpoint(m.claim)
+	r.resumable(m.resume)
 }
 
 // stable is what every member is known to have on disk, and we too.

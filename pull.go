@@ -65,6 +65,7 @@ func (s *session) startPull() error {
 	})
 	s.pulling = p
 	if len(s.params.mend) > 0 {
+		s.host.at((*replica).startOver)
 		p.repair = &repair{kind: toMend, keys: s.params.mend}
 		return s.fetchNext()
 	}
@@ -605,7 +606,7 @@ func (s *session) conclude() error {
 		return err
 	}
 	s.host.at(func(r *replica) {
-		if len(p.back.keys) == 0 {
+		if r.resume.rev++; len(p.back.keys) == 0 {
 			r.pending = nil
 		} else { // the next pull brings what is above the claim once more
 			r.remember(p.marks, p.reach, &p.back, &s.peer)

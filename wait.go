@@ -492,7 +492,7 @@ func (db *DB) flushAll() error {
 	safe := false
 	db.at(func(r *replica) {
 		safe = !r.unsynced || r.safe >= need
-		m = mark{claim: r.known.vector(claimed), commits: r.commits}
+		m = mark{claim: r.known.vector(claimed), commits: r.commits, resume: r.resumePoint()}
 	})
 	if safe {
 		return nil
