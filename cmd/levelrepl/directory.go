@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,7 @@ import (
 var (
 	reservedPrefix = []byte{0xff, 0xff}
 	formatKey      = []byte("\xff\xffmformat") // a version byte, and the cluster's name
+	localKey       = []byte("\xff\xffmlocal")  // a version byte, and the ranges that are neither logged nor sent
 )
 
 // directory is how to open the directory of a stopped node.
@@ -35,7 +37,7 @@ type directory struct {
 }
 
 func (d *directory) flags(c *cobra.Command) {
-	c.Flags().StringArrayVar(&d.local, "local", nil, "key `prefix` that is neither logged nor sent, as the directory was served with; repeatable")
+	c.Flags().StringArrayVar(&d.local, "local", nil, "key `prefix` that is neither logged nor sent, as the directory was served with; repeatable (default: as it says itself)")
 	c.Flags().StringVar(&d.resolver, "resolver", "highest-clock", "what keys in conflict show: highest-clock or last-write-wins, as the directory was served with")
 	_ = c.RegisterFlagCompletionFunc("resolver", completeResolver)
 }
@@ -151,6 +153,9 @@ func (a *app) replicate(dir string, raw *leveldb.DB, s storage.Storage, cluster 
 		Events: &replicator.Events{Progress: bar.tell},
 	}
 	err := errors.Join(a.setLocal(o, d.local), setResolver(o, d.resolver))
+	if err == nil && len(d.local) == 0 {
+		o.Local, err = localOf(raw)
+	}
 	var db *replicator.DB
 	if err == nil {
 		db, err = replicator.Replicate(raw, o)
@@ -162,6 +167,34 @@ func (a *app) replicate(dir string, raw *leveldb.DB, s storage.Storage, cluster 
 		bar.end()
 		return errors.Join(db.Close(), free())
 	}}, nil
+}
+
+// localOf reads which ranges of a directory are local. One that was never replicated, or
+// only by a release that did not keep them, says none.
+func localOf(raw *leveldb.DB) ([]*util.Range, error) {
+	rec, err := raw.Get(localKey, nil)
+	if errors.Is(err, leveldb.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var bounds [][]byte
+	for rest := rec[min(1, len(rec)):]; len(rest) > 0; {
+		n, head := binary.Uvarint(rest)
+		if head <= 0 || n > uint64(len(rest)-head) {
+			return nil, errors.New("the record of its local ranges is damaged")
+		}
+		rest = rest[head:]
+		bounds, rest = append(bounds, rest[:n:n]), rest[n:]
+	}
+	var ranges []*util.Range
+	for pair := range slices.Chunk(bounds, 2) {
+		if len(pair) == 2 { // else the replicator says what is wrong
+			ranges = append(ranges, &util.Range{Start: pair[0], Limit: pair[1]})
+		}
+	}
+	return ranges, nil
 }
 
 func needReplicated(dir string) (cluster string, err error) {

@@ -42,7 +42,11 @@ func TestLocalKeysAreNeitherLoggedNorMissed(t *testing.T) {
 	dir := plainDir(t, "a", "1", "private/x", "2")
 	require.Equal(t, "1 key with a value, 1 logged now\n", must(t, "adopt", dir, "--local", "private/"))
 	must(t, "verify", dir, "--local", "private/")
-	require.Contains(t, mustFail(t, exitFound, "1 fault", "verify", dir), "private/x: its value was never logged")
+	must(t, "verify", dir)
+	must(t, "put", "--dir", dir, "private/y", "3")
+	must(t, "put", "--dir", dir, "b", "4")
+	require.Contains(t, must(t, "verify", dir), ": 2 keys, 2 versions", "the directory says itself what is local")
+	mustFail(t, exitFailed, `want "private/" to "private0"`, "verify", dir, "--local", "other/")
 }
 
 func TestVerifyNamesWhatDoesNotFit(t *testing.T) {
