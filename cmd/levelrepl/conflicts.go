@@ -108,9 +108,9 @@ version's name says the same tomorrow; its number may not.`,
 		}
 		switch {
 		case c.Flags().Changed("value"):
-			r.value, err = a.value([]string{value}, "")
+			r.value, err = a.value(c.Context(), []string{value}, "")
 		case file != "":
-			r.value, err = a.value(nil, file)
+			r.value, err = a.value(c.Context(), nil, file)
 		case take == "" && !del:
 			err = &usageError{errors.New("resolve needs to know how"), "one of --take, --value, --file and --delete"}
 		}

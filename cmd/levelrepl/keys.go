@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/util"
+	"golang.org/x/term"
 )
 
 // target says which node a command works on.
@@ -132,7 +133,7 @@ when the node is back.`,
 		if err != nil {
 			return err
 		}
-		value, err := a.value(args[1:], file)
+		value, err := a.value(c.Context(), args[1:], file)
 		if err != nil {
 			return err
 		}
@@ -142,24 +143,48 @@ when the node is back.`,
 }
 
 // value takes a value from the command line, a file or standard input.
-func (a *app) value(given []string, file string) ([]byte, error) {
+func (a *app) value(ctx context.Context, given []string, file string) ([]byte, error) {
+	in := func() ([]byte, error) { return io.ReadAll(a.in) }
 	switch {
 	case len(given) > 0 && file != "":
 		return nil, &usageError{errors.New("a value and --file"), "give one of the two"}
 	case len(given) > 0:
 		return a.encoding.parse(given[0])
 	case file == "-":
-		return io.ReadAll(a.in)
+		return unlessInterrupted(ctx, in)
 	case file == "":
+		if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			fmt.Fprintln(a.err, "the value, up to the end of the input:")
+		}
 		// A job without a standard input, or with a closed one, would else write "" over
 		// what is there.
-		value, err := io.ReadAll(a.in)
+		value, err := unlessInterrupted(ctx, in)
 		if err == nil && len(value) == 0 {
 			err = &usageError{errors.New("no value: none is given, and standard input is empty"), `for an empty value give "" or --file -`}
 		}
 		return value, err
 	}
-	return os.ReadFile(file)
+	return unlessInterrupted(ctx, func() ([]byte, error) { return os.ReadFile(file) })
+}
+
+// unlessInterrupted waits for a reading, which may be of a terminal or a pipe that nothing
+// comes from, until ctx ends.
+func unlessInterrupted(ctx context.Context, f func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		b   []byte
+		err error
+	}
+	read := make(chan result, 1)
+	go func() {
+		b, err := f()
+		read <- result{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case is := <-read:
+		return is.b, is.err
+	}
 }
 
 func (a *app) write(ctx context.Context, t *target, replicas int, f func(n node) error) error {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,4 +182,20 @@ func TestWhatBeginsWithADashStandsBehindTwo(t *testing.T) {
 		must(t, "put", at, "--", "-k", "-5")
 		require.Equal(t, "-5", must(t, "get", at, "--", "-k"))
 	})
+}
+
+func TestWaitingForAValueCanBeInterrupted(t *testing.T) {
+	dir := nodeDir(t, "k", "v")
+	ctx, cancel := context.WithCancel(context.Background())
+	in, write := io.Pipe()
+	var errOut bytes.Buffer
+	ended := make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"put", "k", "--dir", dir}, in, io.Discard, &errOut) }()
+	_, err := write.Write([]byte("the beginning")) // it is being read
+	require.NoError(t, err)
+	cancel()
+	require.Equal(t, exitFailed, <-ended)
+	require.Contains(t, errOut.String(), "interrupted")
+	require.NoError(t, write.Close())
+	require.Equal(t, "v", must(t, "get", "k", "--dir", dir))
 }
