@@ -51,7 +51,7 @@ func TestHintFitsASmallPacket(t *testing.T) {
 }
 
 func TestHintsThatAreNotOursAreDropped(t *testing.T) {
-	self := Self{Cluster: "blue", Origin: Origin{1}}
+	self := announced{cluster: "blue", origin: Origin{1}}
 	name := Origin{2}.String() + "." + mdnsService + ".local."
 	edit := func(old, new string) []string {
 		txt := hint{cluster: clusterHash("blue"), origin: Origin{2}, addrs: []string{"10.0.0.2:9000"}}.txt()
@@ -72,7 +72,7 @@ func TestHintsThatAreNotOursAreDropped(t *testing.T) {
 		{"no TXT", answer{name: name, txt: nil}, false, nil},
 		{"other version", answer{name: name, txt: edit("v=1", "v=2")}, false, nil},
 		{"other cluster", answer{name: name, txt: edit(clusterHash("blue"), clusterHash("red"))}, false, nil},
-		{"ourselves", answer{name: name, txt: edit(pid, self.Origin.String())}, false, nil},
+		{"ourselves", answer{name: name, txt: edit(pid, self.origin.String())}, false, nil},
 		{"short origin", answer{name: name, txt: edit(pid, pid[2:])}, false, nil},
 		{"no port", answer{name: name, txt: edit(":9000", "")}, false, nil},
 		{"port 0", answer{name: name, txt: edit(":9000", ":0")}, false, nil},
@@ -97,7 +97,7 @@ func TestFloodOfHintsIsCapped(t *testing.T) {
 		h := hint{cluster: clusterHash(""), origin: Origin{9}, addrs: []string{fmt.Sprintf("10.0.0.2:%d", 1+i)}}
 		flood = append(flood, answer{name: "x." + mdnsService + ".local.", txt: h.txt()})
 	}
-	require.Len(t, appendHints(nil, flood, Self{}, false), maxHints)
+	require.Len(t, appendHints(nil, flood, announced{}, false), maxHints)
 }
 
 func TestClusterHashTellsNamesApart(t *testing.T) {
@@ -139,7 +139,7 @@ func TestAdvertisedAddressesAreWhatOthersCanDial(t *testing.T) {
 func TestInterfacesAreChosenByFlagsUnlessNamed(t *testing.T) {
 	up := net.FlagUp | net.FlagMulticast
 	for _, c := range []struct {
-		o     MulticastOptions
+		o     multicastConfig
 		local bool
 		name  string
 		flags net.Flags
@@ -149,13 +149,13 @@ func TestInterfacesAreChosenByFlagsUnlessNamed(t *testing.T) {
 		{name: "eth0", flags: net.FlagMulticast},
 		{name: "eth0", flags: net.FlagUp},
 		{name: "tun0", flags: up | net.FlagPointToPoint},
-		{o: MulticastOptions{Interfaces: []string{"tun0"}}, name: "tun0", flags: up | net.FlagPointToPoint, want: true},
-		{o: MulticastOptions{Interfaces: []string{"tun0"}}, name: "eth0", flags: up},
+		{o: multicastConfig{Interfaces: []string{"tun0"}}, name: "tun0", flags: up | net.FlagPointToPoint, want: true},
+		{o: multicastConfig{Interfaces: []string{"tun0"}}, name: "eth0", flags: up},
 		{name: "lo", flags: net.FlagUp | net.FlagLoopback},
-		{o: MulticastOptions{Loopback: true}, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
-		{o: MulticastOptions{Loopback: true}, name: "eth0", flags: up, want: true},
+		{o: multicastConfig{Loopback: true}, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
+		{o: multicastConfig{Loopback: true}, name: "eth0", flags: up, want: true},
 		{local: true, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
-		{local: true, o: MulticastOptions{Interfaces: []string{"eth0"}}, name: "eth0", flags: up},
+		{local: true, o: multicastConfig{Interfaces: []string{"eth0"}}, name: "eth0", flags: up},
 	} {
 		require.Equal(t, c.want, wantsInterface(c.o, c.local, c.name, c.flags), "%+v", c)
 	}
@@ -173,7 +173,7 @@ func TestMulticastRefusesWhatCannotBeDialed(t *testing.T) {
 // skipWithoutLoopbackMulticast uses loopback only: the server joins there by its
 // address, and asking joins nothing.
 func skipWithoutLoopbackMulticast(t *testing.T) link {
-	links, err := chooseLinks(MulticastOptions{}, true)
+	links, err := chooseLinks(multicastConfig{}, true)
 	if err != nil {
 		t.Skip("no multicast on loopback: ", err)
 	}

@@ -117,14 +117,14 @@ type answer struct {
 // appendHints adds the addresses in answers that are of other servers of our
 // cluster. local says that the question went out on the loopback interface:
 // only then does a loopback address mean this machine.
-func appendHints(addrs []string, answers []answer, self Self, local bool) []string {
-	cluster := clusterHash(self.Cluster)
+func appendHints(addrs []string, answers []answer, self announced, local bool) []string {
+	cluster := clusterHash(self.cluster)
 	for _, a := range answers {
 		if !strings.HasSuffix(strings.ToLower(a.name), "."+mdnsService+".local.") {
 			continue
 		}
 		h, ok := parseHint(a.txt)
-		if !ok || h.cluster != cluster || h.origin == self.Origin {
+		if !ok || h.cluster != cluster || h.origin == self.origin {
 			continue
 		}
 		for _, addr := range h.addrs {

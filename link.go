@@ -38,7 +38,7 @@ func (l link) paths() []path {
 
 // chooseLinks looks up the interfaces as they are now. If local is set they are
 // the loopback ones. The error says what is missing.
-func chooseLinks(o MulticastOptions, local bool) ([]link, error) {
+func chooseLinks(o multicastConfig, local bool) ([]link, error) {
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func chooseLinks(o MulticastOptions, local bool) ([]link, error) {
 
 // wantsInterface decides by name and flags. Linux gives loopback no
 // MULTICAST flag although it works, so it is not asked of what was named.
-func wantsInterface(o MulticastOptions, local bool, name string, f net.Flags) bool {
+func wantsInterface(o multicastConfig, local bool, name string, f net.Flags) bool {
 	loopback := f&net.FlagLoopback != 0
 	switch {
 	case f&net.FlagUp == 0:

@@ -205,7 +205,7 @@ func TestConfigThatCannotWorkOrLetsStrangersInIsRefused(t *testing.T) {
 	} {
 		c := a.config(t)
 		change(c)
-		_, err := newSecurity(&Options{TLS: c})
+		_, err := newSecurity(credentials{tls: c})
 		require.ErrorContains(t, err, "replicator: Options.TLS: ")
 		require.ErrorContains(t, err, want)
 	}

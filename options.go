@@ -120,8 +120,7 @@ type Options struct {
 
 	// MaxInFlight bounds the bytes of received frames that are held in memory
 	// at once, over all sessions; one at a time may pass it with a value that
-	// is larger. An eighth of it is kept for sessions that hold little, so that small
-	// frames do not wait for large values. At least 8 MiB. Default: 64 MiB.
+	// is larger. At least 8 MiB. Default: 64 MiB.
 	MaxInFlight int
 
 	// ReadRate and WriteRate bound the bytes per second that sessions take in
@@ -164,29 +163,6 @@ type Options struct {
 
 // Errors that callers may want to tell apart, beside those of goleveldb
 // (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.
-var (
-	// ErrReservedKey refuses a user key in the range that starts with ff ff,
-	// where the log and its index live.
-	ErrReservedKey = errors.New("replicator: key is in the reserved range (ff ff …)")
-
-	// ErrTooLarge refuses a key or value above MaxKey or MaxValue.
-	ErrTooLarge = errors.New("replicator: key or value is too large")
-
-	// ErrFailed refuses writes after the store failed to write once: goleveldb
-	// could let the failed write replace a later one. Close the handle and open
-	// it again. The write that failed may or may not be there then.
-	//
-	// A write that fails for want of a file handle (syscall.EMFILE, syscall.ENFILE) is
-	// no such failure: nothing of it was written, Status.Starved says why, and writes
-	// succeed again once there are handles.
-	ErrFailed = errors.New("replicator: the store failed to write; close the database and open it again")
-
-	// ErrFollower refuses a write at a follower.
-	ErrFollower = errors.New("replicator: this server is a follower and takes no writes")
-
-	// ErrClockSkew ends a pull that brought a write from too far in the future.
-	ErrClockSkew = errors.New("replicator: a write is stamped too far in the future; check the clocks")
-)
 
 // PeerError says which peer failed in which step of a session. Unwrap gives
 // the cause. Its text is one printable line, whatever the peer sent; that of the
@@ -249,6 +225,11 @@ type Progress struct {
 	Total int64         `json:"total"` // of them in all, or at most if some were overwritten since; 0 if unknown
 	Left  time.Duration `json:"left"`  // estimate, 0 if unknown
 	Done  bool          `json:"done"`  // it has ended, well or not
+}
+
+// credentials are what the options say of security.
+func (o *Options) credentials() credentials {
+	return credentials{o.Cluster, o.Secret, o.OldSecrets, o.TLS}
 }
 
 // withDefaults gives a copy with every default filled in, or says what is

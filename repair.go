@@ -54,9 +54,6 @@ const (
 
 func (s *session) startRepair(kind repairKind) error {
 	p := &repair{kind: kind}
-	if kind != toCompare {
-		s.host.at((*replica).startOver)
-	}
 	s.pulling.repair, s.pulling.repaired = p, s.peer.vector(purged)
 	state, err := s.view(func(*replica) {})
 	if err != nil {
@@ -293,8 +290,7 @@ func (s *session) repairKeys(keys []heldKey) error {
 	}
 	return s.inPieces(pieces{
 		n:     len(keys),
-		most:  mergeSlice,
-		first: func(t *txn) error { t.learnProof(&s.peer); t.dropResume(); return nil },
+		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
 		step: func(t *txn, i int) (back int, err error) {
 			k := keys[i]
 			if p.kind != toForget {

@@ -34,7 +34,6 @@ type DB struct {
 	admission *admission
 	rates     rates
 	inflight  *inflight
-	small     *inflight     // room for small frames
 	large     chan struct{} // capacity 1: of the session that holds a large value
 	refusals  refusals
 	peers     *peers
@@ -94,16 +93,16 @@ type totals struct {
 // Writes wait until the first attempt to replicate is over, at most
 // Options.ReadyTimeout; reads do not. A nil o means all defaults.
 func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
-	if db == nil {
-		return nil, errors.New("replicator: Replicate needs an open database, got nil")
-	}
 	opts, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	sec, err := newSecurity(&opts)
+	sec, err := newSecurity(opts.credentials())
 	if err != nil {
 		return nil, err
+	}
+	if db == nil {
+		return nil, errors.New("replicator: Replicate needs an open database, got nil")
 	}
 	if !handles.enter(db) {
 		return nil, errors.New("replicator: the handle is replicated already; close the DB that Replicate returned for it, and open the directory anew")
@@ -190,7 +189,7 @@ func listen(o *Options) (net.Listener, error) {
 			return nil, fmt.Errorf("replicator: cannot listen: %w", err)
 		}
 	}
-	if err := checkListen(l.Addr(), o); err != nil {
+	if err := checkListen(l.Addr(), o.Secret != nil || o.TLS != nil || o.Insecure); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -228,7 +227,7 @@ func drawOrigin() (o Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight - smallRoom(o.MaxInFlight)), small: newInflight(smallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
+		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
@@ -437,7 +436,7 @@ func (db *DB) Digest() Digest {
 	return s.digest()
 }
 
-// at, commit and addresses are of a session's host, see caller.
+// at and commit serve a session's host, see caller.
 func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
 
 func (db *DB) commit(stage func(t *txn) error) error {
@@ -458,8 +457,6 @@ func (db *DB) commit(stage func(t *txn) error) error {
 	}
 	return err
 }
-
-func (db *DB) addresses() []string { return db.peers.addresses() }
 
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *txn) {

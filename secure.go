@@ -48,7 +48,15 @@ type security struct {
 	expiryWatch
 }
 
-// newSecurity makes the security that o asks for; o has passed its check.
+// credentials are what a replica proves itself with: a secret, or TLS, or nothing.
+type credentials struct {
+	cluster    string
+	secret     []byte
+	oldSecrets [][]byte
+	tls        *tls.Config
+}
+
+// newSecurity makes the security that the credentials ask for; they have been checked.
 //
 // With Secret every server of the cluster has the same key. The first secret is
 // presented, all are accepted, in both roles. So a secret is changed in three
@@ -56,12 +64,12 @@ type security struct {
 // the new one to OldSecrets; swap the two; drop the old one. The price of one
 // shared key is that any member can pass for any other, and that none can
 // be shut out alone: TLS with a certificate for each server gives both.
-func newSecurity(o *Options) (*security, error) {
+func newSecurity(c credentials) (*security, error) {
 	switch {
-	case o.TLS != nil:
-		return newMutual(o.TLS)
-	case o.Secret != nil:
-		return newShared(o.Cluster, o.Secret, o.OldSecrets)
+	case c.tls != nil:
+		return newMutual(c.tls)
+	case c.secret != nil:
+		return newShared(c.cluster, c.secret, c.oldSecrets)
 	}
 	return &security{}, nil
 }
@@ -281,8 +289,8 @@ func harden(callers *tls.Config) *tls.Config {
 
 // checkListen refuses to listen for strangers in the clear. Addresses that end
 // on this machine are always fine.
-func checkListen(addr net.Addr, o *Options) error {
-	if o.Secret != nil || o.TLS != nil || o.Insecure || isLocal(addr) {
+func checkListen(addr net.Addr, guarded bool) error {
+	if guarded || isLocal(addr) {
 		return nil
 	}
 	return fmt.Errorf("replicator: %s can be reached from other machines and nothing keeps strangers out: "+

@@ -93,7 +93,7 @@ func secured(t *testing.T, o Options) *security {
 	t.Helper()
 	c, err := o.withDefaults()
 	require.NoError(t, err)
-	s, err := newSecurity(&c)
+	s, err := newSecurity(c.credentials())
 	require.NoError(t, err)
 	return s
 }
@@ -310,17 +310,17 @@ func TestListeningForStrangersInTheClearIsRefused(t *testing.T) {
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 9000} }
 	for _, addr := range []net.Addr{tcp("0.0.0.0"), tcp("::"), tcp("192.168.1.7"), &net.TCPAddr{Port: 9000},
 		tcp("fe80::1"), named("node-1:9000")} {
-		err := checkListen(addr, &Options{})
+		err := checkListen(addr, false)
 		for _, want := range []string{addr.String(), "Options.Secret", "Options.TLS", "Options.Insecure"} {
 			require.ErrorContains(t, err, want)
 		}
-		require.NoError(t, checkListen(addr, &Options{Secret: secretA}))
-		require.NoError(t, checkListen(addr, &Options{TLS: &tls.Config{}}))
-		require.NoError(t, checkListen(addr, &Options{Insecure: true}))
+		require.NoError(t, checkListen(addr, true))
+		require.NoError(t, checkListen(addr, true))
+		require.NoError(t, checkListen(addr, true))
 	}
 	for _, addr := range []net.Addr{tcp("127.0.0.1"), tcp("127.8.9.1"), tcp("::1"), tcp("::ffff:127.0.0.1"),
 		&net.UnixAddr{Name: "/run/x", Net: "unix"}, named("127.0.0.1:9000"), named("[::ffff:127.0.0.1]:9000")} {
-		require.NoError(t, checkListen(addr, &Options{}), addr.String())
+		require.NoError(t, checkListen(addr, false), addr.String())
 	}
 }
 

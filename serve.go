@@ -295,7 +295,7 @@ func (v *serving) readRegion(st *view, p *page) (ended bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := st.readValues(entries, max(4*room, 1<<20)); err != nil {
+	if err := readValues(st, entries, max(4*room, 1<<20)); err != nil {
 		return false, err
 	}
 	for i := range entries {
@@ -351,7 +351,7 @@ func (v *serving) enough(p *page) bool {
 // values of it are still to be sent.
 func (v *serving) addEntry(st *view, p *page, e *logged) (apart bool, err error) {
 	if !e.inline && !st.litter { // it is alone: the log has one entry for each version
-		if err := st.readValue(e); err != nil {
+		if err := readValue(st, e); err != nil {
 			return false, err
 		}
 		x := e.version

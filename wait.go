@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -255,20 +254,12 @@ func (db *DB) barWaits(r *replica, broken error) {
 // endWaits ends the waits for which f returns why. The replica is in hand.
 func (db *DB) endWaits(f func(w *waiter) error) {
 	db.mu.Lock()
-	waiters := slices.Collect(maps.Keys(db.waiters))
-	db.mu.Unlock()
-	for _, w := range waiters {
-		err := f(w) // which may read the store
-		if err == nil {
-			continue
-		}
-		db.mu.Lock()
-		if _, ok := db.waiters[w]; ok {
+	defer db.mu.Unlock()
+	for w := range db.waiters {
+		if w.err = f(w); w.err != nil {
 			delete(db.waiters, w)
-			w.err = err
 			close(w.done)
 		}
-		db.mu.Unlock()
 	}
 }
 
@@ -470,9 +461,9 @@ func (db *DB) satisfies(m *member) bool {
 // with Sync: more will be asked for, and then nothing need be flushed.
 const hardTime = 10 * time.Second
 
-// harden brings to disk what is claimed, and waits for it. All who ask while it is
+// makeDurable brings to disk what is claimed, and waits for it. All who ask while it is
 // under way are served by the next one.
-func (db *DB) harden() error {
+func (db *DB) makeDurable() error {
 	defer func() { db.hardened.Store(time.Now().UnixNano()) }() // it may have taken longer than hardTime
 	db.hardened.Store(time.Now().UnixNano())
 	return db.flushAll()
@@ -492,7 +483,7 @@ func (db *DB) flushAll() error {
 	safe := false
 	db.at(func(r *replica) {
 		safe = !r.unsynced || r.safe >= need
-		m = mark{claim: r.known.vector(claimed), commits: r.commits, resume: r.resumePoint()}
+		m = mark{claim: r.known.vector(claimed), commits: r.commits}
 	})
 	if safe {
 		return nil

@@ -72,7 +72,7 @@ func keep(room, b []byte) ([]byte, []byte) {
 
 // readValues reads the values of versions that are alone, in key order, until they
 // come to some bytes. What it leaves is looked up when it is sent.
-func (st *view) readValues(entries []logged, most int) error {
+func readValues(st *view, entries []logged, most int) error {
 	var due []*logged
 	for i := range entries {
 		if !entries[i].read {
@@ -108,7 +108,7 @@ func (st *view) readValues(entries []logged, most int) error {
 }
 
 // readValue looks up the value of a version that is alone.
-func (st *view) readValue(e *logged) (err error) {
+func readValue(st *view, e *logged) (err error) {
 	if e.read {
 		return nil
 	}

@@ -107,11 +107,11 @@ func TestValuesAreReadTogetherOnlyUpToABound(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, all)
 		require.Len(t, entries, 200)
-		require.NoError(t, st.readValues(entries, most))
+		require.NoError(t, readValues(&st, entries, most))
 		read := 0
 		for i := range entries {
 			read += int(btoi(entries[i].read))
-			require.NoError(t, st.readValue(&entries[i]))
+			require.NoError(t, readValue(&st, &entries[i]))
 			require.Equal(t, a.get(string(entries[i].key)), string(entries[i].value))
 		}
 		if most == 100 {

@@ -241,10 +241,4 @@ var bugs = []bug{
 	{name: "what is in doubt is taken for written again", file: "checkpoint.go",
 		old: "\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n",
 		new: "\tif planted(%q) {\n\t\td.keys = nil\n\t}\n\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n"},
-	{name: "a resume point is stored before what it says is on disk", file: "resume.go",
-		old: "!r.unsynced || len(p.record) == 0 {",
-		new: "!r.unsynced || len(p.record) == 0 || planted(%q) {"},
-	{name: "a resume point counts whatever the peer knows", file: "resume.go",
-		old: "\t\tr.pending, r.above = &p, above\n",
-		new: "\t\tif planted(%q) {\n\t\t\tp.reach = nil\n\t\t}\n\t\tr.pending, r.above = &p, above\n"},
 }

@@ -129,7 +129,7 @@ var harnesses = []struct {
 var simulation = []string{"-test.run=TestSimulation$", "-sim.ops=300"}
 
 // coreTests are those that are quick.
-const coreTests = "^Test(FirstWriteOfAKey|UpdateFinds|ValueEntryAndIndex|ReverseReading|UnknownLog|EarlierClock|EqualClocks|EqualContent|QuietServer|ThirdServer|IdleSessionIsShort|PullInPages|LargeValues|ThreePartitioned|AnotherResolver|InterruptedPull|WriteHas|WriteFrom|PeerCannot|CallerCannot|ServerDoes|DeletingWhat|OpeningAfter|KeyThatGrew|ProofThat|WriteTakes|OldTombstone|VersionThat|ProofOf|RepairBrings|WhoMissed|Tombstone|ConflictOf|PurgeIs|OneFlush|ServerReports|UnfinishedPull|MemberThat|RepairMends|RepairPuts|RepairDrops|RepairRebuilds|DamagedValue|Compare|Garbage|AdoptLogsWhatWasWrittenPast|TokenIsLostOnly|TokenIsNotLost|TokenOfASynced|Siblings|WhatIsTooLarge|PullOfLarge|StatusSaysWhat|FirstPullGoesOn|StoreOlder)"
+const coreTests = "^Test(FirstWriteOfAKey|UpdateFinds|ValueEntryAndIndex|ReverseReading|UnknownLog|EarlierClock|EqualClocks|EqualContent|QuietServer|ThirdServer|IdleSessionIsShort|PullInPages|LargeValues|ThreePartitioned|AnotherResolver|InterruptedPull|WriteHas|WriteFrom|PeerCannot|CallerCannot|ServerDoes|DeletingWhat|OpeningAfter|KeyThatGrew|ProofThat|WriteTakes|OldTombstone|VersionThat|ProofOf|RepairBrings|WhoMissed|Tombstone|ConflictOf|PurgeIs|OneFlush|ServerReports|UnfinishedPull|MemberThat|RepairMends|RepairPuts|RepairDrops|RepairRebuilds|DamagedValue|Compare|Garbage|AdoptLogsWhatWasWrittenPast|TokenIsLostOnly|TokenIsNotLost|TokenOfASynced|Siblings|WhatIsTooLarge|PullOfLarge|StatusSaysWhat|StoreOlder)"
 
 // catch finds the harness that catches a bug, and after how many schedules.
 func catch(binary, name string) (harness, n string) {
