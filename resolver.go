@@ -34,7 +34,8 @@ type Version struct {
 // It is called by one goroutine at a time, while what a pull brought waits to be
 // committed; nobody who writes waits for it, nor does Replicate for more than 0.1 s: after
 // an opening keys in conflict may show what they showed before for as long as it takes.
-// It must not change or keep the byte slices it is given; those it returns are copied.
+// It must not call the database, nor change or keep the byte slices it is given; those it
+// returns are copied.
 type Resolver func(key []byte, a, b Version) Version
 
 // HighestClock is the default resolver: the highest logical clock, then the
