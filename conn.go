@@ -376,7 +376,7 @@ var errTakesNothing = errors.New("the peer lacks something and takes nothing: it
 
 // tookNothing returns an error if one of the two lacks something and takes nothing;
 // broken is why, if it is this replica.
-func (s *session) tookNothing(addr string, broken error) error {
+func tookNothing(s *session, addr string, broken error) error {
 	switch {
 	case s.leftOut == pullNever && broken != nil:
 		return &PeerError{addr, "pull", broken}

@@ -387,7 +387,7 @@ func (db *DB) Sync(ctx context.Context) error {
 			defer func() { <-places }()
 			s, err := db.syncOne(ctx, addr, purpose{})
 			if err == nil && s != nil {
-				err = s.tookNothing(addr, db.queue.broken())
+				err = tookNothing(s, addr, db.queue.broken())
 			}
 			errs[i] = err
 		})

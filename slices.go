@@ -16,12 +16,16 @@ const (
 
 // background makes a server a keeper, until ctx ends.
 type background struct {
-	*DB
+	db  *DB
 	ctx context.Context // of the one task that this belongs to
 }
 
+func (b background) at(f func(r *replica)) { b.db.at(f) }
+
+func (b background) commit(stage func(t *txn) error) error { return b.db.commit(stage) }
+
 func (b background) each(keys [][]byte, stage stager) error {
-	return b.inSlices(b.ctx, keys, stage)
+	return b.db.inSlices(b.ctx, keys, stage)
 }
 
 // inSlices has something staged for each of some keys, and committed.
