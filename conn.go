@@ -322,7 +322,9 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (*session, error) 
 		return s, err
 	}
 	db.ended(p, s, a.pace, started, err)
-	db.report(p.addr, s, a.pace, time.Since(started), err)
+	if !isSelf(err) { // that is no peer, and it comes again at every pause
+		db.report(p.addr, s, a.pace, time.Since(started), err)
+	}
 	return s, err
 }
 
@@ -472,7 +474,8 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	case err != nil && ctx.Err() != nil:
 		db.peers.gone(from)
 		return
-	case stranger && isSelf(err): // the state of the address says so
+	case stranger && isSelf(err):
+		return // the state of the address says so
 	case stranger && err != nil:
 		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
 	case from != nil:

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"cmp"
 	"net"
 	"slices"
 	"time"
@@ -173,7 +174,8 @@ func (ps *peers) guestLocked(o Origin, addr, from string, now time.Time) *peer {
 		ps.guests[o] = g
 	}
 	if g.addr = addr; addr == "" {
-		g.addr, _, _ = net.SplitHostPort(from)
+		host, _, _ := net.SplitHostPort(from)
+		g.addr = cmp.Or(host, from)
 	}
 	return g
 }

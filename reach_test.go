@@ -139,6 +139,7 @@ func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 		require.ErrorContains(t, x.Sync(t.Context()), "every address that is known (app:9000) leads to this server itself")
 		require.Equal(t, 1, strings.Count(j.log(), "leads to this server itself"), j.log())
 		require.Empty(t, x.Status().Refusals)
+		require.Zero(t, x.Status().Sessions, "it has talked to nobody")
 
 		y := c.start("y") // which knows nobody
 		put(t, y, "k", "v")

@@ -286,6 +286,7 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, 
 	p.tried = true
 	if o := s.theirs.origin; o != (Origin{}) && o != p.origin {
 		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
+		db.checkReady()
 		return
 	}
 	p.pulled += int64(s.stats.pulled)
