@@ -74,7 +74,8 @@ func (db *DB) adoptInTurn(ctx context.Context, read func(from []byte) (keys [][]
 			return err
 		}
 		if len(keys) > 0 {
-			if err := db.commit(func(t *txn) error { return log(t, keys) }); err != nil {
+			err := db.inSlices(ctx, keys, func(t *txn, keys [][]byte) (int, error) { return len(keys), log(t, keys) })
+			if err != nil {
 				return err
 			}
 		}

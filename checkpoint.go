@@ -107,6 +107,7 @@ func (t *txn) stageCheckpoints() {
 		t.r.stageOrigin(&t.batch, w.origin, w)
 	}
 	t.savedFrom, t.saved = t.r.savedRev, t.r.known.rev
+	t.stageResume()
 }
 
 // flushed tells the replica how often goleveldb has flushed its memtable so far.
@@ -121,7 +122,7 @@ func (r *replica) flushed(count uint64) {
 	if !r.unsynced {
 		return
 	}
-	m := mark{count, r.known.vector(claimed), r.commits}
+	m := mark{count, r.known.vector(claimed), r.commits, r.resumePoint()}
 	if n := len(r.marks); n > 0 && r.marks[n-1].count == count {
 		r.marks[n-1] = m // a later claim, due no later
 	} else {
@@ -134,9 +135,11 @@ func (r *replica) flushed(count uint64) {
 func (r *replica) onDisk(m mark) {
 	if r.safe = max(r.safe, m.commits); r.safe >= r.dirty {
 		r.checkpoint(nil)
+		r.resumable(r.resumePoint())
 		return
 	}
 	r.checkpoint(m.claim)
+	r.resumable(m.resume)
 }
 
 // stable is what every member is known to have on disk, and we too.
@@ -162,8 +165,10 @@ type inDoubt struct {
 	much bool // they are too many to be kept, or more than keys was written
 }
 
-// maxInDoubt bounds the bytes of a batch that writes again what is in doubt.
-const maxInDoubt = batchLimit / 2
+const (
+	maxInDoubt     = batchLimit / 2 // bytes of the batch that writes again what is in doubt,
+	maxKeysInDoubt = 512            // and keys, each of which is read for it while others wait
+)
 
 // note takes in a transaction that was committed without Sync.
 func (d *inDoubt) note(t *txn) {
@@ -179,7 +184,7 @@ func (d *inDoubt) note(t *txn) {
 		}
 		d.size += n - d.keys[string(c.key)]
 		d.keys[string(c.key)] = n
-		d.much = d.size > maxInDoubt
+		d.much = d.size > maxInDoubt || len(d.keys) > maxKeysInDoubt
 	}
 	if d.much = d.much || t.beside; d.much {
 		d.keys = nil

@@ -31,7 +31,8 @@ type conversation struct {
 	work    pullWork
 	packs   bool   // what is sent may be packed
 	packed  []byte // buffer for it
-	held    int    // bytes of MaxInFlight
+	held    int    // bytes of MaxInFlight,
+	small   int    // and those of them that are of the room for small frames
 	large   bool   // it has the one place of those that hold more than their share
 }
 
@@ -225,10 +226,17 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 // reserve takes n bytes of MaxInFlight. One session at a time may pass half of it,
 // and is then counted no further: a value may be larger than the bound, and two
 // that each held a half and waited for more would wait for each other.
+//
+// What is small does not wait for what is large: a session that holds little has room
+// of its own, which the others never fill.
 func (t *conversation) reserve(ctx context.Context, n int) error {
+	if !t.large && t.held+n <= t.db.small.share() && t.db.small.try(n) {
+		t.held, t.small = t.held+n, t.small+n
+		return nil
+	}
 	wait, cancel := context.WithTimeout(ctx, inFlightTimeout)
 	defer cancel()
-	if !t.large && t.held > 0 && t.held+n > t.db.opts.MaxInFlight/2 {
+	if !t.large && t.held > 0 && int64(t.held-t.small+n) > t.db.inflight.max/2 {
 		select {
 		case t.db.large <- struct{}{}:
 			t.large = true
@@ -252,9 +260,11 @@ func (t *conversation) keep(n int) {
 		<-t.db.large
 		t.large = false
 	}
-	if t.held > n {
-		t.db.inflight.release(t.held - n)
-		t.held = n
+	if free := t.held - n; free > 0 {
+		large := min(free, t.held-t.small)
+		t.db.inflight.release(large)
+		t.db.small.release(free - large)
+		t.held, t.small = n, t.small-(free-large)
 	}
 }
 

@@ -280,6 +280,43 @@ func FuzzLogEntry(f *testing.F) {
 	})
 }
 
+func FuzzMarkOfAConflict(f *testing.F) {
+	c := &corpus{f: f}
+	goldenRecords(f, kindConflict, "", func(k, v []byte) { c.add(v) })
+	c.add([]byte{formatVersion, flagDeleted})
+	c.add([]byte{})
+	fuzz1(c, func(t testing.TB, record []byte) {
+		s, known := decodeShown(record)
+		if !known {
+			return
+		}
+		again, known := decodeShown(s.append(nil))
+		require.True(t, known)
+		require.Equal(t, s, again)
+	})
+}
+
+func FuzzLocalRanges(f *testing.F) {
+	c := &corpus{f: f}
+	c.add(appendRanges(nil, nil))
+	c.add(appendRanges(nil, normalRanges([]*util.Range{{Start: []byte("l"), Limit: []byte("m")}, {Start: []byte("x")}})))
+	fuzz1(c, func(t testing.TB, record []byte) {
+		ranges, err := decodeRanges(record)
+		if err != nil {
+			return
+		}
+		require.Equal(t, record, appendRanges(nil, ranges))
+		normal := normalRanges(ranges)
+		require.Equal(t, normal, normalRanges(normal))
+		for _, g := range ranges {
+			for _, key := range [][]byte{g.Start, g.Limit, append(slices.Clone(g.Start), 0)} {
+				in := string(key) >= string(g.Start) && string(key) < string(g.Limit)
+				require.False(t, in && !reserved(key) && !inRanges(normal, key), "%q is in %q to %q", key, g.Start, g.Limit)
+			}
+		}
+	})
+}
+
 func FuzzLogIndex(f *testing.F) {
 	c := &corpus{f: f}
 	goldenRecords(f, kindIndex, "", func(k, v []byte) { c.add(v) })

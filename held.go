@@ -113,6 +113,7 @@ func (b *heldBack) gaps(known, peer *knowledge) map[Origin][]span {
 // holdBack remembers, after a whole pull, what of it is not taken here, and what is known
 // above the claim.
 func (r *replica) holdBack(b *heldBack, above spanMap) {
+	r.resume.rev++
 	next := r.above.clone()
 	next.add(above)
 	for o, ss := range next {

@@ -103,7 +103,7 @@ func TestValueLargerThanWhatMayBeInFlightArrives(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(large, got))
 	require.Eventually(t, func() bool { return len(b.large) == 0 }, 10*time.Second, time.Millisecond) // given back after the commit
-	require.Eventually(t, func() bool { return b.inflight.sem.TryAcquire(8 << 20) }, 10*time.Second, time.Millisecond, "all room is given back")
+	require.Eventually(t, func() bool { return b.inflight.try(7<<20) && b.small.try(1<<20) }, 10*time.Second, time.Millisecond, "all room is given back")
 }
 
 func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {

@@ -5,8 +5,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
 // incompressible gives a value of n bytes.
@@ -244,4 +248,98 @@ func driveUntil(t testing.TB, sa, sb *session, cut func(f frame) bool) error {
 		}
 	}
 	return nil
+}
+
+// A replica that is closed, or killed, in the midst of its first pull goes on where it was.
+func TestFirstPullGoesOnAfterARestart(t *testing.T) {
+	for _, how := range []string{"closed", "killed", "killed before anything was known to be on disk"} {
+		t.Run(how, func(t *testing.T) {
+			a := newNode(t)
+			total := 0
+			for i := range 3000 {
+				a.put(fmt.Sprintf("key-%04d", i), string(incompressible(uint64(i), 300)))
+				total += 300
+			}
+			st := storage.NewMemStorage()
+			b := openNode(t, st, highestClock)
+			p := shellParams(1 << 20)
+			p.pageSize, p.window, p.batchSize = 16<<10, 16<<10, 32<<10
+			sent, restarts := 0, 0
+			for ; b.r.known.claims != a.r.known.claims; restarts++ {
+				require.Less(t, restarts, 8, "no progress")
+				now := 0
+				sa, sb := newSession(b, true, p), newSession(a, false, p)
+				require.NoError(t, driveUntil(t, sa, sb, func(f frame) bool {
+					now += len(f.payload)
+					return now > total/4
+				}))
+				if sent += now; sa.done {
+					break
+				}
+				require.NoError(t, sa.abandon())
+				sb.leaveServing()
+				switch how {
+				case "closed":
+					require.NoError(t, leave(b.db, b.r))
+				case "killed":
+					m := mark{claim: b.r.known.vector(claimed), commits: b.r.commits, resume: b.r.resumePoint()}
+					require.NoError(t, flush(b.db))
+					b.r.onDisk(m)
+					require.NoError(t, b.commit(func(t *txn) error { t.stageCheckpoints(); return nil }))
+				default:
+					require.NoError(t, b.commit(func(t *txn) error { t.stageCheckpoints(); return nil }))
+				}
+				require.NoError(t, b.db.Close())
+				b = openNode(t, st, highestClock)
+				if how != "closed" && how != "killed" {
+					require.Nil(t, b.r.pending, "a power failure may have taken what was merged")
+					return
+				}
+			}
+			requireEqualNodes(t, a, b)
+			require.Greater(t, restarts, 2)
+			require.Less(t, sent, total*3/2)
+			require.NoError(t, b.commit(func(t *txn) error { t.stageCheckpoints(); return nil }))
+			_, err := b.db.Get(metaResume, nil)
+			require.ErrorIs(t, err, leveldb.ErrNotFound, "it is over")
+		})
+	}
+}
+
+func TestResumePointThatCannotBeReadIsLeft(t *testing.T) {
+	for _, rec := range []string{"", "\x01", "\x02\x00\x00\x00", "\x01\xff\xff\xff\xff\x0f", "\x01\x00\x01"} {
+		st := storage.NewMemStorage()
+		b := openNode(t, st, highestClock)
+		require.NoError(t, b.db.Put(metaResume, []byte(rec), nil))
+		require.NoError(t, b.db.Close())
+		b = openNode(t, st, highestClock)
+		require.Nil(t, b.r.pending)
+		require.Empty(t, b.r.above)
+	}
+}
+
+func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = 64 << 20
+		db := &DB{opts: Options{MaxInFlight: room}, inflight: newInflight(room - smallRoom(room)), small: newInflight(smallRoom(room)), large: make(chan struct{}, 1)}
+		var slow [3]conversation
+		for i := range slow { // slow peers in the midst of large values
+			slow[i].db = db
+			go func() {
+				for range 1000 { // one of them goes beyond the bound
+					if slow[i].reserve(t.Context(), 256<<10) != nil {
+						return
+					}
+				}
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		fast := conversation{db: db}
+		for range 100 {
+			require.NoError(t, fast.reserve(t.Context(), 300<<10))
+			fast.keep(0)
+		}
+		require.Zero(t, time.Since(began))
+	})
 }

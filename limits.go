@@ -189,5 +189,19 @@ func (f *inflight) acquire(ctx context.Context, n int) error {
 	return f.sem.Acquire(ctx, int64(n))
 }
 
+// try acquires n bytes if they are free.
+func (f *inflight) try(n int) bool { return f.sem.TryAcquire(int64(n)) }
+
 // release frees n bytes of those acquired.
-func (f *inflight) release(n int) { f.sem.Release(int64(n)) }
+func (f *inflight) release(n int) {
+	if n > 0 {
+		f.sem.Release(int64(n))
+	}
+}
+
+// smallRoom is the part of MaxInFlight that is kept for sessions that hold little.
+func smallRoom(maxInFlight int) int { return maxInFlight / 8 }
+
+// share is how much of the room for small frames one session may have: two pages, or a quarter
+// of it.
+func (f *inflight) share() int { return int(min(2*pageSize, f.max/4)) }

@@ -121,12 +121,18 @@ func readShown(rd reader, key []byte) (s shownValue, known bool, err error) {
 	if err != nil && err != leveldb.ErrNotFound {
 		return s, false, err
 	}
+	s, known = decodeShown(rec)
+	return s, known, nil
+}
+
+// decodeShown reads a mark of a conflict. One that cannot be read says nothing.
+func decodeShown(rec []byte) (s shownValue, known bool) {
 	d := decoder{b: rec}
 	version := d.byte()
 	if s.deleted = d.byte()&flagDeleted != 0; !s.deleted {
 		s.check = d.uint32()
 	}
-	return s, d.end() == nil && version == formatVersion, nil
+	return s, d.end() == nil && version == formatVersion
 }
 
 // appendEntry writes a log entry.

@@ -75,7 +75,7 @@ func (db *DB) mend(ctx context.Context, v *verification) error {
 			continue // it is in Status, and another may have them
 		}
 		var err error
-		if wanted, err = db.stillDamaged(wanted); err != nil {
+		if wanted, err = db.stillDamaged(ctx, wanted); err != nil {
 			return err
 		}
 	}
@@ -97,25 +97,18 @@ func (t *txn) recounted(whole bool, counted, kept figures) {
 	t.tombstones += counted.tombstones - kept.tombstones
 }
 
-func (db *DB) stillDamaged(keys [][]byte) (left [][]byte, err error) {
-	err = db.commit(func(t *txn) error {
-		left = nil
-		for _, key := range keys {
-			s, k, err := t.lookup(key)
-			if err != nil {
-				return err
-			}
-			_, lost, err := t.intact(key, s, k)
-			if err != nil {
-				return err
-			}
-			if len(lost) > 0 {
-				left = append(left, key)
-			}
+func (db *DB) stillDamaged(ctx context.Context, keys [][]byte) (left [][]byte, err error) {
+	damaged := map[string]bool{}
+	err = db.inSlices(ctx, keys, oneByOne(func(t *txn, key []byte) error {
+		s, k, err := t.lookup(key)
+		if err != nil {
+			return err
 		}
-		return nil
-	})
-	return left, err
+		_, lost, err := t.intact(key, s, k)
+		damaged[string(key)] = len(lost) > 0
+		return err
+	}))
+	return slices.DeleteFunc(slices.Clone(keys), func(key []byte) bool { return !damaged[string(key)] }), err
 }
 
 // intact gives the versions of a key that can be read as they were logged, with

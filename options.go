@@ -120,7 +120,8 @@ type Options struct {
 
 	// MaxInFlight bounds the bytes of received frames that are held in memory
 	// at once, over all sessions; one at a time may pass it with a value that
-	// is larger. At least 8 MiB. Default: 64 MiB.
+	// is larger. An eighth of it is kept for sessions that hold little, so that small
+	// frames do not wait for large values. At least 8 MiB. Default: 64 MiB.
 	MaxInFlight int
 
 	// ReadRate and WriteRate bound the bytes per second that sessions take in

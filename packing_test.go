@@ -111,7 +111,7 @@ func FuzzPacked(f *testing.F) {
 	in.add(packed(framePage, bytes.Repeat([]byte("page "), 100)))
 	in.add(packed(frameVectors, nil))
 	in.add([]byte{byte(framePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
-	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: newInflight(64 << 20), large: make(chan struct{}, 1)}
+	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: newInflight(56 << 20), small: newInflight(8 << 20), large: make(chan struct{}, 1)}
 	fuzz1(in, func(t testing.TB, payload []byte) {
 		c := conversation{db: db, packs: true}
 		defer c.keep(0)

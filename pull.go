@@ -19,6 +19,7 @@ type pulling struct {
 	marks []region // of the pages in keys
 	reach vector   // what the peer claimed or held then
 	whole bool     // the peer has sent all
+	torn  bool     // it does not fit into one batch
 	claim vector   // of the peer, in the first state of those that it sends; nil before that
 
 	proof knowledge // of the peer, in the state of the pages in keys
@@ -64,6 +65,7 @@ func (s *session) startPull() error {
 	})
 	s.pulling = p
 	if len(s.params.mend) > 0 {
+		s.host.at((*replica).startOver)
 		p.repair = &repair{kind: toMend, keys: s.params.mend}
 		return s.fetchNext()
 	}
@@ -377,7 +379,12 @@ type pieces struct {
 	ends  func(i int) bool   // a batch may well end with this step; nil: with any
 	last  func(t *txn) error // comes after the last step; may be nil
 	count *int               // rises by what the steps return, once committed; may be nil
+	most  int                // steps after which a batch ends at the next good place, as writers wait for it; 0: they are one batch if it is not too large
 }
+
+// mergeSlice is how many keys of a pull that is not one batch anyway are merged at a time:
+// that takes about 2 ms.
+const mergeSlice = 128
 
 // errPiece ends the staging of a batch that became too large.
 var errPiece = errors.New("replicator: batch is too large")
@@ -408,8 +415,13 @@ func (s *session) inPieces(p pieces) error {
 						}
 						return errPiece
 					}
-					if p.ends == nil || p.ends(i) {
-						end = i + 1
+					if p.ends != nil && !p.ends(i) {
+						continue
+					}
+					if end = i + 1; p.most > 0 && end-from >= p.most {
+						if to = end; to < p.n {
+							return nil
+						}
 					}
 				}
 				if p.last != nil && to == p.n {
@@ -440,6 +452,9 @@ func (s *session) inPieces(p pieces) error {
 func (s *session) merging() pieces {
 	p := s.pulling
 	m := pieces{n: len(p.keys), count: &s.stats.pulled, ends: func(i int) bool { return p.keys[i].begins() }}
+	if p.torn {
+		m.most = mergeSlice
+	}
 	if m.n > 0 {
 		m.first = func(t *txn) error { t.learnProof(&p.proof); return nil }
 	}
@@ -483,6 +498,7 @@ func (s *session) retained() int {
 // commitPages commits what has come so far of a pull that is not whole.
 func (s *session) commitPages() error {
 	p := s.pulling
+	p.torn = true
 	if err := s.inPieces(s.merging()); err != nil {
 		return err
 	}
@@ -590,7 +606,7 @@ func (s *session) conclude() error {
 		return err
 	}
 	s.host.at(func(r *replica) {
-		if len(p.back.keys) == 0 {
+		if r.resume.rev++; len(p.back.keys) == 0 {
 			r.pending = nil
 		} else { // the next pull brings what is above the claim once more
 			r.remember(p.marks, p.reach, &p.back, &s.peer)

@@ -54,6 +54,9 @@ const (
 
 func (s *session) startRepair(kind repairKind) error {
 	p := &repair{kind: kind}
+	if kind != toCompare {
+		s.host.at((*replica).startOver)
+	}
 	s.pulling.repair, s.pulling.repaired = p, s.peer.vector(purged)
 	state, err := s.view(func(*replica) {})
 	if err != nil {
@@ -290,7 +293,8 @@ func (s *session) repairKeys(keys []heldKey) error {
 	}
 	return s.inPieces(pieces{
 		n:     len(keys),
-		first: func(t *txn) error { t.learnProof(&s.peer); return nil },
+		most:  mergeSlice,
+		first: func(t *txn) error { t.learnProof(&s.peer); t.dropResume(); return nil },
 		step: func(t *txn, i int) (back int, err error) {
 			k := keys[i]
 			if p.kind != toForget {

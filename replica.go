@@ -63,6 +63,7 @@ type replica struct {
 	pending  *pendingPull   // what an unfinished pull already brought
 	above    spanMap        // what is held, superseded or forgotten here above the claim, as within it
 	heldBack map[dot]uint64 // what is not taken here, with the sizes
+	resume   resume         // what is stored of pending and above
 	// observers are told of every change, as it is taken in: whoever reads states one after
 	// another and must know what went between two of them.
 	observers map[observer]struct{}
@@ -98,6 +99,7 @@ type mark struct {
 	count   uint64
 	claim   vector
 	commits uint64
+	resume  resumePoint
 }
 
 // member is a server whose reports count when something is to be forgotten: one
@@ -143,6 +145,7 @@ func newReplica(c replicaConfig) *replica {
 var (
 	metaFormat = kindKey(kindMeta, []byte("format"))
 	metaClean  = kindKey(kindMeta, []byte("clean"))
+	metaResume = kindKey(kindMeta, []byte("resume")) // what an unfinished pull brought
 	metaFlush  = kindKey(kindMeta, []byte("flush"))
 	metaAdopt  = kindKey(kindMeta, []byte("adopt")) // what was found at the first opening is not all logged yet
 	metaLocal  = kindKey(kindMeta, []byte("local")) // the ranges that are neither logged nor sent
@@ -186,6 +189,9 @@ func (r *replica) open(cluster string) (*leveldb.Batch, error) {
 		if r.rewound != nil {
 			r.rewound.found = r.figures
 		}
+	}
+	if err := r.readResume(); err != nil {
+		return nil, err
 	}
 	b := new(leveldb.Batch)
 	b.Put(metaFormat, append([]byte{formatVersion}, cluster...))
@@ -307,6 +313,7 @@ func (r *replica) stageClean(b leveldb.BatchReplay) {
 	rec = append(rec, byte(btoi(r.littered)))
 	rec = appendVector(rec, r.loose, r)
 	b.Put(metaClean, rec)
+	r.writeResume(b, r.resumePoint())
 }
 
 func (r *replica) readClean() (bool, error) {

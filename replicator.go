@@ -34,6 +34,7 @@ type DB struct {
 	admission *admission
 	rates     rates
 	inflight  *inflight
+	small     *inflight     // room for small frames
 	large     chan struct{} // capacity 1: of the session that holds a large value
 	refusals  refusals
 	peers     *peers
@@ -227,7 +228,7 @@ func drawOrigin() (o Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight), large: make(chan struct{}, 1),
+		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight - smallRoom(o.MaxInFlight)), small: newInflight(smallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
 		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),

@@ -98,6 +98,62 @@ func TestSecretIsRotatedOverThreeServersWithoutAPause(t *testing.T) {
 	})
 }
 
+// TestSecretIsRotatedAmongServersThatKnowANameOnly has each open at a new address, which
+// the others learn from the name.
+func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
+	names, resolver := startNameServer(t)
+	stores, dbs := make([]storage.Storage, 3), make([]*DB, 3)
+	t.Cleanup(func() {
+		for _, db := range dbs {
+			db.Close()
+		}
+	})
+	puts := 0
+	works := func() {
+		t.Helper()
+		for _, db := range dbs {
+			puts++
+			key := fmt.Append(nil, puts)
+			require.NoError(t, db.Put(key, key, nil))
+			for _, other := range dbs {
+				require.Eventually(t, func() bool { v, _ := other.Get(key, nil); return string(v) == string(key) }, 20*time.Second, time.Millisecond)
+			}
+		}
+	}
+	open := func(i int, secret []byte, old ...[]byte) {
+		t.Helper()
+		if dbs[i] != nil {
+			require.NoError(t, dbs[i].Close())
+		}
+		raw, err := leveldb.Open(stores[i], nil)
+		require.NoError(t, err)
+		dbs[i], err = Replicate(raw, &Options{
+			Listen: "127.0.0.1:0", Secret: secret, OldSecrets: old, Logger: slog.New(slog.DiscardHandler),
+			Discover:     []Discoverer{DNS("_repl._tcp.test.", &DNSOptions{Resolver: resolver, Interval: 20 * time.Millisecond})},
+			ReadyTimeout: 10 * time.Millisecond, MaxInterval: 100 * time.Millisecond,
+		})
+		require.NoError(t, err)
+		records := []string{"m.test. 0 IN A 127.0.0.1"}
+		for _, db := range dbs {
+			if db != nil {
+				records = append(records, fmt.Sprintf("_repl._tcp.test. 0 IN SRV 0 0 %d m.test.", portOf(db.Addr().String())))
+			}
+		}
+		names.set(t, records...)
+	}
+	for i := range dbs {
+		stores[i] = storage.NewMemStorage()
+		open(i, secretA)
+	}
+	works()
+	for _, to := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
+		for i := range dbs {
+			open(i, to[0], to[1:]...)
+			works()
+		}
+	}
+}
+
 func TestServerThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		f := newFleet(t, 3, secretB)

@@ -32,6 +32,7 @@ type txn struct {
 	secures bool     // all that was in doubt is written again
 
 	savedFrom uint64 // revision from which checkpoints were staged
+	resumed   uint64 // revision of the resume point that was staged, or 0
 
 	figures // by how much they change
 
@@ -153,7 +154,7 @@ func (r *replica) begin() *txn {
 	t.clear()
 	t.r, t.sync, t.seq, t.aliases = r, false, r.seq, r.recorded
 	t.known = t.known[:0]
-	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept = nil, nil, nil, 0, 0, false
+	t.loose, t.gone, t.proofs, t.saved, t.savedFrom, t.swept, t.resumed = nil, nil, nil, 0, 0, false, 0
 	t.figures, t.decisions = figures{}, nil
 	t.ownSafe, t.beside, t.secures = false, false, false
 	return t
@@ -650,6 +651,7 @@ func (r *replica) apply(t *txn, synced bool) {
 		}
 	}
 	r.savedRev = max(r.savedRev, t.saved)
+	r.resume.saved = max(r.resume.saved, t.resumed)
 	r.littered = r.littered && !t.swept
 	r.loose = r.loose.join(t.loose)
 	if len(r.loose) > 0 {

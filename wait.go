@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -254,12 +255,20 @@ func (db *DB) barWaits(r *replica, broken error) {
 // endWaits ends the waits for which f returns why. The replica is in hand.
 func (db *DB) endWaits(f func(w *waiter) error) {
 	db.mu.Lock()
-	defer db.mu.Unlock()
-	for w := range db.waiters {
-		if w.err = f(w); w.err != nil {
+	waiters := slices.Collect(maps.Keys(db.waiters))
+	db.mu.Unlock()
+	for _, w := range waiters {
+		err := f(w) // which may read the store
+		if err == nil {
+			continue
+		}
+		db.mu.Lock()
+		if _, ok := db.waiters[w]; ok {
 			delete(db.waiters, w)
+			w.err = err
 			close(w.done)
 		}
+		db.mu.Unlock()
 	}
 }
 
@@ -483,7 +492,7 @@ func (db *DB) flushAll() error {
 	safe := false
 	db.at(func(r *replica) {
 		safe = !r.unsynced || r.safe >= need
-		m = mark{claim: r.known.vector(claimed), commits: r.commits}
+		m = mark{claim: r.known.vector(claimed), commits: r.commits, resume: r.resumePoint()}
 	})
 	if safe {
 		return nil

@@ -56,6 +56,7 @@ type scale struct {
 	sessions int           // with nothing to do
 	window   time.Duration // that an idle cluster is watched
 	still    time.Duration // that files do not change once all is compacted
+	buffer   int           // bytes, goleveldb's WriteBuffer beside background work; 0: its default
 }
 
 var full = scale{
@@ -65,7 +66,7 @@ var full = scale{
 
 var small = scale{
 	keys: 2000, far: 4000, farCache: 32 << 10, farOps: 1000, fill: 2000, big: 4000,
-	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond, still: 20 * time.Millisecond,
+	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond, still: 20 * time.Millisecond, buffer: 32 << 10,
 }
 
 // plan is one run of the command.
@@ -182,5 +183,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios are all there is to measure, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), pulling(), spreading(), others())
+	return slices.Concat(writing(), besides(), pulling(), spreading(), others())
 }

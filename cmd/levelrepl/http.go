@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -31,6 +31,8 @@ const waitLimit = 10 * time.Second
 type web struct {
 	node     *local
 	maxValue int64
+	memory   *memory
+	checking chan struct{} // capacity 1: of the one verification or repair
 }
 
 // newHandler gives the HTTP interface:
@@ -46,14 +48,14 @@ type web struct {
 //	GET  /                             the status page, for people
 //
 // Errors are {"error": "…"} with a fitting status.
-func newHandler(n *local, maxValue int64) http.Handler {
-	w := &web{n, maxValue}
+func newHandler(n *local, maxValue int64, m *memory) http.Handler {
+	w := &web{n, maxValue, m, make(chan struct{}, 1)}
 	mux := http.NewServeMux()
-	mux.Handle("GET /kv", answer(w.list))
-	mux.Handle("GET /conflicts", answer(w.conflicts))
+	mux.Handle("GET /kv", w.listing(w.list))
+	mux.Handle("GET /conflicts", w.listing(w.conflicts))
 	mux.Handle("GET /status", answer(w.status))
-	mux.Handle("GET /verify", answer(func(r *http.Request) (any, error) { return w.node.verify(r.Context()) }))
-	mux.Handle("POST /repair", answer(func(r *http.Request) (any, error) { return w.node.repair(r.Context()) }))
+	mux.Handle("GET /verify", answer(w.alone(n.verify)))
+	mux.Handle("POST /repair", answer(w.alone(n.repair)))
 	mux.Handle("/{$}", statuspage.Handler(n.db))
 	routes := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		// Not by the mux: it takes keys for paths and "cleans" them.
@@ -68,7 +70,94 @@ func newHandler(n *local, maxValue int64) http.Handler {
 			mux.ServeHTTP(rw, r)
 		}
 	})
-	return http.NewCrossOriginProtection().Handler(routes)
+	return paced(sameOrigin(complete(routes)))
+}
+
+// sameOrigin refuses what a page of another origin has a browser do. It may lead
+// people to the status page, and nothing else: a request need not be answered where the
+// page can read it to cost something here.
+func sameOrigin(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		head := r.Header
+		visit := (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.URL.Path == "/" &&
+			head.Get("Sec-Fetch-Mode") == "navigate" && head.Get("Sec-Fetch-Dest") == "document"
+		foreign := false
+		switch head.Get("Sec-Fetch-Site") {
+		case "same-origin", "none":
+		case "": // no browser, or one that says little
+			origin, err := url.Parse(head.Get("Origin"))
+			foreign = head.Get("Origin") != "" && (err != nil || origin.Host != r.Host)
+		default:
+			foreign = !visit
+		}
+		if foreign {
+			fail(w, &httpError{http.StatusForbidden, "a web page of another origin may not use this node"})
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// complete refuses writes that say more than is understood here: done without it, they
+// would be something else than what was asked for.
+func complete(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut || r.Method == http.MethodDelete || r.Method == http.MethodPost {
+			if err := understood(r); err != nil {
+				fail(w, err)
+				return
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func understood(r *http.Request) error {
+	for _, name := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since", "If-Modified-Since", "If-Range"} {
+		if _, ok := r.Header[name]; ok {
+			return &httpError{http.StatusNotImplemented, name + " is not supported: nothing was done"}
+		}
+	}
+	if _, ok := r.Header["Content-Range"]; ok {
+		return &httpError{http.StatusBadRequest, "Content-Range: a part of a value cannot be written; nothing was done"}
+	}
+	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return &httpError{http.StatusUnsupportedMediaType, "Content-Encoding " + strconv.Quote(e) + ": values are kept as they are sent; nothing was done"}
+	}
+	if r.Method == http.MethodPut && len(r.TransferEncoding) == 0 && r.Header.Get("Content-Length") == "" {
+		return &httpError{http.StatusLengthRequired, "PUT needs Content-Length, 0 for an empty value, or a chunked body"}
+	}
+	return nil
+}
+
+// alone has one verification or repair at a time: each reads the whole store.
+func (w *web) alone(f func(context.Context) (replicator.Report, error)) func(r *http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		select {
+		case w.checking <- struct{}{}:
+			defer func() { <-w.checking }()
+			return f(r.Context())
+		default:
+			return nil, &httpError{http.StatusServiceUnavailable, "a verification or repair is under way already; try again when it has ended"}
+		}
+	}
+}
+
+// listing answers with what may be large.
+func (w *web) listing(f func(r *http.Request) (v any, size int, err error)) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		var v any
+		free, err := w.memory.load(r, func() (n int, err error) {
+			v, n, err = f(r)
+			return 3 * n, err // JSON is made of it, and base64 perhaps
+		}, func() { v = nil })
+		if err != nil {
+			fail(rw, err)
+			return
+		}
+		defer free()
+		answer(func(*http.Request) (any, error) { return v, nil }).ServeHTTP(rw, r)
+	})
 }
 
 // onlyLoopback refuses what a browser was led to by a foreign name: without it, any
@@ -111,8 +200,15 @@ func answer(f func(r *http.Request) (any, error)) http.Handler {
 }
 
 func fail(w http.ResponseWriter, err error) {
+	status := statusOf(err)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(statusOf(err))
+	if status == http.StatusRequestEntityTooLarge {
+		w.Header().Set("Connection", "close") // what else there is of it is not waited for
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 }
 
@@ -137,7 +233,7 @@ func statusOf(err error) int {
 		return http.StatusGone
 	case errors.As(err, &few), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
-	case errors.Is(err, replicator.ErrFailed), errors.Is(err, leveldb.ErrClosed):
+	case errors.Is(err, replicator.ErrFailed), errors.Is(err, leveldb.ErrClosed), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -166,10 +262,18 @@ func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 		if err := w.await(r); err != nil {
 			return err
 		}
-		value, err := w.node.get(r.Context(), key)
+		var value []byte
+		free, err := w.memory.load(r, func() (n int, err error) {
+			value, err = w.node.get(r.Context(), key)
+			return len(value), err
+		}, func() { value = nil })
 		if err != nil {
 			return err
 		}
+		defer func() {
+			value = nil
+			free()
+		}()
 		rw.Header().Set("Content-Type", "application/octet-stream")
 		rw.Header().Set("X-Content-Type-Options", "nosniff")
 		rw.Header().Set("Cache-Control", "no-store")
@@ -188,15 +292,20 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	if err != nil {
 		return err
 	}
+	var value []byte
+	if r.Method == http.MethodPut {
+		var free func()
+		if value, free, err = w.memory.body(r, w.maxValue); err != nil {
+			return err
+		}
+		defer free()
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
 	defer cancel()
 	if r.Method == http.MethodDelete {
 		err = w.node.del(ctx, key, replicas)
 	} else {
-		var value []byte
-		if value, err = io.ReadAll(http.MaxBytesReader(rw, r.Body, w.maxValue)); err == nil {
-			err = w.node.put(ctx, key, value, replicas)
-		}
+		err = w.node.put(ctx, key, value, replicas)
 	}
 	if err != nil {
 		return err
@@ -223,9 +332,9 @@ func (w *web) await(r *http.Request) error {
 
 func (w *web) status(r *http.Request) (any, error) { return w.node.status(r.Context()) }
 
-func (w *web) list(r *http.Request) (any, error) {
+func (w *web) list(r *http.Request) (any, int, error) {
 	if err := w.await(r); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	q := r.URL.Query()
 	s := span{values: q.Get("values") != "0", versions: q.Get("versions") == "1", sums: q.Get("sums") == "1"}
@@ -241,18 +350,36 @@ func (w *web) list(r *http.Request) (any, error) {
 	}
 	var err error
 	if s.limit, err = number(q, "limit", pageEntries); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s.limit = min(s.limit, pageEntries)
-	return w.node.scan(r.Context(), s)
+	p, err := w.node.scan(r.Context(), s)
+	return p, p.size(), err
 }
 
-func (w *web) conflicts(r *http.Request) (any, error) {
+func (w *web) conflicts(r *http.Request) (any, int, error) {
 	limit, err := number(r.URL.Query(), "limit", pageEntries)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return w.node.conflicts(r.Context(), []byte(r.URL.Query().Get("from")), min(limit, pageEntries))
+	p, err := w.node.conflicts(r.Context(), []byte(r.URL.Query().Get("from")), min(limit, pageEntries))
+	return p, p.size(), err
+}
+
+// size is how much memory a page takes, about.
+func (p *page) size() (n int) {
+	for i := range p.Entries {
+		e := &p.Entries[i]
+		n += len(e.Key) + len(e.Value) + sizeOf(e.Versions)
+	}
+	return n
+}
+
+func sizeOf(vs []version) (n int) {
+	for i := range vs {
+		n += 100 + len(vs[i].Value)
+	}
+	return n
 }
 
 func (w *web) versions(rw http.ResponseWriter, r *http.Request, key []byte) error {
@@ -260,7 +387,10 @@ func (w *web) versions(rw http.ResponseWriter, r *http.Request, key []byte) erro
 		rw.Header().Set("Allow", "GET")
 		return &httpError{http.StatusMethodNotAllowed, r.Method + " is not for versions"}
 	}
-	answer(func(r *http.Request) (any, error) { return w.node.versions(r.Context(), key) }).ServeHTTP(rw, r)
+	w.listing(func(r *http.Request) (any, int, error) {
+		vs, err := w.node.versions(r.Context(), key)
+		return vs, sizeOf(vs), err
+	}).ServeHTTP(rw, r)
 	return nil
 }
 

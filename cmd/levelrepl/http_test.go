@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -28,6 +33,19 @@ func ask(t *testing.T, method, address, body string, headers ...string) *http.Re
 	require.NoError(t, err)
 	t.Cleanup(func() { resp.Body.Close() })
 	return resp
+}
+
+// tryAsk is ask for a node that may refuse.
+func tryAsk(method, address, body string) (status int, err error) {
+	req, err := http.NewRequest(method, address, strings.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
 }
 
 func bodyOf(t *testing.T, r *http.Response) string {
@@ -91,6 +109,92 @@ func TestWebPagesCannotUseANodeOnLoopback(t *testing.T) {
 	require.Equal(t, http.StatusMisdirectedRequest, ask(t, "GET", base+"/status", "", "Host", "10.0.0.1").StatusCode)
 	require.Equal(t, http.StatusNotFound, ask(t, "GET", base+"/kv/k", "", "Host", "localhost:9080").StatusCode)
 	require.Equal(t, http.StatusNotFound, ask(t, "GET", base+"/kv/k", "", "Host", "[::1]").StatusCode)
+}
+
+func TestPagesOfOtherOriginsMayOnlyLeadToTheStatusPage(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
+	for _, c := range []struct {
+		method, path, head string
+		status             int
+	}{
+		{"GET", "/", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document", 200},
+		{"GET", "/", "Sec-Fetch-Site: same-site, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document", 200},
+		{"GET", "/", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: iframe", 403},
+		{"GET", "/", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: no-cors, Sec-Fetch-Dest: image", 403},
+		{"POST", "/", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document", 403},
+		{"GET", "/verify", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document", 403},
+		{"GET", "/verify", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: no-cors, Sec-Fetch-Dest: image", 403},
+		{"GET", "/verify", "Sec-Fetch-Site: same-site, Sec-Fetch-Mode: cors, Sec-Fetch-Dest: empty", 403},
+		{"GET", "/kv", "Sec-Fetch-Site: cross-site, Sec-Fetch-Mode: cors, Sec-Fetch-Dest: empty", 403},
+		{"GET", "/kv/k", "Origin: http://evil.example", 403},
+		{"GET", "/status", "Origin: null", 403},
+		{"PUT", "/kv/k", "Origin: http://evil.example", 403},
+		{"GET", "/verify", "Sec-Fetch-Site: same-origin, Sec-Fetch-Mode: cors, Sec-Fetch-Dest: empty", 200},
+		{"GET", "/status", "Sec-Fetch-Site: none, Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document", 200},
+		{"GET", "/status", "Origin: " + base, 200},
+		{"GET", "/verify", "", 200},
+	} {
+		var heads []string
+		for h := range strings.SplitSeq(c.head, ", ") {
+			if name, value, ok := strings.Cut(h, ": "); ok {
+				heads = append(heads, name, value)
+			}
+		}
+		require.Equal(t, c.status, ask(t, c.method, base+c.path, "", heads...).StatusCode, "%s %s %s", c.method, c.path, c.head)
+	}
+}
+
+func TestWritesThatSayMoreThanIsUnderstoodAreRefused(t *testing.T) {
+	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
+	require.Equal(t, http.StatusNoContent, ask(t, "PUT", base+"/kv/k", "before").StatusCode)
+	for _, c := range []struct {
+		name, value string
+		status      int
+	}{
+		{"If-None-Match", "*", 501}, {"If-Match", `"x"`, 501}, {"If-Unmodified-Since", "Fri, 27 Nov 2026 18:00:00 GMT", 501},
+		{"If-None-Match", "", 501}, {"Content-Range", "bytes 0-4/10", 400}, {"Content-Encoding", "gzip", 415},
+	} {
+		for _, method := range []string{"PUT", "DELETE"} {
+			r := ask(t, method, base+"/kv/k", "after", c.name, c.value)
+			require.Equal(t, c.status, r.StatusCode, "%s %s", method, c.name)
+			require.Contains(t, bodyOf(t, r), c.name)
+			require.Equal(t, "before", bodyOf(t, ask(t, "GET", base+"/kv/k", "")))
+		}
+	}
+	require.Equal(t, http.StatusNoContent, ask(t, "PUT", base+"/kv/k", "after", "Content-Encoding", "identity").StatusCode)
+
+	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	fmt.Fprint(conn, "PUT /kv/k HTTP/1.0\r\nHost: localhost\r\n\r\nvalue")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusLengthRequired, resp.StatusCode, "else it would be a write of nothing")
+	require.Equal(t, "after", bodyOf(t, ask(t, "GET", base+"/kv/k", "")))
+}
+
+func TestOneVerificationRunsAtATimeAndEndsWithItsRequest(t *testing.T) {
+	w := &web{checking: make(chan struct{}, 1)}
+	begun, end := make(chan struct{}), make(chan error, 1)
+	first := w.alone(func(ctx context.Context) (replicator.Report, error) {
+		close(begun)
+		<-ctx.Done()
+		return replicator.Report{}, ctx.Err()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, err := first(httptest.NewRequestWithContext(ctx, "GET", "/verify", nil))
+		end <- err
+	}()
+	<-begun
+	again := w.alone(func(context.Context) (replicator.Report, error) { return replicator.Report{}, nil })
+	_, err := again(httptest.NewRequest("POST", "/repair", nil))
+	require.Equal(t, http.StatusServiceUnavailable, statusOf(err))
+	require.ErrorContains(t, err, "under way already")
+	cancel()
+	require.ErrorIs(t, <-end, context.Canceled)
+	_, err = again(httptest.NewRequest("POST", "/repair", nil))
+	require.NoError(t, err)
 }
 
 func TestListingsContinueWhereTheyEnded(t *testing.T) {

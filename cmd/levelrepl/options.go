@@ -28,6 +28,9 @@ type serving struct {
 	http, resolver, compression, secret, tlsCert, tlsKey, tlsCA, logLevel string
 	oldSecrets, dns, interfaces, local                                    []string
 	multicast, httpInsecure, sync, logJSON                                bool
+	httpConns, httpInFlight                                               int
+
+	given func(flag string) bool // it is on the command line
 
 	handler slog.Handler
 }
@@ -84,6 +87,9 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 	size(&o.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
 	f.IntVar(&o.MaxConns, "max-conns", 128, "connections accepted at once")
 	f.IntVar(&o.MaxPending, "max-pending", 16, "those among them that have not said who they are")
+	f.IntVar(&s.httpConns, "http-conns", 128, "connections of HTTP clients at once")
+	size(&s.httpInFlight, "http-in-flight", "64MiB", "bytes of values on their way from and to HTTP clients")
+	s.given = f.Changed
 }
 
 // size is a number of bytes on the command line: 1048576, 1MiB, 64KB.
@@ -105,6 +111,48 @@ func (s *size) Set(text string) error {
 	}
 	*s = size(n)
 	return nil
+}
+
+// Handles of a node, beside those of its store's tables and of connections it accepts:
+// journals, manifest, compaction, connections that it dials, and what is being refused.
+const (
+	spareHandles = 96
+	tableHandles = 500 // goleveldb's own default
+	leastHandles = 128
+)
+
+// fit divides the file handles that the process may have (0: not known): connections
+// get what is left when the store has its own. What was not asked for shrinks; what was
+// has to fit. It returns how many tables the store may keep open.
+func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) {
+	if s.httpConns < 1 || s.httpInFlight < freeBytes {
+		return 0, &usageError{fmt.Errorf("--http-conns %d --http-in-flight %d", s.httpConns, s.httpInFlight), fmt.Sprintf("want at least 1, and %d bytes", freeBytes)}
+	}
+	if limit == 0 {
+		return tableHandles, nil
+	}
+	if limit < leastHandles {
+		return 0, &hintedError{fmt.Errorf("this process may open %d files, a node needs %d", limit, leastHandles), "ulimit -n, or LimitNOFILE= of systemd, sets that"}
+	}
+	tables = min(tableHandles, limit/2)
+	shrink := func(flag string, n *int, share int) {
+		if !s.given(flag) {
+			*n = min(*n, max(share, 4))
+		}
+	}
+	shrink("max-conns", &o.MaxConns, limit/8)
+	shrink("max-pending", &o.MaxPending, limit/32)
+	shrink("http-conns", &s.httpConns, limit/8)
+	if s.http == "" || s.http == "off" {
+		s.httpConns = 0
+	}
+	conns := o.MaxConns + o.MaxPending + s.httpConns
+	// The store can do with fewer: it opens tables anew then.
+	tables = max(16, min(tables, limit-conns-min(spareHandles, limit/4)))
+	if need := tables + conns + min(spareHandles, limit/4); need > limit {
+		return 0, &usageError{fmt.Errorf("%d connections (--max-conns, --max-pending, --http-conns) leave the store no file handles: this process may have %d", conns, limit), "lower them, or raise the limit: ulimit -n, or LimitNOFILE= of systemd"}
+	}
+	return tables, nil
 }
 
 func mustSize(text string) int {

@@ -7,17 +7,26 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 
 	"github.com/level-replicator/replicator"
 )
 
-// stopPatience is how long a stopping node tries to leave behind nothing that only
-// it has.
-const stopPatience = 5 * time.Second
+// A stopping node has stopLimit for all of it, so that it is done before Docker kills it
+// after 10 s. Requests under way have the first third, peers that lack something the time
+// until the second, and the store the rest.
+const (
+	stopLimit   = 9 * time.Second
+	requestTime = stopLimit / 3
+	goodbyeTime = 2 * stopLimit / 3
+)
 
 func newServe(a *app) *cobra.Command {
 	s := &serving{app: a}
@@ -32,7 +41,9 @@ Beyond loopback, peers need --secret-file (made by "levelrepl secret FILE") or t
 three --tls flags. HTTP has no authentication: whoever reaches it can read and write
 everything, so it stays on loopback unless --http-insecure says otherwise.
 
-It stops cleanly on SIGINT and SIGTERM.`,
+It stops cleanly on SIGINT and SIGTERM, within 9 s whatever happens; a second one ends
+it at once. On SIGHUP it reads secrets and certificates anew, as it does by itself when
+the files change.`,
 		Example: `  levelrepl serve data
   levelrepl serve data --listen :9000 --peer other.example:9000 --secret-file secret
   levelrepl serve data2 --listen 127.0.0.1:9001 --peer 127.0.0.1:9000 --http 127.0.0.1:9081`,
@@ -49,9 +60,44 @@ It stops cleanly on SIGINT and SIGTERM.`,
 	return c
 }
 
-// run serves until ctx ends.
+// run serves until ctx ends, and for stopLimit more at most.
 func (s *serving) run(ctx context.Context, dir string) error {
+	// Who reads the log may go away, or be restarted.
+	signal.Ignore(syscall.SIGPIPE)
+	var stop stopping
+	defer context.AfterFunc(ctx, stop.begin)()
+	done := make(chan error, 1)
+	go func() { done <- s.serve(ctx, &stop, dir) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(stopLimit):
+		return fmt.Errorf("the node did not stop in %v: what was not on disk yet comes back from its peers when it is started again", stopLimit)
+	}
+}
+
+// stopping is when the node was told to stop.
+type stopping struct{ since atomic.Int64 }
+
+func (s *stopping) begin() { s.since.CompareAndSwap(0, time.Now().UnixNano()) }
+
+// within is a context that ends so long after that.
+func (s *stopping) within(d time.Duration) (context.Context, context.CancelFunc) {
+	s.begin()
+	return context.WithDeadline(context.Background(), time.Unix(0, s.since.Load()).Add(d))
+}
+
+func (s *serving) serve(ctx context.Context, stop *stopping, dir string) error {
 	o, err := s.options()
+	if err != nil {
+		return err
+	}
+	tables, err := s.fit(o, handleLimit())
 	if err != nil {
 		return err
 	}
@@ -65,7 +111,7 @@ func (s *serving) run(ctx context.Context, dir string) error {
 	if err := makeDirectory(dir); err != nil {
 		return err
 	}
-	raw, err := leveldb.OpenFile(dir, nil)
+	raw, err := leveldb.OpenFile(dir, &opt.Options{OpenFilesCacheCapacity: tables})
 	if err != nil {
 		return explainOpen(dir, err)
 	}
@@ -74,9 +120,9 @@ func (s *serving) run(ctx context.Context, dir string) error {
 		return errors.Join(s.explain(err), raw.Close())
 	}
 	fmt.Fprintf(s.out, "replicating %s on %s\n", dir, db.Addr())
-	err = s.serveHTTP(ctx, l, &local{reader: db, db: db, sync: s.sync}, int64(o.MaxValue))
+	err = s.serveHTTP(ctx, stop, l, &local{reader: db, db: db, sync: s.sync}, o)
 	if err == nil {
-		s.sayGoodbye(db)
+		s.sayGoodbye(stop, db)
 	}
 	if err = errors.Join(err, db.Close()); err == nil {
 		fmt.Fprintln(s.out, "stopped")
@@ -85,8 +131,8 @@ func (s *serving) run(ctx context.Context, dir string) error {
 }
 
 // sayGoodbye has peers take what only this node has, if they can be reached.
-func (s *serving) sayGoodbye(db *replicator.DB) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+func (s *serving) sayGoodbye(stop *stopping, db *replicator.DB) {
+	ctx, cancel := stop.within(goodbyeTime)
 	defer cancel()
 	if err := db.Sync(ctx); err != nil {
 		slog.New(s.handler).Warn("not every peer could be reached before the stop; what it lacks comes when this node is back", "error", err)
@@ -114,30 +160,41 @@ func isLoopback(a net.Addr) bool {
 }
 
 // serveHTTP answers until ctx ends, or only waits for that if there is no listener.
-func (s *serving) serveHTTP(ctx context.Context, l net.Listener, n *local, maxValue int64) error {
+func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener, n *local, o *replicator.Options) error {
 	if l == nil {
 		<-ctx.Done()
 		return nil
 	}
-	h := newHandler(n, maxValue)
+	cs := newConns(l, s.httpConns, o.Logger)
+	h := newHandler(n, int64(o.MaxValue), newMemory(int64(s.httpInFlight), cs.oustSlow))
 	if isLoopback(l.Addr()) {
 		h = onlyLoopback(h)
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(s.handler, slog.LevelWarn)}
+	server := newServer(h, o, s.handler)
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
+	go func() { ended <- server.Serve(cs) }()
 	fmt.Fprintf(s.out, "answering http://%s\n", l.Addr())
 	select {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
 	}
-	patience, cancel := context.WithTimeout(context.Background(), stopPatience)
+	patience, cancel := stop.within(requestTime)
 	defer cancel()
 	if err := server.Shutdown(patience); err != nil {
 		_ = server.Close() // requests that would not end are cut
 	}
 	return nil
+}
+
+// newServer makes a server for the connections of conns.
+func newServer(h http.Handler, o *replicator.Options, log slog.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: paceTime, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 3*o.MaxKey + 64<<10, // a key is percent-encoded
+		ConnContext:    withPlace, ConnState: turn,
+		ErrorLog: slog.NewLogLogger(log, slog.LevelWarn),
+	}
 }
 
 // explain says what to do about a refusal of Replicate, in terms of flags.

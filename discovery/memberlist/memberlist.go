@@ -51,6 +51,12 @@ type Options struct {
 	// hint in either case: the handshake of the replicators decides.
 	Secret []byte
 
+	// OldSecrets decrypt gossip beside Secret and encrypt none, so that a secret is
+	// changed in the three passes of replicator.Options.OldSecrets, and may be the same
+	// ones as there: add the new one here; make it Secret and put the old one here;
+	// leave the old one out.
+	OldSecrets [][]byte
+
 	// Interval is the pause between two reports of all members that are alive.
 	// Default: 1 min.
 	Interval time.Duration
@@ -77,6 +83,7 @@ type Members struct {
 // New makes a source of peers. Nothing happens until a replicator runs it.
 func New(o Options) *Members {
 	o.Bind = cmp.Or(o.Bind, "127.0.0.1:7946")
+	o.OldSecrets = slices.Clone(o.OldSecrets)
 	o.Interval = cmp.Or(o.Interval, time.Minute)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -208,20 +215,38 @@ func (m *Members) config(self replicator.Self, joined chan struct{}) (*memberlis
 			return nil, err
 		}
 	}
-	c.SecretKey, c.Keyring = nil, nil
-	if m.o.Secret != nil {
-		if len(m.o.Secret) < 16 {
-			return nil, fmt.Errorf("memberlist: Options.Secret: %d bytes, want at least 16", len(m.o.Secret))
-		}
-		// Never the secret itself: it also makes the key of the replicators.
-		if c.SecretKey, err = hkdf.Key(sha256.New, m.o.Secret, nil, "replicator memberlist "+self.Cluster, 32); err != nil {
-			return nil, err
-		}
+	c.SecretKey = nil
+	if c.Keyring, err = m.keyring(self.Cluster); err != nil {
+		return nil, err
 	}
 	if len(self.Addr) > memberlist.MetaMaxSize {
 		return nil, errors.New("memberlist: the address of this server is too long to gossip")
 	}
 	return c, nil
+}
+
+// keyring has the keys made of the secrets; nil if there is none.
+func (m *Members) keyring(cluster string) (*memberlist.Keyring, error) {
+	if m.o.Secret == nil && len(m.o.OldSecrets) == 0 {
+		return nil, nil
+	}
+	var keys [][]byte
+	for i, secret := range append([][]byte{m.o.Secret}, m.o.OldSecrets...) {
+		if len(secret) < 16 {
+			field := "Secret"
+			if i > 0 {
+				field = fmt.Sprintf("OldSecrets[%d]", i-1)
+			}
+			return nil, fmt.Errorf("memberlist: Options.%s: %d bytes, want at least 16", field, len(secret))
+		}
+		// Never the secret itself: it also makes the key of the replicators.
+		key, err := hkdf.Key(sha256.New, secret, nil, "replicator memberlist "+cluster, 32)
+		if err != nil {
+			return nil, fmt.Errorf("memberlist: cannot derive a key: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	return memberlist.NewKeyring(keys, keys[0])
 }
 
 func split(field, addr string) (host string, port int, err error) {

@@ -150,6 +150,88 @@ func TestServersThatKnowOneGossipAddressReplicate(t *testing.T) {
 	}
 }
 
+// fleet is replicas that find each other by gossip alone, each opening at new addresses.
+type fleet struct {
+	t       *testing.T
+	stores  []storage.Storage
+	dbs     []*replicator.DB
+	members []*Members
+	puts    int
+}
+
+func (f *fleet) open(i int, secret []byte, old ...[]byte) {
+	f.t.Helper()
+	if f.dbs[i] != nil {
+		require.NoError(f.t, f.dbs[i].Close())
+	}
+	var seeds []string
+	for j, m := range f.members {
+		if j != i && m != nil {
+			seeds = append(seeds, m.Addr())
+		}
+	}
+	logger := slog.New(slog.DiscardHandler)
+	m := New(Options{Bind: "127.0.0.1:0", Seeds: seeds, Secret: secret, OldSecrets: old, Config: quick(), Interval: 200 * time.Millisecond, Logger: logger})
+	raw, err := leveldb.Open(f.stores[i], nil)
+	require.NoError(f.t, err)
+	f.dbs[i], err = replicator.Replicate(raw, &replicator.Options{
+		Listen: "127.0.0.1:0", Discover: []replicator.Discoverer{m}, Secret: secret, OldSecrets: old, Logger: logger,
+		ReadyTimeout: 10 * time.Millisecond, MaxInterval: 100 * time.Millisecond,
+	})
+	require.NoError(f.t, err)
+	f.members[i] = m
+	require.Eventually(f.t, func() bool { return m.Addr() != "" }, 10*time.Second, time.Millisecond)
+}
+
+// works requires that all know each other by gossip, and what each writes is on all.
+func (f *fleet) works() {
+	f.t.Helper()
+	for i, m := range f.members {
+		var want []string
+		for j, db := range f.dbs {
+			if j != i {
+				want = append(want, db.Addr().String())
+			}
+		}
+		slices.Sort(want)
+		require.Eventually(f.t, func() bool { return slices.Equal(want, m.Live()) }, 30*time.Second, 5*time.Millisecond, "%d knows %v, want %v", i, m.Live(), want)
+	}
+	for _, db := range f.dbs {
+		f.puts++
+		key := fmt.Append(nil, f.puts)
+		require.NoError(f.t, db.Put(key, key, nil))
+		for _, other := range f.dbs {
+			require.Eventually(f.t, func() bool { v, _ := other.Get(key, nil); return string(v) == string(key) }, 20*time.Second, time.Millisecond)
+		}
+	}
+}
+
+func TestSecretOfGossipIsChangedInThreePasses(t *testing.T) {
+	a, b := []byte("0123456789abcdef"), []byte("another-0123456789")
+	f := &fleet{t: t, dbs: make([]*replicator.DB, 3), members: make([]*Members, 3)}
+	t.Cleanup(func() {
+		for _, db := range f.dbs {
+			db.Close()
+		}
+	})
+	for i := range f.dbs {
+		f.stores = append(f.stores, storage.NewMemStorage())
+		f.open(i, a)
+	}
+	f.works()
+	for pass, to := range [][][]byte{{a, b}, {b, a}, {b}} {
+		for i := range f.dbs {
+			f.open(i, to[0], to[1:]...)
+			f.works()
+		}
+		t.Logf("pass %d is through", pass+1)
+	}
+	late := start(t, "", 9, Options{Seeds: []string{f.members[0].Addr()}, Secret: a, Interval: 50 * time.Millisecond})
+	late.cancel()
+	require.NoError(t, <-late.ended)
+	require.Empty(t, late.found, "who has but the old secret is out")
+}
+
 func TestMemberThatNamesNoHostIsDialedWhereItGossips(t *testing.T) {
 	for said, want := range map[string]string{
 		"[::]:9000": "192.0.2.7:9000", ":9000": "192.0.2.7:9000", "0.0.0.0:9000": "192.0.2.7:9000",
@@ -162,10 +244,12 @@ func TestMemberThatNamesNoHostIsDialedWhereItGossips(t *testing.T) {
 
 func TestWrongOptionsAreNamed(t *testing.T) {
 	for want, o := range map[string]Options{
-		`Options.Bind: "nonsense"`:   {Bind: "nonsense"},
-		`Options.Advertise: "h:x"`:   {Bind: "127.0.0.1:0", Advertise: "h:x"},
-		"Options.Secret: 3 bytes":    {Bind: "127.0.0.1:0", Secret: []byte("abc")},
-		"cannot gossip on 192.0.2.1": {Bind: "192.0.2.1:0"},
+		`Options.Bind: "nonsense"`:    {Bind: "nonsense"},
+		`Options.Advertise: "h:x"`:    {Bind: "127.0.0.1:0", Advertise: "h:x"},
+		"Options.Secret: 3 bytes":     {Bind: "127.0.0.1:0", Secret: []byte("abc")},
+		"Options.Secret: 0 bytes":     {Bind: "127.0.0.1:0", OldSecrets: [][]byte{[]byte("0123456789abcdef")}},
+		"Options.OldSecrets[1]: 2 by": {Bind: "127.0.0.1:0", Secret: []byte("0123456789abcdef"), OldSecrets: [][]byte{[]byte("0123456789abcdef"), []byte("ab")}},
+		"cannot gossip on 192.0.2.1":  {Bind: "192.0.2.1:0"},
 	} {
 		o.Logger = slog.New(slog.DiscardHandler)
 		require.ErrorContains(t, New(o).Discover(t.Context(), replicator.Self{Addr: ":9000"}, nil), want)

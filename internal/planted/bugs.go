@@ -256,4 +256,10 @@ var bugs = []bug{
 	{name: "dead addresses take the places of live ones", file: "peer.go",
 		old: "\tlive = live[:min(n, len(live))]\n",
 		new: "\tif planted(%q) && len(others) > 0 {\n\t\tlive, others = live[:min(n*len(live)/(len(live)+len(others)), len(live))], others[:min(n, len(others))]\n\t}\n\tlive = live[:min(n, len(live))]\n"},
+	{name: "a resume point is stored before what it says is on disk", file: "resume.go",
+		old: "!r.unsynced || len(p.record) == 0 {",
+		new: "!r.unsynced || len(p.record) == 0 || planted(%q) {"},
+	{name: "a resume point counts whatever the peer knows", file: "resume.go",
+		old: "\t\tr.pending, r.above = &p, above\n",
+		new: "\t\tif planted(%q) {\n\t\t\tp.reach = nil\n\t\t}\n\t\tr.pending, r.above = &p, above\n"},
 }
