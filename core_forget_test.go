@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
 // foreign is a version by another server.
@@ -414,4 +415,25 @@ func TestTokenIsLostOnlyIfNobodyCanStillBringItsWrite(t *testing.T) {
 	a.r.succeeds(now, []Origin{gone})
 	require.True(t, lost(6))
 	require.False(t, a.r.ended(a.r.self))
+}
+
+func TestMemberSeenWhileTheClockWasAheadIsForgottenInTime(t *testing.T) {
+	st := storage.NewMemStorage()
+	a, b := openNode(t, st, highestClock), newNode(t)
+	now := time.Now()
+	ahead := func() time.Time { return now.AddDate(4, 0, 0) }
+	a.r.now, b.r.now = ahead, ahead
+	talk(t, a, b)
+	require.NoError(t, a.commit(func(t *txn) error { t.stageMembers(); return nil }))
+	require.Len(t, a.r.counted(), 1)
+
+	a.db.Close()
+	a = openNode(t, st, highestClock) // its clock was set right meanwhile
+	for i, minutes := range []time.Duration{0, 59, 61} {
+		at := now.Add(minutes * time.Minute)
+		a.r.now = func() time.Time { return at }
+		require.Len(t, a.r.counted(), []int{1, 1, 0}[i], "a member that is gone counts for PeerTTL, an hour here, from when the clock is right")
+		require.NoError(t, a.commit(func(t *txn) error { t.stageMembers(); return nil }))
+	}
+	require.Empty(t, a.r.members)
 }

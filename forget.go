@@ -15,11 +15,21 @@ func (r *replica) counted() []*member {
 	now := r.now()
 	var ms []*member
 	for _, o := range slices.SortedFunc(maps.Keys(r.members), Origin.compare) {
-		if m := r.members[o]; now.Sub(m.seen) <= r.peerTTL {
+		if m := r.members[o]; m.unseenFor(now) <= r.peerTTL {
 			ms = append(ms, m)
 		}
 	}
 	return ms
+}
+
+// unseenFor returns how long ago a member was last seen. One that was seen later than now
+// was seen while this replica's clock was ahead, and would count for as long: its time
+// starts anew.
+func (m *member) unseenFor(now time.Time) time.Duration {
+	if m.seen.After(now) {
+		m.seen = now
+	}
+	return now.Sub(m.seen)
 }
 
 // heard notes that a peer was heard, and gives what is known of it.
@@ -138,15 +148,15 @@ func (r *replica) stageMembers(b leveldb.BatchReplay) {
 		key := kindKey(kindMember, o[:])
 		switch {
 		case !m.met:
-			if now.Sub(m.seen) > strangerTTL {
+			if m.unseenFor(now) > strangerTTL {
 				delete(r.members, o)
 				r.stableVec = nil
 			}
-		case now.Sub(m.seen) > r.peerTTL:
+		case m.unseenFor(now) > r.peerTTL:
 			b.Delete(key)
 			delete(r.members, o)
 			r.stableVec = nil
-		case m.seen.Sub(m.saved) >= memberSaveInterval:
+		case m.seen.Sub(m.saved).Abs() >= memberSaveInterval:
 			rec := binary.BigEndian.AppendUint64([]byte{formatVersion}, uint64(m.seen.UnixMilli()))
 			b.Put(key, append(rec, m.name...))
 			m.saved = m.seen

@@ -269,6 +269,7 @@ func (o *Options) withDefaults() (Options, error) {
 	duration(&c.TombstoneTTL, 7*24*time.Hour)
 	duration(&c.PeerTTL, 14*24*time.Hour)
 	duration(&c.MaxClockSkew, time.Minute)
+	c.MinInterval, c.MaxInterval = min(c.MinInterval, longest), min(c.MaxInterval, longest)
 	number := func(n *int, def int) {
 		if *n == 0 {
 			*n = def
@@ -371,6 +372,10 @@ func (c *Options) check() error {
 	}
 	return errors.Join(errs...)
 }
+
+// longest bounds pauses, so that several of them and a jitter still are a duration:
+// "never" may be written as the longest duration that there is.
+const longest = 365 * 24 * time.Hour
 
 // leastRate is ten times what a peer takes for a sign of life.
 const leastRate = 64 << 10

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -64,6 +65,19 @@ func TestJitterIsAFifthEitherWay(t *testing.T) {
 	require.Less(t, low, 850*time.Millisecond)
 	require.LessOrEqual(t, high, 1200*time.Millisecond)
 	require.Greater(t, high, 1150*time.Millisecond)
+}
+
+func TestPausesThatMeanNeverAreLongPauses(t *testing.T) {
+	o, err := (&Options{MinInterval: math.MaxInt64, MaxInterval: math.MaxInt64}).withDefaults()
+	require.NoError(t, err)
+	for range 100 {
+		require.Greater(t, jitter(o.MaxInterval), 200*24*time.Hour)
+		require.Greater(t, jitter(o.MinInterval), 200*24*time.Hour)
+	}
+	require.Positive(t, 4*o.MaxInterval)
+	for _, r := range []float64{0, 0.5, 1} {
+		require.Greater(t, spreadInterval(math.MaxInt64, r), 200*24*time.Hour)
+	}
 }
 
 func TestRecentChangesAreCountedByTheSecond(t *testing.T) {
