@@ -155,6 +155,40 @@ func FuzzFetch(f *testing.F) {
 	fuzzFrame(f, frameFetch, func(d *dry) *session { return d.prepared(false, wantTurn) })
 }
 
+func FuzzWant(f *testing.F) {
+	fuzzFrame(f, frameWant, func(d *dry) *session { return d.prepared(false, wantTurn) })
+}
+
+// FuzzResumePoint decodes what is stored of an unfinished pull, and encodes it again.
+func FuzzResumePoint(f *testing.F) {
+	in := &corpus{f: f}
+	r := replica{pending: &pendingPull{done: spanMap{Origin{1}: {{1, 3}, {5, 9}}}, reach: vector{{Origin{1}, 9}, {Origin{2}, 1}}}, above: spanMap{Origin{2}: {{4, 4}}}}
+	r.resume.rev = 1
+	in.add(r.resumePoint().record)
+	in.add([]byte{formatVersion, 0, 0, 0})
+	in.add(binary.AppendUvarint([]byte{formatVersion}, 1<<63))
+	fuzz1(in, func(t testing.TB, rec []byte) {
+		p, above, ok := decodeResume(rec)
+		if !ok {
+			return
+		}
+		for o, ss := range p.done {
+			for _, s := range ss {
+				require.True(t, p.done.has(dot{o, s.from}) && p.done.has(dot{o, s.to}))
+			}
+		}
+		r := replica{pending: p, above: above}
+		r.resume.rev = 1
+		if len(p.done)+len(above) == 0 {
+			return
+		}
+		q, again, ok := decodeResume(r.resumePoint().record)
+		require.True(t, ok)
+		require.Equal(t, p, q)
+		require.Equal(t, above, again)
+	})
+}
+
 func FuzzRefuse(f *testing.F) {
 	fuzzFrame(f, frameRefuse, func(d *dry) *session { return d.prepared(true, wantPage) })
 }

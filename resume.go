@@ -179,19 +179,28 @@ func (r *replica) readResume() error {
 		return err
 	}
 	r.resume.stored = true
-	d := decoder{b: v}
-	if d.byte() != formatVersion {
-		return nil
-	}
-	p := pendingPull{done: d.spanMap()}
-	for range d.count(17) {
-		p.reach = p.reach.raise(dot{d.origin(), d.seq()})
-	}
-	above := d.spanMap()
-	if d.end() == nil {
-		r.pending, r.above = &p, above
+	if p, above, ok := decodeResume(v); ok {
+		r.pending, r.above = p, above
 	}
 	return nil
+}
+
+func decodeResume(record []byte) (p *pendingPull, above spanMap, ok bool) {
+	d := decoder{b: record}
+	if d.byte() != formatVersion {
+		return nil, nil, false
+	}
+	p = &pendingPull{done: d.spanMap()}
+	for range d.count(17) {
+		o := d.origin()
+		if n := d.seq(); n > 0 && (len(p.reach) == 0 || p.reach[len(p.reach)-1].origin.compare(o) < 0) {
+			p.reach = append(p.reach, dot{o, n})
+		} else {
+			d.fail(errShort)
+		}
+	}
+	above = d.spanMap()
+	return p, above, d.end() == nil
 }
 
 // startOver forgets where a pull broke off: a repair drops what may have been counted as

@@ -260,6 +260,6 @@ var bugs = []bug{
 		old: "!r.unsynced || len(p.record) == 0 {",
 		new: "!r.unsynced || len(p.record) == 0 || planted(%q) {"},
 	{name: "a resume point counts whatever the peer knows", file: "resume.go",
-		old: "\t\tr.pending, r.above = &p, above\n",
-		new: "\t\tif planted(%q) {\n\t\t\tp.reach = nil\n\t\t}\n\t\tr.pending, r.above = &p, above\n"},
+		old: "\t\tr.pending, r.above = p, above\n",
+		new: "\t\tif planted(%q) {\n\t\t\tp.reach = nil\n\t\t}\n\t\tr.pending, r.above = p, above\n"},
 }
