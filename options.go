@@ -108,7 +108,8 @@ type Options struct {
 	MaxClockSkew time.Duration
 
 	// MaxValue is the greatest value that Put and peers may write, in bytes.
-	// Default: 64 MiB, at most 1 GiB. MaxKey likewise; default 64 KiB, at most 1 MiB.
+	// Default: 64 MiB, at most 1 GiB. MaxKey likewise; default 64 KiB, at most 1 MiB. What a
+	// peer holds and is larger is held back, and all else is taken: see Status.HeldBack.
 	MaxValue, MaxKey int
 
 	// MaxConns bounds the connections accepted at once, MaxPending those
