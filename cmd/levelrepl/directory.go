@@ -63,7 +63,7 @@ func openRaw(dir string) (*shadow, *leveldb.DB, error) {
 	if err != nil {
 		return nil, nil, explainOpen(dir, err)
 	}
-	raw, err := leveldb.Open(s, shadowOptions())
+	raw, err := opened(func() (*leveldb.DB, error) { return leveldb.Open(s, shadowOptions()) })
 	if err != nil {
 		return nil, nil, errors.Join(explainOpen(dir, err), s.Close())
 	}
@@ -131,7 +131,7 @@ func (a *app) openToWrite(dir string, d *directory) (*local, error) {
 
 // openCluster is openToWrite for a directory that may not be replicated yet.
 func (a *app) openCluster(dir, cluster string, d *directory) (*local, error) {
-	raw, err := leveldb.OpenFile(dir, &opt.Options{ErrorIfMissing: true})
+	raw, err := opened(func() (*leveldb.DB, error) { return leveldb.OpenFile(dir, &opt.Options{ErrorIfMissing: true}) })
 	if err != nil {
 		return nil, explainOpen(dir, err)
 	}
@@ -276,6 +276,16 @@ func makeDirectory(dir string) error {
 		return explainOpen(dir, err)
 	}
 	return nil
+}
+
+// opened is open, with goleveldb's panics as errors: some damage it takes for impossible.
+func opened(open func() (*leveldb.DB, error)) (db *leveldb.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = lverrors.NewErrCorrupted(storage.FileDesc{}, fmt.Errorf("%v", p))
+		}
+	}()
+	return open()
 }
 
 // explainOpen says what to do about a directory that cannot be opened.

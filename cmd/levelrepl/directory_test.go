@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/journal"
 
 	"github.com/level-replicator/replicator"
 )
@@ -87,6 +89,27 @@ func TestVerifyFindsADamagedTable(t *testing.T) {
 	require.Contains(t, []int{exitFound, exitFailed}, code, out)
 	require.Contains(t, out+errOut, "corrupt")
 	require.Equal(t, before, imprint(t, dir))
+}
+
+// goleveldb panics when it finds such a journal (goleveldb 454).
+func TestDamageThatGoleveldbPanicsOverIsAnError(t *testing.T) {
+	for _, command := range [][]string{{"verify"}, {"get", "k", "--dir"}, {"put", "k", "v", "--dir"}, {"serve", "--listen", "127.0.0.1:0", "--http", ""}} {
+		dir := nodeDir(t, "k", "v")
+		journals, err := filepath.Glob(filepath.Join(dir, "*.log"))
+		require.NoError(t, err)
+		require.Len(t, journals, 1)
+		batch := binary.LittleEndian.AppendUint64(nil, 1<<60) // a sequence number of at most 56 bits
+		batch = append(batch, 1, 0, 0, 0, 1, 1, 'k', 1, 'v')
+		var b bytes.Buffer
+		w := journal.NewWriter(&b)
+		record, err := w.Next()
+		require.NoError(t, err)
+		_, err = record.Write(batch)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		require.NoError(t, os.WriteFile(journals[0], b.Bytes(), 0o600))
+		mustFail(t, exitFailed, "open "+dir+": leveldb: invalid sequence number", append(command, dir)...)
+	}
 }
 
 func TestCompareNamesTheKeysThatDiffer(t *testing.T) {

@@ -111,7 +111,9 @@ func (s *serving) serve(ctx context.Context, stop *stopping, dir string) error {
 	if err := makeDirectory(dir); err != nil {
 		return err
 	}
-	raw, err := leveldb.OpenFile(dir, &opt.Options{OpenFilesCacheCapacity: tables})
+	raw, err := opened(func() (*leveldb.DB, error) {
+		return leveldb.OpenFile(dir, &opt.Options{OpenFilesCacheCapacity: tables})
+	})
 	if err != nil {
 		return explainOpen(dir, err)
 	}
