@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -495,7 +496,7 @@ func TestReadOnlyReplicaEndsWaitsAndSyncsWithAnError(t *testing.T) {
 type slowDisk struct {
 	storage.Storage
 	takes time.Duration
-	syncs *int
+	syncs *atomic.Int64
 }
 
 func (d slowDisk) Create(fd storage.FileDesc) (storage.Writer, error) {
@@ -509,7 +510,7 @@ type slowFile struct {
 }
 
 func (f slowFile) Sync() error {
-	*f.syncs++
+	f.syncs.Add(1)
 	time.Sleep(f.takes)
 	return f.Writer.Sync()
 }
@@ -520,8 +521,8 @@ func TestWaitReplicatedTakesTwoSyncsOfAPeerAtMost(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, other := c.start("a"), c.start("other", "a:9000")
-		n := 0
-		raw, err := leveldb.Open(slowDisk{storage.NewMemStorage(), 12 * time.Second, &n}, nil)
+		var syncs atomic.Int64
+		raw, err := leveldb.Open(slowDisk{storage.NewMemStorage(), 12 * time.Second, &syncs}, nil)
 		require.NoError(t, err)
 		b := c.open("b", raw, &replicator.Options{Peers: []string{"a:9000"}})
 		put(t, a, "k", "v")
@@ -535,11 +536,11 @@ func TestWaitReplicatedTakesTwoSyncsOfAPeerAtMost(t *testing.T) {
 				requireAgreement(t, a, other, b)
 				time.Sleep(time.Second)
 			}
-			n = 0
+			syncs.Store(0)
 			start := time.Now()
 			require.NoError(t, a.WaitReplicated(t.Context(), 2))
 			require.Less(t, time.Since(start), 25*time.Second)
-			require.LessOrEqual(t, n, 2)
+			require.LessOrEqual(t, syncs.Load(), int64(2))
 		}
 	})
 }
