@@ -67,7 +67,7 @@ func (a *authority) config(t *testing.T) *tls.Config {
 
 func mutual(t *testing.T, c *tls.Config) *security {
 	t.Helper()
-	return secured(t, Options{TLS: c})
+	return secured(t, credentials{tls: c})
 }
 
 func to(s *security, addr string) side {
@@ -260,7 +260,7 @@ func TestTheFirstCertificateToExpireCounts(t *testing.T) {
 }
 
 func TestSecretsDoNotExpire(t *testing.T) {
-	for _, s := range []*security{withSecret(t, secretA), secured(t, Options{})} {
+	for _, s := range []*security{withSecret(t, secretA), secured(t, credentials{})} {
 		left, warn := s.expiry(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC))
 		require.False(t, warn)
 		require.Greater(t, left, 250*365*24*time.Hour)

@@ -89,18 +89,16 @@ func requireRefused(t *testing.T, client, server side) (c, s error) {
 	return co.err, so.err
 }
 
-func secured(t *testing.T, o Options) *security {
+func secured(t *testing.T, c credentials) *security {
 	t.Helper()
-	c, err := o.withDefaults()
-	require.NoError(t, err)
-	s, err := newSecurity(c.credentials())
+	s, err := newSecurity(c)
 	require.NoError(t, err)
 	return s
 }
 
 func withSecret(t *testing.T, secret []byte, old ...[]byte) *security {
 	t.Helper()
-	return secured(t, Options{Cluster: "one", Secret: secret, OldSecrets: old})
+	return secured(t, credentials{cluster: "one", secret: secret, oldSecrets: old})
 }
 
 // hostile is a raw TLS client and server with the true key of secret A
@@ -146,7 +144,7 @@ func TestGeneratedSecretsAreLongAndDiffer(t *testing.T) {
 func TestAnotherSecretOrClusterIsRefused(t *testing.T) {
 	const why = "another secret or"
 	a, b := withSecret(t, secretA), withSecret(t, secretB)
-	other := secured(t, Options{Cluster: "two", Secret: secretA})
+	other := secured(t, credentials{cluster: "two", secret: secretA})
 	for _, pair := range [][2]*security{{a, b}, {b, a}, {a, other}, {other, a}} {
 		c, s := requireRefused(t, pair[0].client, pair[1].server)
 		require.ErrorContains(t, c, why)
@@ -196,7 +194,7 @@ func TestClientWithoutCertificateIsRefused(t *testing.T) {
 }
 
 func TestPlainAndTLSDoNotMixAndSaySo(t *testing.T) {
-	plain, a := secured(t, Options{}), withSecret(t, secretA)
+	plain, a := secured(t, credentials{}), withSecret(t, secretA)
 	require.False(t, plain.enabled())
 	requireTalk(t, plain.client, plain.server)
 
