@@ -72,6 +72,7 @@ func TestKeptSeeds(t *testing.T) {
 		{10300, 600},   // an alias was read from a batch whose Sync had failed, and lost by the next power failure
 		{10528, 600},   // the claim of a state was taken of which a changed key had not been sent
 		{204360, 600},  // settling took a claim that the peer had come to after its hello
+		{5759, 600},    // a sweep took a log-index that could not be read for a damaged one, and left what it named to be found
 		{100007, 2000}, // a write was kept, and the proof that what it replaced rested on was lost with that
 	} {
 		if w := runSimulation(kept.seed, kept.ops); w.err != nil {

@@ -110,15 +110,29 @@ func (v *view) garbage(from []byte, limit int) (keys [][]byte, next []byte, err 
 		if err != nil {
 			continue // Verify names it
 		}
-		s, err := readIndex(v, e.key, v)
+		s, readable, err := v.indexOf(e.key)
 		if err != nil {
-			continue
+			return nil, nil, err
 		}
-		if !s.has(e.dot) {
+		if readable && !s.has(e.dot) {
 			keys = append(keys, slices.Clone(it.Key()))
 		}
 	}
 	return keys, nil, it.Error()
+}
+
+// indexOf looks a key up. One whose log-index is damaged, which Verify names, is not
+// readable; that the store cannot be read is an error.
+func (v *view) indexOf(key []byte) (s state, readable bool, err error) {
+	rec, err := v.Get(kindKey(kindIndex, key), nil)
+	switch {
+	case err == leveldb.ErrNotFound:
+		return nil, true, nil
+	case err != nil:
+		return nil, false, err
+	}
+	s, err = decodeIndex(rec, v)
+	return s, err == nil, nil
 }
 
 // sweep deletes a log entry, if still no log-index names it.
@@ -164,9 +178,12 @@ func (v *view) unresolved(from []byte, limit int, resolve resolveFunc, enough fu
 		if n >= limit || n > 0 && enough() {
 			return keys, key, it.Error()
 		}
-		s, err := readIndex(v, key, v)
+		s, readable, err := v.indexOf(key)
 		if err != nil {
-			continue // Verify names it
+			return nil, nil, err
+		}
+		if !readable {
+			continue
 		}
 		vs, err := readVersions(v, key, s, v)
 		if errors.Is(err, ErrDamaged) {
