@@ -17,6 +17,7 @@ const maxAttempts = 8
 var (
 	errAvoided = errors.New("the address has led nowhere a moment ago")
 	errNoOther = errors.New("the name leads to this server itself, and no other address of it answers")
+	errNoLeft  = errors.New("an address of the name led to this server itself, or to nobody who would talk, a moment ago; and no other one answers")
 )
 
 // avoided are addresses that a peer's name has, and that led to this server itself, or to
@@ -71,6 +72,9 @@ func (db *DB) dial(ctx context.Context, p *peer, other bool, a *attempt) (net.Co
 		conn, err = db.opts.Dial(context.WithValue(ctx, detourKey{}, d), "tcp", p.addr)
 	}
 	a.tried = d.tried.Load() > 0
+	if errors.Is(err, errAvoided) {
+		err = errNoLeft // and not what was wrong with the first of them
+	}
 	a.heeds = a.tried || d.skipped.Load() > 0
 	return conn, err
 }

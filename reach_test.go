@@ -155,6 +155,26 @@ func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 	})
 }
 
+func TestNameWhoseOtherAddressesDoNotAnswerFails(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Host("y")
+		x, _ := c.named("x", &replicator.Options{Peers: []string{"app:9000"}},
+			map[string]func() []string{"app:9000": func() []string { return []string{"x:9000", "y:9000"} }})
+		for range 20 {
+			time.Sleep(2 * time.Second)
+			require.Equal(t, "failing", peerOf(t, x, "app:9000").State, "not its own: the other is down")
+			require.Error(t, x.Sync(t.Context()))
+			require.False(t, x.Status().Alone)
+		}
+		y := c.start("y")
+		put(t, y, "k", "v")
+		start := time.Now()
+		requireAgreement(t, x, y)
+		require.Less(t, time.Since(start), 15*time.Second)
+	})
+}
+
 func TestAddPeerHasARestingAddressTriedAtOnce(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
