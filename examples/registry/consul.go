@@ -81,7 +81,7 @@ func (c *catalogue) next(ctx context.Context) ([]string, error) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return nil, fmt.Errorf("%s: %s", resp.Status, text)
+		return nil, fmt.Errorf("%q: %q", resp.Status, text)
 	}
 	if err := c.advance(resp.Header.Get("X-Consul-Index")); err != nil {
 		return nil, err
