@@ -343,3 +343,37 @@ func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 		require.Zero(t, time.Since(began))
 	})
 }
+
+// Every size around the bounds of pages and of what is sent with its name, alone and beside
+// others of one key, in one pull.
+func TestValuesOfAllSizesJoin(t *testing.T) {
+	const page = 1 << 10
+	sizes := []int{0, 1, 100, page - 1, page, page + 1, 3 * page, apartPages*page - sentAtLeast, apartPages * page, apartPages*page + 1, 20 * page}
+	a, b := newNode(t), newNode(t)
+	n := byte(0)
+	for i, size := range sizes {
+		a.put(fmt.Sprint("alone", i), string(incompressible(uint64(i), size)))
+		for j, beside := range sizes {
+			key := fmt.Sprintf("siblings %d %d", i, j)
+			for k, size := range []int{size, beside} {
+				n++
+				v := version{dot: dot{Origin{2, n, byte(i), byte(j)}, 1}, stamp: stamp(k + 1), count: 1, value: incompressible(uint64(k+100*j+1), size)}
+				require.NoError(t, a.commit(func(tx *txn) error {
+					_, err := tx.merge([]byte(key), []version{v}, &knowledge{})
+					tx.claim(v.dot)
+					return err
+				}))
+			}
+		}
+	}
+	p := shellParams(20 * page)
+	p.pageSize, p.window = page, 16*page
+	c, sa, _ := carry(t, b, a, p, p)
+	requireEqualNodes(t, a, b)
+	require.Empty(t, b.r.heldBack)
+	require.LessOrEqual(t, c.queued, 16*page+20*page+8*page)
+	require.LessOrEqual(t, c.retained, p.batchSize+2*20*page+wantKeys*100)
+	require.Positive(t, sa.stats.pulled)
+	again, _, _ := carry(t, b, a, p, p)
+	require.Less(t, again.bytes, 20_000, "all is there")
+}

@@ -552,7 +552,7 @@ func (s *session) allCame() error {
 		return s.fetchNext()
 	}
 	if !p.whole || p.back.over {
-		s.partial = true
+		s.partial, s.held = !p.whole, p.back.over // to come again brings nothing of what is held back
 		if err := s.commitPages(); err != nil {
 			return err
 		}
@@ -613,6 +613,7 @@ func (s *session) conclude() error {
 		}
 		s.stats.heldBefore = len(r.heldBack)
 		r.holdBack(&p.back, above)
+		s.held = len(p.back.keys) > 0
 		s.stats.heldNow = len(r.heldBack)
 	})
 	p.clear()

@@ -314,7 +314,8 @@ func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, 
 		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
 	}
 	// Who left out a pull comes back to it when the other pull is over.
-	whole := s.leftOut == pullNow && s.theyLeft == pullNow
+	// What is held back stays so, however often they talk.
+	whole := s.leftOut == pullNow && s.theyLeft == pullNow && !s.kept && !s.held
 	state, name, behind := p.state, p.name, whole && p.claims != claims
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {

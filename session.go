@@ -62,6 +62,7 @@ type session struct {
 	idle     bool
 	gave     bool // a pull of the peer's was served to its end
 	kept     bool // but for values that are too large for the peer
+	held     bool // what was pulled was not all taken: values are too large
 	stats    sessionStats
 }
 

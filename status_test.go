@@ -251,3 +251,27 @@ func TestConflictOfADeletionIsThereUntilSomebodyWritesTheKey(t *testing.T) {
 		require.Equal(t, []string{" false", "x true", "chosen false"}, told)
 	})
 }
+
+// What is held back is named again in each session, and is no reason to hold more of them.
+func TestWhatIsHeldBackKeepsNobodyBusy(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{Peers: []string{"a:9000"}, MaxValue: 100})
+		put(t, a, "large", strings.Repeat("x", 101))
+		put(t, a, "small", "v")
+		time.Sleep(time.Minute)
+		require.Equal(t, "v", value(t, b, "small"))
+		require.EqualValues(t, 1, b.Status().HeldBack)
+		sessions, bytes := b.Status().Sessions, b.Status().BytesIn
+		time.Sleep(time.Minute)
+		require.Less(t, b.Status().Sessions-sessions, int64(30))
+		require.Less(t, b.Status().BytesIn-bytes, int64(30<<10))
+		put(t, a, "more", "v")
+		time.Sleep(time.Second)
+		require.Equal(t, "v", value(t, b, "more"))
+		put(t, a, "large", "small")
+		requireAgreement(t, a, b)
+		require.Zero(t, b.Status().HeldBack)
+	})
+}

@@ -262,4 +262,7 @@ var bugs = []bug{
 	{name: "a resume point counts whatever the peer knows", file: "resume.go",
 		old: "\t\tr.pending, r.above = p, above\n",
 		new: "\t\tif planted(%q) {\n\t\t\tp.reach = nil\n\t\t}\n\t\tr.pending, r.above = p, above\n"},
+	{name: "what is held back starts a round", file: "rounds.go",
+		old: "&& !s.kept && !s.held\n",
+		new: "&& (!s.kept && !s.held || planted(%q))\n"},
 }
