@@ -15,7 +15,7 @@ import (
 // writes what is larger than its write buffer to tables, in the order of the batch: so
 // few of them overlap, and those that do not are moved down, not merged.
 type batch struct {
-	all        *leveldb.Batch
+	all        *leveldb.Batch // nil: the last is still needed elsewhere
 	large      bool
 	log, index section // of a large one
 }

@@ -265,6 +265,7 @@ func (q *queue) write(t *txn) error {
 	}
 	if batch.Len() > 0 {
 		if err := q.store(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
+			t.batch.all = nil // it may be in doubt, or goleveldb still at it
 			return err
 		}
 	}

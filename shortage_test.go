@@ -92,3 +92,28 @@ func TestStoreThatHangsAfterAShortageFails(t *testing.T) {
 	require.ErrorIs(t, q.store(large, nil), ErrFailed, "the lock was never given back")
 	require.ErrorContains(t, failed, "has not answered for 100ms")
 }
+
+func TestBatchInDoubtIsNotWrittenOver(t *testing.T) {
+	var r *replica
+	q, _ := starvedQueue(t, func(raw *leveldb.DB) {
+		w := newCrashWorld(1, 0, 0)
+		r = newReplica(replicaConfig{store: handle{raw}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 64 << 10, maxValue: 4 << 20})
+		b, err := r.open("")
+		require.NoError(t, err)
+		require.NoError(t, raw.Write(b, nil))
+		for _, k := range []string{"a", "\xff\xff\xff"} { // a table that any key may be in
+			require.NoError(t, raw.Put([]byte(k), nil, nil))
+		}
+		require.NoError(t, raw.CompactRange(util.Range{}))
+		require.NoError(t, raw.Put([]byte("m"), make([]byte, 10_000), nil))
+		r.filter.whole = true // what it has not written is not there
+	}, newJournal, crashfs.Fault{Op: crashfs.OpOpen, Type: storage.TypeTable})
+	q.replica = r
+	tx := r.begin()
+	require.NoError(t, tx.put([]write{{key: []byte("k"), value: make([]byte, 64000)}}))
+	require.ErrorIs(t, q.write(tx), syscall.EMFILE)
+	require.NotNil(t, q.shortage.doubt)
+	before := bytes.Clone(q.shortage.doubt.Dump())
+	require.NoError(t, r.begin().put([]write{{key: []byte("other"), value: make([]byte, 1000)}}))
+	require.Equal(t, before, q.shortage.doubt.Dump())
+}
