@@ -28,6 +28,9 @@ func writing() (list []scenario) {
 	for _, size := range []int{100, 1024} {
 		list = append(list, batches(size))
 	}
+	for _, size := range []int{100, 1550} {
+		list = append(list, large(size))
+	}
 	for _, writers := range []int{1, 8} {
 		list = append(list, syncedPuts(writers))
 	}
@@ -218,6 +221,106 @@ func writeBatches(db handle, ks keys, order []uint32, v *values, most int) error
 		order = order[n:]
 	}
 	return nil
+}
+
+// large are batches far larger than goleveldb's write buffer, of two sizes, so that what grows
+// with the square shows, and a Put beside the larger one.
+func large(size int) scenario {
+	where := fmt.Sprintf("/value=%d", size)
+	s := scenario{name: "Large" + where, systems: local, title: fmt.Sprintf("One batch of many new keys, values of %d bytes", size)}
+	limit := atMostTimes(3)
+	if size == 100 {
+		limit = aim{}
+	}
+	s.rows = []row{
+		{"Large/part=fifth" + where, "sec", "Write, 40,000 keys", limit},
+		{"Large/part=all" + where, "sec", "Write, 200,000 keys", limit},
+		{"Large/part=beside" + where, "sec", "the longest of the Puts beside it", aim{}},
+		{"Large/part=commit" + where, "sec", "OpenTransaction, Put of each, Commit, 200,000 keys", limit},
+	}
+	s.run = func(e *env) error {
+		base := e.dir
+		for i, n := range []int{e.fill / 5, e.fill, e.fill} {
+			e.dir = filepath.Join(base, fmt.Sprint(i))
+			db, err := e.open(replicator.Options{})
+			if err != nil {
+				return err
+			}
+			work := e.largeWrite
+			if i == 2 {
+				work = e.largeCommit
+			}
+			if err := errors.Join(work(db, s.rows, i, n, size), db.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return s
+}
+
+func (e *env) largeWrite(db handle, rows []row, nth, n, size int) error {
+	ks, v := newKeys(n, uint64(e.round)), newValues(size, uint64(e.round))
+	b := leveldb.MakeBatch(n * (size + keySize + 8))
+	for i := range uint32(n) {
+		b.Put(ks.at(i), v.next())
+	}
+	done := make(chan error, 1)
+	began := time.Now()
+	go func() {
+		err := db.Write(b, nil)
+		e.emit(rows[nth].name, n, benchfmt.Value{Value: time.Since(began).Seconds(), Unit: "sec"})
+		done <- err
+	}()
+	if nth == 0 {
+		return <-done
+	}
+	var longest time.Duration
+	for {
+		putting := time.Now()
+		if err := db.Put([]byte("beside"), []byte("small"), nil); err != nil {
+			return errors.Join(err, <-done)
+		}
+		longest = max(longest, time.Since(putting))
+		select {
+		case err := <-done:
+			e.emit(rows[2].name, 1, benchfmt.Value{Value: longest.Seconds(), Unit: "sec"})
+			return err
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (e *env) largeCommit(db handle, rows []row, _, n, size int) error {
+	ks, v := newKeys(n, uint64(e.round)), newValues(size, uint64(e.round))
+	began := time.Now()
+	tr, err := openTransaction(db)
+	if err != nil {
+		return err
+	}
+	for i := range uint32(n) {
+		if err := tr.Put(ks.at(i), v.next(), nil); err != nil {
+			return err
+		}
+	}
+	if err := tr.Commit(); err != nil {
+		return err
+	}
+	e.emit(rows[3].name, n, benchfmt.Value{Value: time.Since(began).Seconds(), Unit: "sec"})
+	return nil
+}
+
+// transaction is what bare and replicated transactions have in common.
+type transaction interface {
+	Put(key, value []byte, wo *opt.WriteOptions) error
+	Commit() error
+}
+
+func openTransaction(db handle) (transaction, error) {
+	if bare, ok := db.(*leveldb.DB); ok {
+		return bare.OpenTransaction()
+	}
+	return db.(*replicator.DB).OpenTransaction()
 }
 
 // syncedPuts are puts of new keys with Sync, for some time.
