@@ -73,7 +73,7 @@ func Multicast(o *MulticastOptions) Discoverer {
 		c = *o
 	}
 	c.Interfaces = slices.Clone(c.Interfaces)
-	c.Interval = cmp.Or(c.Interval, 30*time.Second)
+	c.Interval = min(cmp.Or(c.Interval, 30*time.Second), longest)
 	return DiscovererFunc(func(ctx context.Context, self Self, found func(addr string)) error {
 		if c.Interval < 0 {
 			return fmt.Errorf("replicator: MulticastOptions.Interval: %v, want no negative duration", c.Interval)

@@ -85,7 +85,7 @@ func multicastPause(round int, interval time.Duration, r float64) time.Duration 
 
 // spreadInterval is d ±20 %, so that servers started together do not ask together.
 func spreadInterval(d time.Duration, r float64) time.Duration {
-	return time.Duration(float64(min(d, longest)) * (0.8 + 0.4*r))
+	return time.Duration(float64(d) * (0.8 + 0.4*r))
 }
 
 // multicastRun is one call of Discover.

@@ -76,7 +76,7 @@ func TestPausesThatMeanNeverAreLongPauses(t *testing.T) {
 	}
 	require.Positive(t, 4*o.MaxInterval)
 	for _, r := range []float64{0, 0.5, 1} {
-		require.Greater(t, spreadInterval(math.MaxInt64, r), 200*24*time.Hour)
+		require.Greater(t, spreadInterval(longest, r), 200*24*time.Hour)
 	}
 }
 
