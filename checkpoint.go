@@ -250,6 +250,13 @@ func (t *txn) rewrite(key []byte) error {
 	if err != nil {
 		return err
 	}
+	// The batch that took a mark away may be among those that are in doubt.
+	if !disputed(vs) {
+		t.batch.Delete(kindKey(kindConflict, key))
+	}
+	if !s.buried() {
+		t.batch.Delete(kindKey(kindTombstone, key))
+	}
 	n := len(t.changes)
 	err = t.replaceQuietly(key, s, k, vs)
 	for i := range t.changes[n:] {
