@@ -2,15 +2,21 @@ package replicator_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -472,4 +478,89 @@ func ExampleDNS() {
 		Discover: []replicator.Discoverer{replicator.DNS("replicas.example:9000", nil)},
 	}
 	_ = o // replicator.Replicate(raw, o)
+}
+
+// Certificates are renewed while a server runs: GetTLS returns another configuration
+// once the files have changed. The same pointer means that nothing has.
+func ExampleOptions_renewedCertificates() {
+	authority, err := newExampleAuthority()
+	if err != nil {
+		panic(err)
+	}
+	var current atomic.Pointer[tls.Config]
+	renew := func() { // from files, in earnest: when they change, or on SIGHUP
+		certificate, err := authority.issue()
+		if err != nil {
+			panic(err)
+		}
+		current.Store(&tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: authority.pool, ClientCAs: authority.pool})
+	}
+	renew()
+	open := func(peers ...string) *replicator.DB {
+		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+		if err != nil {
+			panic(err)
+		}
+		db, err := replicator.Replicate(raw, &replicator.Options{
+			Listen: "127.0.0.1:0", Peers: peers, Logger: slog.New(slog.DiscardHandler),
+			GetTLS: func() (*tls.Config, error) { return current.Load(), nil },
+		})
+		if err != nil {
+			panic(err)
+		}
+		return db
+	}
+	a := open()
+	defer a.Close()
+	b := open(a.Addr().String())
+	defer b.Close()
+	fmt.Println(b.Sync(context.Background()))
+	renew()
+	fmt.Println(b.Sync(context.Background()))
+	// Output:
+	// <nil>
+	// <nil>
+}
+
+// exampleAuthority signs certificates, as an operator's own would.
+type exampleAuthority struct {
+	cert *x509.Certificate
+	key  ed25519.PrivateKey
+	pool *x509.CertPool
+}
+
+func newExampleAuthority() (*exampleAuthority, error) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(nil, template, template, public, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &exampleAuthority{cert, key, pool}, nil
+}
+
+func (a *exampleAuthority) issue() (tls.Certificate, error) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(nil, template, a.cert, public, a.key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }

@@ -60,6 +60,11 @@ func notAfter(cert *tls.Certificate) time.Time {
 	return leaf.NotAfter
 }
 
+// expiry is that of the certificate that holds now.
+func (s *security) expiry(now time.Time) (left time.Duration, warn bool) {
+	return s.now().expiryWatch.expiry(now)
+}
+
 // expiry tells how long the caller's own certificate still holds, and whether
 // to warn of it now: once each at 30, 7 and 1 days before and when it is over,
 // if asked about once a day, and again after a renewal. Without a certificate

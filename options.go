@@ -64,7 +64,21 @@ type Options struct {
 	// TLS is used instead of Secret, for dialing and accepting alike: it needs
 	// certificates and a pool for both directions. It is cloned; TLS 1.3 and
 	// verified client certificates are enforced.
+	//
+	// It holds as it was given. Its callbacks are called for each connection, and so can
+	// renew certificates: GetCertificate for accepting, GetClientCertificate for dialing,
+	// GetConfigForClient for ClientCAs as well. GetTLS renews all of it, RootCAs included.
 	TLS *tls.Config
+
+	// GetTLS is used instead of TLS, and asked for each connection, dialed or accepted,
+	// from many goroutines: return the same pointer as long as nothing has changed, and
+	// another, to a new configuration, once certificates or authorities were renewed. If it
+	// fails, or what it returns would be refused as TLS, what held before holds on, and
+	// that is logged. Connections that are open are not affected.
+	GetTLS func() (*tls.Config, error)
+
+	// GetSecrets is used instead of Secret and OldSecrets, in the same way.
+	GetSecrets func() (secret []byte, old [][]byte, err error)
 
 	// Insecure permits plain TCP on addresses that are not loopback.
 	Insecure bool
@@ -231,7 +245,7 @@ type Progress struct {
 
 // credentials are what the options say of security.
 func (o *Options) credentials() credentials {
-	return credentials{o.Cluster, o.Secret, o.OldSecrets, o.TLS}
+	return credentials{o.Cluster, o.Secret, o.OldSecrets, o.TLS, o.GetTLS, o.GetSecrets, o.Logger}
 }
 
 // withDefaults gives a copy with every default filled in, or says what is
@@ -349,16 +363,22 @@ func (c *Options) check() error {
 	if c.TLS != nil && c.Secret != nil {
 		errs = append(errs, bad("Secret", "set beside TLS, want one of the two"))
 	}
+	if c.GetTLS != nil && (c.TLS != nil || c.Secret != nil || c.OldSecrets != nil || c.GetSecrets != nil) {
+		errs = append(errs, bad("GetTLS", "set beside TLS, Secret or GetSecrets, want one of them"))
+	}
+	if c.GetSecrets != nil && (c.TLS != nil || c.Secret != nil || c.OldSecrets != nil) {
+		errs = append(errs, bad("GetSecrets", "set beside TLS or Secret, want one of them"))
+	}
 	for i, s := range append([][]byte{c.Secret}, c.OldSecrets...) {
 		if s == nil && i == 0 && len(c.OldSecrets) == 0 {
 			continue
 		}
-		if len(s) < 16 {
+		if len(s) < leastSecret {
 			name := "Secret"
 			if i > 0 {
 				name = "OldSecrets"
 			}
-			errs = append(errs, bad(name, "%d bytes, want at least 16 (see GenerateSecret)", len(s)))
+			errs = append(errs, bad(name, "%d bytes, want at least %d (see GenerateSecret)", len(s), leastSecret))
 		}
 	}
 	for _, d := range c.Discover {
@@ -377,6 +397,9 @@ func (c *Options) check() error {
 // longest bounds pauses, so that several of them and a jitter still are a duration:
 // "never" may be written as the longest duration that there is.
 const longest = 365 * 24 * time.Hour
+
+// leastSecret is how many bytes a secret has at least.
+const leastSecret = 16
 
 // leastRate is ten times what a peer takes for a sign of life.
 const leastRate = 64 << 10

@@ -190,7 +190,7 @@ func listen(o *Options) (net.Listener, error) {
 			return nil, fmt.Errorf("replicator: cannot listen: %w", err)
 		}
 	}
-	if err := checkListen(l.Addr(), o.Secret != nil || o.TLS != nil || o.Insecure); err != nil {
+	if err := checkListen(l.Addr(), o.Secret != nil || o.TLS != nil || o.GetSecrets != nil || o.GetTLS != nil || o.Insecure); err != nil {
 		l.Close()
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
@@ -12,6 +13,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -46,6 +48,11 @@ type security struct {
 	// Invariant: what is in config holds for both roles; nil means plain TCP.
 	config *tls.Config
 	expiryWatch
+
+	callers *tls.Config // that config was made of
+	secrets [][]byte    // likewise; the first is presented
+
+	renewal *renewal // nil unless all of this is asked for anew for each connection
 }
 
 // credentials are what a replica proves itself with: a secret, or TLS, or nothing.
@@ -54,6 +61,11 @@ type credentials struct {
 	secret     []byte
 	oldSecrets [][]byte
 	tls        *tls.Config
+
+	// Instead of these, asked for each connection.
+	getTLS     func() (*tls.Config, error)
+	getSecrets func() (secret []byte, old [][]byte, err error)
+	log        *slog.Logger // of what getTLS and getSecrets come to
 }
 
 // newSecurity makes the security that the credentials ask for; they have been checked.
@@ -66,6 +78,8 @@ type credentials struct {
 // be shut out alone: TLS with a certificate for each server gives both.
 func newSecurity(c credentials) (*security, error) {
 	switch {
+	case c.getTLS != nil || c.getSecrets != nil:
+		return newRenewable(c)
 	case c.tls != nil:
 		return newMutual(c.tls)
 	case c.secret != nil:
@@ -74,7 +88,7 @@ func newSecurity(c credentials) (*security, error) {
 	return &security{}, nil
 }
 
-func (s *security) enabled() bool { return s.config != nil }
+func (s *security) enabled() bool { return s.config != nil || s.renewal != nil }
 
 // client authenticates a dialed connection and returns the one to talk over.
 // The server's name is the connection's remote address; [security.clientTo]
@@ -95,8 +109,9 @@ func (s *security) clientTo(ctx context.Context, conn net.Conn, addr string) (ne
 	if !s.enabled() {
 		return &plainConn{Conn: conn}, nil
 	}
+	s = s.now()
 	config := s.config
-	if config.ServerName == "" && !config.InsecureSkipVerify {
+	if config.ServerName == "" && s.callers != nil { // their VerifyConnection may want it, too
 		config = config.Clone()
 		config.ServerName = hostOf(addr)
 	}
@@ -109,7 +124,7 @@ func (s *security) server(ctx context.Context, conn net.Conn) (net.Conn, error) 
 	if !s.enabled() {
 		return &plainConn{Conn: conn}, nil
 	}
-	return complete(ctx, conn, tls.Server(conn, s.config))
+	return complete(ctx, conn, tls.Server(conn, s.now().config))
 }
 
 // complete shakes hands now, not at the first Read or Write: two goroutines
@@ -155,7 +170,7 @@ func newShared(cluster string, secret []byte, old [][]byte) (*security, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &security{config: &tls.Config{
+	return &security{secrets: append([][]byte{bytes.Clone(secret)}, cloneAll(old)...), config: &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{cert},
 		ClientAuth:             tls.RequireAnyClientCert,
@@ -167,6 +182,13 @@ func newShared(cluster string, secret []byte, old [][]byte) (*security, error) {
 			return verifyShared(cs, accepted)
 		},
 	}}, nil
+}
+
+func cloneAll(list [][]byte) (clones [][]byte) {
+	for _, b := range list {
+		clones = append(clones, bytes.Clone(b))
+	}
+	return clones
 }
 
 // secretKey derives the key of a cluster's servers. HKDF does not slow a
@@ -240,7 +262,7 @@ func newMutual(callers *tls.Config) (*security, error) {
 	case c.InsecureSkipVerify && c.VerifyConnection == nil:
 		return bad("InsecureSkipVerify trusts any server, want it off or VerifyConnection set")
 	}
-	s := &security{config: harden(callers)}
+	s := &security{config: harden(callers), callers: callers}
 	s.watch(s.config)
 	if perClient := callers.GetConfigForClient; perClient != nil {
 		// What the caller returns for a client would replace all that was enforced.

@@ -1,16 +1,11 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -31,6 +26,7 @@ type serving struct {
 	httpConns, httpInFlight                                               int
 
 	given func(flag string) bool // it is on the command line
+	again func()                 // has files of secrets or certificates read anew; nil if there are none
 
 	handler slog.Handler
 }
@@ -188,7 +184,7 @@ func (s *serving) options() (*replicator.Options, error) {
 // checkListen says what replicator says, in terms of flags, and before anything is
 // opened.
 func (s *serving) checkListen(o *replicator.Options) error {
-	if o.Secret != nil || o.TLS != nil || o.Insecure {
+	if o.GetSecrets != nil || o.GetTLS != nil || o.Insecure {
 		return nil
 	}
 	addr, err := net.ResolveTCPAddr("tcp", o.Listen)
@@ -224,55 +220,4 @@ func chosen[T any](flag, name string, among map[string]T, want string) (T, error
 		return v, &usageError{fmt.Errorf("--%s %s", flag, name), want}
 	}
 	return v, nil
-}
-
-func (s *serving) setSecrets(o *replicator.Options) (err error) {
-	if s.secret != "" {
-		if o.Secret, err = readSecret(s.secret); err != nil {
-			return err
-		}
-	}
-	for _, file := range s.oldSecrets {
-		old, err := readSecret(file)
-		if err != nil {
-			return err
-		}
-		o.OldSecrets = append(o.OldSecrets, old)
-	}
-	return nil
-}
-
-func readSecret(file string) ([]byte, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, &hintedError{fmt.Errorf("read the secret: %w", err), "levelrepl secret " + file + " makes one; all nodes of a cluster have the same"}
-	}
-	secret, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(secret) < 16 {
-		return nil, &usageError{fmt.Errorf("%s holds no secret: want at least 16 bytes in base64", file), "levelrepl secret FILE makes one; a password will not do"}
-	}
-	return secret, nil
-}
-
-func (s *serving) setTLS(o *replicator.Options) error {
-	if s.tlsCert == "" && s.tlsKey == "" && s.tlsCA == "" {
-		return nil
-	}
-	if s.tlsCert == "" || s.tlsKey == "" || s.tlsCA == "" {
-		return &usageError{errors.New("--tls-cert, --tls-key and --tls-ca go together"), "peers prove themselves to each other, so each needs a certificate and the authority"}
-	}
-	certificate, err := tls.LoadX509KeyPair(s.tlsCert, s.tlsKey)
-	if err != nil {
-		return fmt.Errorf("--tls-cert %s: %w", s.tlsCert, err)
-	}
-	authorities, err := os.ReadFile(s.tlsCA)
-	if err != nil {
-		return fmt.Errorf("--tls-ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(authorities) {
-		return fmt.Errorf("--tls-ca %s: no certificate in it", s.tlsCA)
-	}
-	o.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: pool, ClientCAs: pool}
-	return nil
 }

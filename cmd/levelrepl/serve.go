@@ -97,6 +97,7 @@ func (s *serving) serve(ctx context.Context, stop *stopping, dir string) error {
 	if err != nil {
 		return err
 	}
+	defer s.hangups(ctx, o)()
 	tables, err := s.fit(o, handleLimit())
 	if err != nil {
 		return err

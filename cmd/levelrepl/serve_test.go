@@ -101,6 +101,7 @@ func TestNodeOutlivesTheReaderOfItsLog(t *testing.T) {
 		fmt.Fprintf(conn, "nonsense %d\r\n\r\n", i)
 		conn.Close()
 	}
+	require.NoError(t, c.Process.Signal(syscall.SIGHUP)) // logs, too
 	for range 3 {
 		require.Equal(t, 204, ask(t, "PUT", "http://"+http+"/kv/k", "v").StatusCode)
 	}
