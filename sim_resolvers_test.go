@@ -18,7 +18,15 @@ type simResolve struct {
 func simResolvers(r *rand.Rand) []simResolve {
 	return []simResolve{
 		{"HighestClock", highestClock, true},
-		{"LastWriteWins", Resolver(LastWriteWins).internal(), true},
+		{"LastWriteWins", func(key []byte, a, b *version) version {
+			switch cmp.Compare(a.stamp, b.stamp) {
+			case 1:
+				return *a
+			case -1:
+				return *b
+			}
+			return highestClock(key, a, b)
+		}, true},
 		{"concatenate", func(_ []byte, a, b *version) version {
 			v := append(append(bytes.Clone(a.value), '|'), b.value...)
 			return version{value: v[:min(len(v), 40)]}
