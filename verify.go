@@ -243,7 +243,7 @@ func (v *verification) checkLog() error {
 	err := look(func(d dot, _, _ []byte) error {
 		v.report.Versions++
 		v.logged = v.logged.add(d.hash())
-		return nil
+		return v.ctx.Err()
 	})
 	if err != nil || v.logged == v.named || !v.tidied {
 		return err
