@@ -5,6 +5,9 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/level-replicator/replicator/internal/overlay"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -20,9 +23,9 @@ func allocated(f func()) float64 {
 }
 
 // someWrites are n writes of different keys, in no order.
-func someWrites(n int, value string) (ws []write) {
+func someWrites(n int, value string) (ws []store.Write) {
 	for i := range n {
-		ws = append(ws, write{key: fmt.Appendf(nil, "%08x", uint32(i)*2654435761), value: []byte(value)})
+		ws = append(ws, store.Write{Key: fmt.Appendf(nil, "%08x", uint32(i)*2654435761), Value: []byte(value)})
 	}
 	return ws
 }
@@ -34,9 +37,9 @@ func TestMemoryOfABatchGrowsWithItsSize(t *testing.T) {
 	cost := func(n int) float64 {
 		ws := someWrites(n, value)
 		return allocated(func() {
-			tx := a.r.begin()
-			require.NoError(t, tx.put(ws))
-			require.Equal(t, n, tx.finish().Len()/3)
+			tx := a.r.Begin()
+			require.NoError(t, tx.Put(ws))
+			require.Equal(t, n, tx.Finish().Len()/3)
 		})
 	}
 	small, large := cost(10_000), cost(40_000)
@@ -47,11 +50,11 @@ func TestMemoryOfABatchGrowsWithItsSize(t *testing.T) {
 func TestCommitCopiesNoValues(t *testing.T) {
 	value := string(make([]byte, 1000))
 	cost := func(n int) float64 {
-		var ls layers = layers{newLayer()}
+		var ls overlay.Layers = overlay.Layers{overlay.NewLayer()}
 		for _, w := range someWrites(n, value) {
-			require.NoError(t, ls.put(&w))
+			require.NoError(t, ls.Put(&w))
 		}
-		return allocated(func() { require.Len(t, ls.writes(), n) })
+		return allocated(func() { require.Len(t, ls.Writes(), n) })
 	}
 	require.Less(t, cost(40_000), 40_000*100.)
 }
@@ -59,32 +62,32 @@ func TestCommitCopiesNoValues(t *testing.T) {
 func TestALargeBatchLeavesNoMemoryBehind(t *testing.T) {
 	a := newSizedNode(t, newCrashWorld(1, 0, 0))
 	a.put(t, someWrites(20_000, string(make([]byte, 1000)))...)
-	require.Less(t, cap(a.r.txn.batch.all.Dump()), 1<<20)
-	require.Less(t, cap(a.r.txn.batch.log.b)+cap(a.r.txn.batch.index.b), 8<<20)
-	require.Less(t, cap(a.r.txn.changes), 20_000)
-	require.Less(t, cap(a.r.txn.staged.list), 20_000)
+	require.Less(t, cap(a.r.Txn.Batch.All.Dump()), 1<<20)
+	require.Less(t, cap(a.r.Txn.Batch.Log.B)+cap(a.r.Txn.Batch.Index.B), 8<<20)
+	require.Less(t, cap(a.r.Txn.Changes), 20_000)
+	require.Less(t, cap(a.r.Txn.Staged.List), 20_000)
 }
 
 func TestALargeBatchIsInKeyOrder(t *testing.T) {
 	a := newSizedNode(t, newCrashWorld(1, 0, 0))
 	ws := someWrites(5000, string(make([]byte, 1000)))
-	ws = append(ws, write{key: ws[7].key, value: []byte("the last counts")}, write{key: ws[8].key, deleted: true})
-	tx := a.r.begin()
-	require.NoError(t, tx.put(ws))
-	require.NoError(t, tx.put([]write{{key: []byte("zz"), value: []byte("behind")}, {key: ws[7].key, value: []byte("again")}}))
+	ws = append(ws, store.Write{Key: ws[7].Key, Value: []byte("the last counts")}, store.Write{Key: ws[8].Key, Deleted: true})
+	tx := a.r.Begin()
+	require.NoError(t, tx.Put(ws))
+	require.NoError(t, tx.Put([]store.Write{{Key: []byte("zz"), Value: []byte("behind")}, {Key: ws[7].Key, Value: []byte("again")}}))
 	// Tables are cut out of the batch every few thousand records: it must rise in three runs.
 	var order orderCounter
-	require.NoError(t, tx.finish().Replay(&order))
+	require.NoError(t, tx.Finish().Replay(&order))
 	require.Less(t, order.falls, 10)
 
 	a.put(t, ws...)
-	require.NoError(t, checkStore(a.db, a.r))
-	got, err := a.db.Get(ws[7].key, nil)
+	require.NoError(t, sim.CheckStore(a.db, a.r))
+	got, err := a.db.Get(ws[7].Key, nil)
 	require.NoError(t, err)
 	require.Equal(t, "the last counts", string(got))
-	_, err = a.db.Get(ws[8].key, nil)
+	_, err = a.db.Get(ws[8].Key, nil)
 	require.Equal(t, leveldb.ErrNotFound, err)
-	it := a.db.NewIterator(&util.Range{Limit: reservedStart}, nil)
+	it := a.db.NewIterator(&util.Range{Limit: store.ReservedStart}, nil)
 	defer it.Release()
 	n := 0
 	for it.Next() {
@@ -111,7 +114,7 @@ func (o *orderCounter) Delete(key []byte) { o.Put(key, nil) }
 func TestASmallWriteWaitsForOneLargeBatchAtMost(t *testing.T) {
 	a := newSizedNode(t, newCrashWorld(1, 0, 0))
 	asking := func(n int, name string) *request {
-		ws := []write{{key: []byte(name), value: []byte("v")}}
+		ws := []store.Write{{Key: []byte(name), Value: []byte("v")}}
 		return &request{writes: append(ws, someWrites(n, string(make([]byte, 1000)))...), done: make(chan error, 1)}
 	}
 	large, other, small := asking(2000, "large"), asking(2000, "other"), asking(0, "small")
@@ -126,7 +129,7 @@ func TestASmallWriteWaitsForOneLargeBatchAtMost(t *testing.T) {
 	require.NoError(t, <-late.done)
 	require.NoError(t, <-other.done)
 	require.Len(t, a.sizes, 4)
-	require.Less(t, a.sizes[0], groupSize)
-	require.Less(t, a.sizes[2], groupSize)
-	require.NoError(t, checkStore(a.db, a.r))
+	require.Less(t, a.sizes[0], store.GroupSize)
+	require.Less(t, a.sizes[2], store.GroupSize)
+	require.NoError(t, sim.CheckStore(a.db, a.r))
 }

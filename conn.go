@@ -9,23 +9,21 @@ import (
 	"net"
 	"sync"
 	"time"
-)
 
-const (
-	handshakeTimeout = 5 * time.Second // TLS, and then the peer's hello
-	pageSize         = 256 << 10       // bytes after which a page ends
-	smallPage        = 16 << 10        // and after a session that broke off
-	inFlightTimeout  = 10 * time.Second
-	lingerTimeout    = time.Second // for a last word to be read before the connection goes
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/transport"
 )
 
 // conversation is a session over a connection.
 type conversation struct {
 	db      *DB
 	conn    net.Conn
-	pace    *progressConn
-	session *session
-	ticket  *ticket // of an accepted connection
+	pace    *transport.ProgressConn
+	session *session.Session
+	ticket  *transport.Ticket // of an accepted connection
 	w       *bufio.Writer
 	r       *bufio.Reader
 	work    pullWork
@@ -36,32 +34,43 @@ type conversation struct {
 	large   bool   // it has the one place of those that hold more than their share
 }
 
-func (db *DB) params(remembered Origin) sessionParams {
-	return sessionParams{
-		name: db.opts.Name, cluster: db.opts.Cluster, addr: db.advertised(), remembered: remembered,
-		pageSize: pageSize, window: db.window(), batchSize: batchLimit, maxValue: db.opts.MaxValue, maxKey: db.opts.MaxKey,
-		wants: db.wants, asked: db.latestCall(),
-	}
-}
-
-// careful has small pages sent after a session that broke off, as nothing is kept of a
-// page that is cut, and little read that may never be sent.
-func (p *sessionParams) careful(broke bool) {
-	if broke {
-		p.pageSize, p.slow = smallPage, true
-	}
-}
-
-// window is how much a session may send of one state. All of them together hold
-// about four of the largest in memory.
-func (db *DB) window() int { return windowSize / max(1, int(db.talking.Load())/4) }
-
 // readers and writers are buffers of connections, used again: most sessions are short,
 // and end before they fill one.
 var (
 	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
 	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 )
+
+// sessionHost is this server as the host of one session.
+type sessionHost struct {
+	db     *DB
+	remote string // where the peer is
+}
+
+// attempt is a session at one address of a peer.
+type attempt struct {
+	session *session.Session
+	pace    *transport.ProgressConn
+	at      string // where the connection led; empty if there was none
+	heeds   bool   // Dial asks which addresses to avoid
+	tried   bool   // and there was one to try
+	err     error
+}
+
+// errTakesNothing is why a peer did not pull what it lacks.
+var errTakesNothing = errors.New("the peer lacks something and takes nothing: its store failed or is read-only")
+
+func (db *DB) params(remembered causal.Origin) session.Params {
+	return session.Params{
+		Name: db.opts.Name, Cluster: db.opts.Cluster, Addr: db.advertised(), CachedPeer: remembered,
+		PageSize: session.PageSize, Window: db.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.MaxValue, MaxKey: db.opts.MaxKey,
+		Wants: db.wants, Asked: db.latestCall(),
+	}
+}
+
+// window is how much a session may send of one state. All of them together hold
+// about four of the largest in memory.
+func (db *DB) window() int { return session.WindowSize / max(1, int(db.talking.Load())/4) }
 
 func (t *conversation) putBuffers() {
 	t.w.Reset(nil)
@@ -72,7 +81,7 @@ func (t *conversation) putBuffers() {
 
 // converse holds a session over a connection that is through with its handshake.
 // The connection is closed then. peer gives the peer's address, once it is greeted.
-func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s *session, tk *ticket, peer func() string) error {
+func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.ProgressConn, s *session.Session, tk *transport.Ticket, peer func() string) error {
 	defer conn.Close()
 	db.talking.Add(1)
 	defer db.talking.Add(-1)
@@ -87,7 +96,7 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 	defer t.keep(0)
 	defer t.work.end()
 	err := t.run(ctx)
-	if s.refusing {
+	if s.Refusing {
 		t.linger()
 	}
 	if err != nil {
@@ -95,30 +104,30 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *progressConn, s
 			err = ctx.Err()
 		}
 		// What came of a pull that was cut off is kept.
-		err = errors.Join(err, s.abandon())
+		err = errors.Join(err, s.Abandon())
 	}
 	return err
 }
 
 func (t *conversation) run(ctx context.Context) error {
-	if err := t.pace.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+	if err := t.pace.SetDeadline(time.Now().Add(session.HandshakeTimeout)); err != nil {
 		return err
 	}
-	t.session.start()
+	t.session.Start()
 	greeted := false
 	for {
 		if err := t.flush(); err != nil {
 			return t.lastWord(ctx, err)
 		}
-		for t.session.more() {
-			if err := t.patiently(t.session.produce); err != nil {
+		for t.session.More() {
+			if err := t.withKeepalive(t.session.Produce); err != nil {
 				return errors.Join(err, t.flush())
 			}
 			if err := t.flush(); err != nil {
 				return t.lastWord(ctx, err)
 			}
 		}
-		if t.session.done {
+		if t.session.Done {
 			return nil
 		}
 		if err := t.step(ctx, greeted); err != nil {
@@ -136,24 +145,24 @@ func (t *conversation) run(ctx context.Context) error {
 // linger lets the peer read why it was refused. Closing at once would reset the
 // connection while it is still sending, and the reason might never be seen.
 func (t *conversation) linger() {
-	if t.pace.SetDeadline(time.Now().Add(lingerTimeout)) == nil {
-		io.CopyN(io.Discard, t.r, frameCap)
+	if t.pace.SetDeadline(time.Now().Add(session.LingerTimeout)) == nil {
+		io.CopyN(io.Discard, t.r, session.FrameCap)
 	}
 }
 
 // lastWord looks for a refusal once sending has failed: the peer may have said why
 // it hung up while we were not listening.
 func (t *conversation) lastWord(ctx context.Context, err error) error {
-	if t.pace.SetDeadline(time.Now().Add(lingerTimeout)) != nil {
+	if t.pace.SetDeadline(time.Now().Add(session.LingerTimeout)) != nil {
 		return err
 	}
 	for range 8 {
-		kind, payload, e := t.read(ctx, frameCap)
+		kind, payload, e := t.read(ctx, session.FrameCap)
 		if e != nil {
 			break
 		}
-		if kind == frameRefuse {
-			return t.session.receive(kind, payload)
+		if kind == session.FrameRefuse {
+			return t.session.Receive(kind, payload)
 		}
 	}
 	return err
@@ -162,8 +171,8 @@ func (t *conversation) lastWord(ctx context.Context, err error) error {
 // welcome lifts the bounds on a peer that has said who it is.
 func (t *conversation) welcome() error {
 	if t.ticket != nil {
-		if err := t.ticket.promote(); err != nil {
-			return errors.Join(t.session.refuse(refuseBusy, err), t.flush())
+		if err := t.ticket.Promote(); err != nil {
+			return errors.Join(t.session.Refuse(session.RefuseBusy, err), t.flush())
 		}
 	}
 	return t.pace.SetDeadline(time.Time{})
@@ -171,55 +180,55 @@ func (t *conversation) welcome() error {
 
 // step reads one frame and has the session take it in.
 func (t *conversation) step(ctx context.Context, greeted bool) error {
-	limit := helloCap
+	limit := session.HelloCap
 	if greeted {
-		limit = frameCap
+		limit = session.FrameCap
 	}
 	kind, payload, err := t.read(ctx, limit)
-	if kind == framePacked && err == nil && greeted {
+	if kind == session.FramePacked && err == nil && greeted {
 		kind, payload, err = t.unpack(ctx, payload)
 	}
 	if err != nil {
-		var broken protocolError
+		var broken replica.ProtocolError
 		if errors.As(err, &broken) {
-			return t.session.reject(err) // a frame of no possible length
+			return t.session.Reject(err) // a frame of no possible length
 		}
 		if !greeted {
-			err = handshakeError(err)
+			err = transport.HandshakeError(err)
 		}
 		return err
 	}
-	t.pace.frameDone()
-	take := func() error { return t.session.receive(kind, payload) }
+	t.pace.FrameDone()
+	take := func() error { return t.session.Receive(kind, payload) }
 	if greeted {
-		err = t.patiently(take)
+		err = t.withKeepalive(take)
 	} else {
 		err = take()
 	}
 	t.work.follow(t.session, t.pace)
-	if kind == frameVectors {
+	if kind == session.FrameVectors {
 		t.db.reported()
 	}
-	t.keep(t.session.retained())
+	t.keep(t.session.Retained())
 	return err
 }
 
-func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, error) {
-	head, err := t.r.Peek(frameHead)
+func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, []byte, error) {
+	head, err := t.r.Peek(session.FrameHead)
 	if err != nil {
 		if len(head) > 0 && err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		return 0, nil, err
 	}
-	n, err := payloadSize(head, limit)
+	n, err := session.PayloadSize(head, limit)
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := t.reserve(ctx, frameHead+n); err != nil {
+	if err := t.reserve(ctx, session.FrameHead+n); err != nil {
 		return 0, nil, err
 	}
-	kind, payload, _, err := readFrame(t.r, nil, limit)
+	kind, payload, _, err := session.ReadFrame(t.r, nil, limit)
 	return kind, payload, err
 }
 
@@ -230,25 +239,25 @@ func (t *conversation) read(ctx context.Context, limit int) (frameType, []byte, 
 // What is small does not wait for what is large: a session that holds little has room
 // of its own, which the others never fill.
 func (t *conversation) reserve(ctx context.Context, n int) error {
-	if !t.large && t.held+n <= t.db.small.share() && t.db.small.try(n) {
+	if !t.large && t.held+n <= t.db.small.Share() && t.db.small.Try(n) {
 		t.held, t.small = t.held+n, t.small+n
 		return nil
 	}
-	wait, cancel := context.WithTimeout(ctx, inFlightTimeout)
+	wait, cancel := context.WithTimeout(ctx, session.InFlightTimeout)
 	defer cancel()
-	if !t.large && t.held > 0 && int64(t.held-t.small+n) > t.db.inflight.max/2 {
+	if !t.large && t.held > 0 && int64(t.held-t.small+n) > t.db.inflight.Max/2 {
 		select {
 		case t.db.large <- struct{}{}:
 			t.large = true
 		case <-wait.Done():
-			return fmt.Errorf("another session has held a large value for %v, try again later", inFlightTimeout)
+			return fmt.Errorf("another session has held a large value for %v, try again later", session.InFlightTimeout)
 		}
 	}
 	if t.large {
 		return nil
 	}
-	if err := t.db.inflight.acquire(wait, n); err != nil {
-		return fmt.Errorf("no room for %d bytes more among MaxInFlight in %v: %w", n, inFlightTimeout, err)
+	if err := t.db.inflight.Acquire(wait, n); err != nil {
+		return fmt.Errorf("no room for %d bytes more among MaxInFlight in %v: %w", n, session.InFlightTimeout, err)
 	}
 	t.held += n
 	return nil
@@ -262,50 +271,51 @@ func (t *conversation) keep(n int) {
 	}
 	if free := t.held - n; free > 0 {
 		large := min(free, t.held-t.small)
-		t.db.inflight.release(large)
-		t.db.small.release(free - large)
+		t.db.inflight.Release(large)
+		t.db.small.Release(free - large)
 		t.held, t.small = n, t.small-(free-large)
 	}
 }
 
 // flush sends what the session has to say.
 func (t *conversation) flush() error {
-	if len(t.session.out) == 0 {
+	if len(t.session.Out) == 0 {
 		return nil
 	}
-	for _, f := range t.session.out {
+	for _, f := range t.session.Out {
 		f = t.pack(f)
-		if _, err := t.w.Write(appendHead(t.w.AvailableBuffer(), f.kind, len(f.payload))); err != nil {
+		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), f.Kind, len(f.Payload))); err != nil {
 			return err
 		}
-		if _, err := t.w.Write(f.payload); err != nil {
+		if _, err := t.w.Write(f.Payload); err != nil {
 			return err
 		}
 	}
-	t.session.out = t.session.out[:0]
+	t.session.Out = t.session.Out[:0]
 	return t.w.Flush()
 }
 
-// caller is this server as the host of one session.
-type caller struct {
-	db     *DB
-	remote string // where the peer is
+func (c sessionHost) With(f func(r *replica.Replica)) { c.db.with(f) }
+
+func (c sessionHost) Commit(stage func(t *replica.Txn) error) error { return c.db.commit(stage) }
+
+func (c sessionHost) Addresses() []string { return c.db.peers.addresses() }
+
+func (c sessionHost) EnterPull(from causal.Origin, writes int64) session.SkipReason {
+	return c.db.enterPull(from, writes)
 }
 
-func (c caller) at(f func(r *replica))                       { c.db.at(f) }
-func (c caller) commit(stage func(t *txn) error) error       { return c.db.commit(stage) }
-func (c caller) addresses() []string                         { return c.db.peers.addresses() }
-func (c caller) enterPull(from Origin, writes int64) leftOut { return c.db.enterPull(from, writes) }
-func (c caller) leavePull(from Origin)                       { c.db.leavePull(from) }
-func (c caller) harden() error                               { return c.db.makeDurable() }
+func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
-// learn takes in the addresses that a peer tells. Those of its own machine mean
+func (c sessionHost) Harden() error { return c.db.makeDurable() }
+
+// Learn takes in the addresses that a peer tells. Those of its own machine mean
 // something only if we are on it too.
-func (c caller) learn(addrs []string) {
+func (c sessionHost) Learn(addrs []string) {
 	now := time.Now()
 	self := c.db.advertised()
 	for _, a := range addrs {
-		if a != self && (!isLoopbackAddr(a) || isLoopbackAddr(c.remote)) {
+		if a != self && (!netaddr.IsLoopbackAddr(a) || netaddr.IsLoopbackAddr(c.remote)) {
 			c.db.peers.add(a, fromPeer, now)
 		}
 	}
@@ -313,7 +323,7 @@ func (c caller) learn(addrs []string) {
 
 // call dials a peer and holds a session with it, which it returns. A name is tried at one of its addresses
 // after another, until a peer introduces itself.
-func (db *DB) call(ctx context.Context, p *peer, why purpose) (*session, error) {
+func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (*session.Session, error) {
 	started := time.Now()
 	a := db.attempt(ctx, p, why, false)
 	for n := 1; n < maxAttempts && ctx.Err() == nil && db.peers.elsewhere(p, a); n++ {
@@ -338,29 +348,19 @@ func (db *DB) call(ctx context.Context, p *peer, why purpose) (*session, error) 
 	return s, err
 }
 
-// attempt is a session at one address of a peer.
-type attempt struct {
-	session *session
-	pace    *progressConn
-	at      string // where the connection led; empty if there was none
-	heeds   bool   // Dial asks which addresses to avoid
-	tried   bool   // and there was one to try
-	err     error
-}
-
-func (db *DB) attempt(ctx context.Context, p *peer, why purpose, other bool) (a attempt) {
+func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool) (a attempt) {
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
 	params := db.params(remembered)
-	params.purpose = why
-	s := newSession(caller{db, p.addr}, true, params)
+	params.Goal = why
+	s := session.NewSession(sessionHost{db, p.addr}, true, params)
 	a.session = s
-	s.greetedAs = func(h *hello) {
-		s.params.careful(db.peers.broke(p))
-		db.replaced(db.peers.answered(p, h.origin, h.name, a.at))
+	s.OnHello = func(h *session.Hello) {
+		s.Params.Careful(db.peers.broke(p))
+		db.replaced(db.peers.answered(p, h.Origin, h.Name, a.at))
 	}
-	dialing, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	dialing, cancel := context.WithTimeout(ctx, session.HandshakeTimeout)
 	defer cancel()
 	raw, err := db.dial(dialing, p, other, &a)
 	if err != nil {
@@ -368,47 +368,26 @@ func (db *DB) attempt(ctx context.Context, p *peer, why purpose, other bool) (a 
 		return a
 	}
 	a.at = raw.RemoteAddr().String()
-	a.pace = newProgressConn(raw, db.rates)
-	conn, err := db.security.clientTo(dialing, a.pace, p.addr)
+	a.pace = transport.NewProgressConn(raw, db.rates)
+	conn, err := db.security.ClientTo(dialing, a.pace, p.addr)
 	if err != nil {
 		a.err = &PeerError{p.addr, "handshake", err}
 	} else if err := db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
-		a.err = &PeerError{p.addr, s.op(), err}
+		a.err = &PeerError{p.addr, s.Op(), err}
 	}
 	return a
 }
 
-// whole reports whether nothing of a session is left to another.
-func (s *session) whole() bool {
-	return !s.partial && s.leftOut != pullLater && s.theyLeft != pullLater
-}
-
-// errTakesNothing is why a peer did not pull what it lacks.
-var errTakesNothing = errors.New("the peer lacks something and takes nothing: its store failed or is read-only")
-
 // tookNothing returns an error if one of the two lacks something and takes nothing;
 // broken is why, if it is this replica.
-func tookNothing(s *session, addr string, broken error) error {
+func tookNothing(s *session.Session, addr string, broken error) error {
 	switch {
-	case s.leftOut == pullNever && broken != nil:
+	case s.Skipped == session.SkippedReadOnly && broken != nil:
 		return &PeerError{addr, "pull", broken}
-	case s.theyLeft == pullNever:
+	case s.TheirSkip == session.SkippedReadOnly:
 		return &PeerError{addr, "serve", errTakesNothing}
 	}
 	return nil
-}
-
-// op names the step that a session was in.
-func (s *session) op() string {
-	switch {
-	case s.theirs.origin == Origin{}:
-		return "hello" // not yet come, or not accepted
-	case s.pulling != nil:
-		return "pull"
-	case s.serving != nil || s.expect == wantTheirs || s.expect == wantTurn:
-		return "serve"
-	}
-	return "session"
 }
 
 // accept takes connections until the listener is closed.
@@ -434,40 +413,40 @@ func (db *DB) accept(ctx context.Context) {
 			continue
 		}
 		pause = least
-		tk, err := db.admission.admit(conn.RemoteAddr(), func() { conn.Close() })
+		tk, err := db.admission.Admit(conn.RemoteAddr(), func() { conn.Close() })
 		if err != nil {
 			conn.Close()
 			db.refusals.note(db.opts.Logger, conn.RemoteAddr(), err)
 			continue
 		}
 		db.spawn(func() {
-			defer tk.release()
+			defer tk.Release()
 			db.answer(ctx, conn, tk)
 		})
 	}
 }
 
 // answer holds a session with a peer that dialed.
-func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
+func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 	started := time.Now()
-	pace := newProgressConn(raw, db.rates)
+	pace := transport.NewProgressConn(raw, db.rates)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
-	shaking, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	conn, err := db.security.server(shaking, pace)
+	shaking, cancel := context.WithTimeout(ctx, session.HandshakeTimeout)
+	conn, err := db.security.Server(shaking, pace)
 	cancel()
 	if err != nil {
 		raw.Close()
 		if ctx.Err() == nil {
-			db.refusals.note(db.opts.Logger, raw.RemoteAddr(), tk.explain(err))
+			db.refusals.note(db.opts.Logger, raw.RemoteAddr(), tk.Explain(err))
 		}
 		return
 	}
 	var from *peer
-	s := newSession(caller{db, raw.RemoteAddr().String()}, false, db.params(Origin{}))
-	s.greetedAs = func(h *hello) {
+	s := session.NewSession(sessionHost{db, raw.RemoteAddr().String()}, false, db.params(causal.Origin{}))
+	s.OnHello = func(h *session.Hello) {
 		from = db.incoming(h, raw.RemoteAddr())
-		s.params.careful(db.peers.broke(from))
+		s.Params.Careful(db.peers.broke(from))
 	}
 	called := func() string {
 		if from != nil {
@@ -478,9 +457,9 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 	err = db.converse(ctx, conn, pace, s, tk, called)
 	addr := called()
 	if err != nil {
-		err = &PeerError{addr, s.op(), tk.explain(err)}
+		err = &PeerError{addr, s.Op(), tk.Explain(err)}
 	}
-	switch stranger := s.theirs.origin == (Origin{}); {
+	switch stranger := s.Theirs.Origin == (causal.Origin{}); {
 	case err != nil && ctx.Err() != nil:
 		db.peers.gone(from)
 		return
@@ -493,4 +472,34 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *ticket) {
 		db.ended(from, s, pace, started, err)
 	}
 	db.report(addr, s, pace, time.Since(started), err)
+}
+
+// withKeepalive does work that may take long, such as adding up a whole log or committing
+// while goleveldb is behind, and tells the peer now and then that it goes on. Nothing
+// else is sent meanwhile.
+func (t *conversation) withKeepalive(work func() error) error {
+	var mu sync.Mutex
+	over := false
+	var again *time.Timer
+	mu.Lock()
+	again = time.AfterFunc(session.KeepaliveInterval, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
+		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), session.FrameKeepalive, 0)); err != nil {
+			return // whoever flushes next is told
+		}
+		if t.w.Flush() == nil {
+			again.Reset(session.KeepaliveInterval)
+		}
+	})
+	mu.Unlock()
+	err := work()
+	again.Stop()
+	mu.Lock() // a word under way is ended first
+	over = true
+	mu.Unlock()
+	return err
 }

@@ -1,139 +1,15 @@
 package replicator
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
 
-	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
-
-// storeRecords is all that a store holds.
-type storeRecords struct {
-	values          map[string][]byte
-	index           map[string]state
-	log             map[dot]entry
-	tombs, disputed map[string]bool
-}
-
-func readStore(db *leveldb.DB, r *replica) (*storeRecords, error) {
-	rs := &storeRecords{map[string][]byte{}, map[string]state{}, map[dot]entry{}, map[string]bool{}, map[string]bool{}}
-	it := db.NewIterator(nil, nil)
-	defer it.Release()
-	for it.Next() {
-		key, value := slices.Clone(it.Key()), slices.Clone(it.Value())
-		if !reserved(key) {
-			rs.values[string(key)] = value
-			continue
-		}
-		switch rest := string(key[3:]); key[2] {
-		case kindIndex:
-			s, err := decodeIndex(value, r)
-			if err != nil {
-				return nil, fmt.Errorf("index of %q: %w", rest, err)
-			}
-			rs.index[rest] = s
-		case kindLog:
-			e, err := decodeEntry(key, value, r)
-			if err != nil {
-				return nil, fmt.Errorf("log entry %x: %w", rest, err)
-			}
-			rs.log[e.dot] = e
-		case kindTombstone:
-			rs.tombs[rest] = true
-		case kindConflict:
-			rs.disputed[rest] = true
-		}
-	}
-	return rs, it.Error()
-}
-
-// checkStore reads everything: log, index, values, marks and figures must agree.
-func checkStore(db *leveldb.DB, r *replica) error {
-	rs, err := readStore(db, r)
-	if err != nil {
-		return err
-	}
-	var digest sum
-	var keys, tombstones int64
-	for key, s := range rs.index {
-		if err := rs.checkKey(key, s, r); err != nil {
-			return fmt.Errorf("key %q: %w", key, err)
-		}
-		if s.counted() {
-			keys++
-			digest = digest.add(s.hash())
-		} else {
-			tombstones++
-		}
-	}
-	for key := range rs.values {
-		if rs.index[key] == nil {
-			return fmt.Errorf("key %q has a value and no log-index", key)
-		}
-	}
-	for d, e := range rs.log {
-		if s := rs.index[string(e.key)]; !s.has(d) {
-			return fmt.Errorf("log entry %v of key %q: its log-index does not name it", d, e.key)
-		}
-	}
-	if digest != r.digest || keys != r.keys || tombstones != r.tombstones || int64(len(rs.disputed)) != r.disputed {
-		return fmt.Errorf("the replica counts %d keys, %d tombstones, %d conflicts, digest %x; the store has %d, %d, %d, %x",
-			r.keys, r.tombstones, r.disputed, r.digest, keys, tombstones, len(rs.disputed), digest)
-	}
-	for _, w := range r.known.rows {
-		if m := max(w.at[durable], w.at[pruned], w.at[purged]); m > w.at[claimed] {
-			return fmt.Errorf("origin %v: %v, and only the first may be the greatest", w.origin.Short(), w.at)
-		}
-	}
-	return nil
-}
-
-func (rs *storeRecords) checkKey(key string, s state, r *replica) error {
-	var vs []version
-	for i := range s {
-		e, ok := rs.log[s[i].dot]
-		switch {
-		case !ok:
-			return fmt.Errorf("the log lacks version %v", s[i].dot)
-		case string(e.key) != key || e.deleted != s[i].deleted || e.clock != s[i].clock || !slices.Equal(e.vv, s[i].vv):
-			return fmt.Errorf("log and log-index tell different things of version %v", s[i].dot)
-		case e.inline != (len(s) > 1) || e.counted != s.counted():
-			return fmt.Errorf("version %v: inline %v, counted %v, of %d versions", s[i].dot, e.inline, e.counted, len(s))
-		}
-		for j := range s {
-			if s[j].saw(s[i].dot) {
-				return fmt.Errorf("version %v is held beside %v, which saw it", s[i].dot, s[j].dot)
-			}
-		}
-		if !e.inline && !e.deleted {
-			if e.value = rs.values[key]; checksum(e.value) != e.check {
-				return fmt.Errorf("the value of version %v is not the one that was logged", s[i].dot)
-			}
-		}
-		if !r.known.covers(e.dot) && !r.loose.has(e.dot) {
-			return fmt.Errorf("version %v is above the claim and would not be served", e.dot)
-		}
-		vs = append(vs, e.version)
-	}
-	shown := vs[0]
-	if len(vs) > 1 {
-		shown, _ = resolveAll(r.resolve, []byte(key), vs)
-	}
-	value, there := rs.values[key]
-	if there == shown.deleted || !bytes.Equal(value, shown.value) {
-		return fmt.Errorf("shows %.20q (%v), must show %.20q (%v)", value, there, shown.value, !shown.deleted)
-	}
-	if s.buried() && !rs.tombs[key] {
-		return fmt.Errorf("a tombstone has no mark")
-	}
-	if disputed(vs) != rs.disputed[key] {
-		return fmt.Errorf("in conflict: %v, marked so: %v", disputed(vs), rs.disputed[key])
-	}
-	return nil
-}
 
 // forgotten tells whether a write may be gone because a deletion that saw it was
 // forgotten.
@@ -188,7 +64,7 @@ func heldOrSeen(held map[*crashWrite]bool, g *crashWrite) bool {
 // A batch that came back from a peer after an earlier crash may have come in several
 // steps, so whole asks for whole batches only where that cannot be.
 func (n *crashNode) checkCrash(op int, all, whole bool) error {
-	if err := checkStore(n.db, n.r); err != nil {
+	if err := sim.CheckStore(n.db, n.r); err != nil {
 		return err
 	}
 	held, err := n.surviving()
@@ -198,7 +74,7 @@ func (n *crashNode) checkCrash(op int, all, whole bool) error {
 	here := func(g *crashWrite) bool { return heldOrSeen(held, g) || n.w.forgotten(g) }
 	for _, g := range n.w.writes {
 		for _, d := range g.dots {
-			if n.r.known.covers(d) && !here(g) {
+			if n.r.Known.Covers(d) && !here(g) {
 				return fmt.Errorf("claims %v of key %s and holds nothing that saw it", d, g.key)
 			}
 		}
@@ -211,9 +87,9 @@ func (n *crashNode) checkCrash(op int, all, whole bool) error {
 			}
 		}
 	}
-	for _, w := range n.r.known.rows {
-		if w.at[claimed] != w.at[durable] {
-			return fmt.Errorf("claims %d of origin %v after the opening, %d is its checkpoint", w.at[claimed], w.origin.Short(), w.at[durable])
+	for _, w := range n.r.Known.Rows {
+		if w.Seqs[causal.Covered] != w.Seqs[causal.Durable] {
+			return fmt.Errorf("claims %d of origin %v after the opening, %d is its checkpoint", w.Seqs[causal.Covered], w.Origin.Short(), w.Seqs[causal.Durable])
 		}
 	}
 	return nil
@@ -230,7 +106,7 @@ func (w *crashWorld) expectation(nodes ...*crashNode) (map[*crashWrite]bool, err
 		}
 		maps.Copy(known, held)
 		for _, g := range w.writes {
-			if slices.ContainsFunc(g.dots, n.r.known.covers) {
+			if slices.ContainsFunc(g.dots, n.r.Known.Covers) {
 				known[g] = true
 			}
 		}
@@ -246,7 +122,7 @@ func (w *crashWorld) expectation(nodes ...*crashNode) (map[*crashWrite]bool, err
 func (w *crashWorld) checkAgreement(live map[*crashWrite]bool, nodes ...*crashNode) error {
 	var first map[string]string
 	for i, n := range nodes {
-		if err := checkStore(n.db, n.r); err != nil {
+		if err := sim.CheckStore(n.db, n.r); err != nil {
 			return fmt.Errorf("server %d: %w", i, err)
 		}
 		held, err := n.surviving()
@@ -264,7 +140,7 @@ func (w *crashWorld) checkAgreement(live map[*crashWrite]bool, nodes ...*crashNo
 			}
 		}
 		values := map[string]string{}
-		it := n.db.NewIterator(&util.Range{Limit: reservedStart}, nil)
+		it := n.db.NewIterator(&util.Range{Limit: store.ReservedStart}, nil)
 		for it.Next() {
 			values[string(it.Key())] = string(it.Value())
 		}

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
 // The tests here run for as many images as the flag says. The documented long run:
@@ -42,13 +45,13 @@ func (w *crashWorld) step() error {
 	case n < 8:
 		return a.write(w.rng.IntN(3) == 0, w.some(2+w.rng.IntN(4))...)
 	case n < 9:
-		return a.write(w.rng.IntN(3) == 0, write{key: w.key(), deleted: true})
+		return a.write(w.rng.IntN(3) == 0, store.Write{Key: w.key(), Deleted: true})
 	case n < 11:
 		return b.write(true, w.some(1+w.rng.IntN(3))...)
 	case n < 12: // a conflict
 		key := w.key()
-		return errors.Join(a.write(w.rng.IntN(2) == 0, write{key: key, value: w.value()}),
-			b.write(true, write{key: key, value: w.value(), deleted: w.rng.IntN(4) == 0}), w.talk(a, b))
+		return errors.Join(a.write(w.rng.IntN(2) == 0, store.Write{Key: key, Value: w.value()}),
+			b.write(true, store.Write{Key: key, Value: w.value(), Deleted: w.rng.IntN(4) == 0}), w.talk(a, b))
 	case n < 15:
 		return w.talk(a, b)
 	case n < 16:
@@ -79,21 +82,21 @@ func (w *crashWorld) step() error {
 // close or as after the death of the process.
 func (w *crashWorld) restart(clean bool) error {
 	if clean {
-		if err := leave(w.a.db, w.a.r); err != nil {
+		if err := replica.MarkClean(w.a.db, w.a.r); err != nil {
 			return err
 		}
 	}
-	quiesce(w.a.db)
+	store.Quiesce(w.a.db)
 	w.a.close()
 	a, err := w.open(w.a.stor, false)
 	if err != nil {
 		return err
 	}
 	w.a = a
-	if clean && (a.r.littered || a.r.rewound != nil) {
+	if clean && (a.r.MayHaveStale || a.r.Rewound != nil) {
 		return fmt.Errorf("a clean close was not recognised")
 	}
-	return checkStore(a.db, a.r)
+	return sim.CheckStore(a.db, a.r)
 }
 
 func (w *crashWorld) key() []byte { return fmt.Appendf(nil, "key-%d", w.rng.IntN(6)) }
@@ -107,12 +110,12 @@ func (w *crashWorld) value() []byte {
 	return append(fmt.Appendf(nil, "value %d ", w.nth), strings.Repeat("x", size)...)
 }
 
-func (w *crashWorld) some(n int) (ws []write) {
+func (w *crashWorld) some(n int) (ws []store.Write) {
 	seen := map[string]bool{}
 	for range n {
 		if key := w.key(); !seen[string(key)] {
 			seen[string(key)] = true
-			ws = append(ws, write{key: key, value: w.value()})
+			ws = append(ws, store.Write{Key: key, Value: w.value()})
 		}
 	}
 	return ws
@@ -154,8 +157,8 @@ func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
 			return nil, fmt.Errorf("seed %d, step %d: %w", seed, i, err)
 		}
 	}
-	quiesce(w.a.db)
-	quiesce(w.b.db)
+	store.Quiesce(w.a.db)
+	store.Quiesce(w.b.db)
 	return run, nil
 }
 
@@ -216,7 +219,7 @@ func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all, whol
 		if err != nil {
 			return fmt.Errorf("rejoining: %w", err)
 		}
-		same := func(n *crashNode) bool { return n.r.digest == a.r.digest && n.r.known.claims == a.r.known.claims }
+		same := func(n *crashNode) bool { return n.r.Digest == a.r.Digest && n.r.Known.VectorSum == a.r.Known.VectorSum }
 		if same(b) && same(c) {
 			break
 		}

@@ -8,10 +8,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
-
-	"github.com/level-replicator/replicator/internal/crashfs"
 )
 
 // crashWrite is one write as the test remembers it. Content tells writes apart: no
@@ -19,7 +23,7 @@ import (
 type crashWrite struct {
 	key, id string
 	deleted bool
-	dots    []dot // the first, and those it was issued again under
+	dots    []causal.Dot // the first, and those it was issued again under
 	saw     map[*crashWrite]bool
 	batch   []*crashWrite
 	acked   int // operations of the crashing server's storage then; -1 for writes of its peer
@@ -49,10 +53,10 @@ type crashNode struct {
 	w     *crashWorld
 	stor  *crashfs.Storage
 	db    *leveldb.DB
-	r     *replica
+	r     *replica.Replica
 	queue *queue
 	sync  bool
-	seen  []change // of the last commit
+	seen  []replica.Change // of the last commit
 }
 
 func newCrashWorld(seed uint64, buffer, page int) *crashWorld {
@@ -62,7 +66,7 @@ func newCrashWorld(seed uint64, buffer, page int) *crashWorld {
 
 func (w *crashWorld) now() time.Time { w.clock = w.clock.Add(time.Millisecond); return w.clock }
 
-func (w *crashWorld) draw() (o Origin) {
+func (w *crashWorld) draw() (o causal.Origin) {
 	binary.BigEndian.PutUint64(o[:], w.rng.Uint64())
 	binary.BigEndian.PutUint64(o[8:], w.rng.Uint64())
 	return o
@@ -74,11 +78,11 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 		return nil, fmt.Errorf("goleveldb does not open: %w", err)
 	}
 	n := &crashNode{w: w, stor: s, db: db, sync: sync}
-	n.r = newReplica(replicaConfig{
-		store: handle{db}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 1 << 10, maxValue: 1 << 20,
-		maxSkew: time.Minute, tombstoneTTL: -1, peerTTL: time.Hour, cacheSize: 1 << 14, filterSize: 1 << 12,
+	n.r = replica.NewReplica(replica.ReplicaConfig{
+		Store: store.Handle{DB: db}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 1 << 10, MaxValue: 1 << 20,
+		MaxSkew: time.Minute, TombstoneTTL: -1, PeerTTL: time.Hour, CacheSize: 1 << 14, FilterSize: 1 << 12,
 	})
-	b, err := n.r.open("")
+	b, err := n.r.Open("")
 	if err == nil {
 		err = db.Write(b, &opt.WriteOptions{Sync: true})
 	}
@@ -88,26 +92,30 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 	}
 	n.queue = &queue{raw: db, replica: n.r, slot: make(chan struct{}, 1), over: make(chan struct{}),
 		commits: n.committed, failed: func(error) {}}
-	return n, tidyUp(n, 100, never)
+	return n, sim.TidyUp(n, 100, sim.Never)
 }
 
-func (n *crashNode) at(f func(r *replica))           { n.queue.at(f) }
-func (n *crashNode) addresses() []string             { return nil }
-func (n *crashNode) learn([]string)                  {}
-func (n *crashNode) enterPull(Origin, int64) leftOut { return pullNow }
-func (n *crashNode) leavePull(Origin)                {}
+func (n *crashNode) With(f func(r *replica.Replica)) { n.queue.with(f) }
 
-func (n *crashNode) commit(stage func(t *txn) error) error {
+func (n *crashNode) Addresses() []string { return nil }
+
+func (n *crashNode) Learn([]string) {}
+
+func (n *crashNode) EnterPull(causal.Origin, int64) session.SkipReason { return session.NotSkipped }
+
+func (n *crashNode) LeavePull(causal.Origin) {}
+
+func (n *crashNode) Commit(stage func(t *replica.Txn) error) error {
 	return n.queue.do(&request{stage: stage, sync: n.sync, done: make(chan error, 1)})
 }
 
-func (n *crashNode) committed(t *txn) {
-	n.seen = slices.Clone(t.changes)
-	for _, c := range t.changes {
-		for i := range c.versions {
+func (n *crashNode) committed(t *replica.Txn) {
+	n.seen = slices.Clone(t.Changes)
+	for _, c := range t.Changes {
+		for i := range c.Versions {
 			// A write of an earlier opening may have been issued again.
-			if g := n.w.ghost(&c.versions[i]); g != nil && !slices.Contains(g.dots, c.versions[i].dot) {
-				g.dots = append(g.dots, c.versions[i].dot)
+			if g := n.w.ghost(&c.Versions[i]); g != nil && !slices.Contains(g.dots, c.Versions[i].Dot) {
+				g.dots = append(g.dots, c.Versions[i].Dot)
 			}
 		}
 	}
@@ -118,29 +126,29 @@ func (n *crashNode) committed(t *txn) {
 
 func (w *crashWorld) mark() { w.marks = append(w.marks, crashMark{w.a.stor.Ops(), w.b.stor.Ops()}) }
 
-func crashID(v *version) string {
-	if v.deleted {
-		return fmt.Sprint("deleted at ", uint64(v.stamp))
+func crashID(v *store.Version) string {
+	if v.Deleted {
+		return fmt.Sprint("deleted at ", uint64(v.Stamp))
 	}
-	return string(v.value)
+	return string(v.Value)
 }
 
-func (w *crashWorld) ghost(v *version) *crashWrite { return w.byID[crashID(v)] }
+func (w *crashWorld) ghost(v *store.Version) *crashWrite { return w.byID[crashID(v)] }
 
 // held are the writes that a server holds of a key.
 func (n *crashNode) held(key string) (ws []*crashWrite, err error) {
-	s, err := readIndex(n.db, []byte(key), n.r)
+	s, err := store.ReadIndex(n.db, []byte(key), n.r)
 	if err != nil {
 		return nil, err
 	}
-	vs, err := readVersions(n.db, []byte(key), s, n.r)
+	vs, err := store.ReadVersions(n.db, []byte(key), s, n.r)
 	if err != nil {
 		return nil, err
 	}
 	for i := range vs {
 		g := n.w.ghost(&vs[i])
 		if g == nil {
-			return nil, fmt.Errorf("key %s: version %v was written by nobody: %.20q", key, vs[i].dot, crashID(&vs[i]))
+			return nil, fmt.Errorf("key %s: version %v was written by nobody: %.20q", key, vs[i].Dot, crashID(&vs[i]))
 		}
 		ws = append(ws, g)
 	}
@@ -148,11 +156,11 @@ func (n *crashNode) held(key string) (ws []*crashWrite, err error) {
 }
 
 // write has a server commit one batch, and notes it.
-func (n *crashNode) write(sync bool, ops ...write) error {
+func (n *crashNode) write(sync bool, ops ...store.Write) error {
 	w := n.w
 	saw := map[string]map[*crashWrite]bool{}
 	for _, o := range ops {
-		old, err := n.held(string(o.key))
+		old, err := n.held(string(o.Key))
 		if err != nil {
 			return err
 		}
@@ -161,13 +169,13 @@ func (n *crashNode) write(sync bool, ops ...write) error {
 			s[g] = true
 			maps.Copy(s, g.saw)
 		}
-		saw[string(o.key)] = s
+		saw[string(o.Key)] = s
 	}
 	req := &request{writes: ops, sync: sync || n.sync, done: make(chan error, 1)}
 	// The commit hook must find them, so put them down before.
 	for _, o := range ops {
-		if !o.deleted {
-			w.byID[string(o.value)] = &crashWrite{key: string(o.key), id: string(o.value)}
+		if !o.Deleted {
+			w.byID[string(o.Value)] = &crashWrite{key: string(o.Key), id: string(o.Value)}
 		}
 	}
 	n.seen = nil
@@ -176,13 +184,13 @@ func (n *crashNode) write(sync bool, ops ...write) error {
 	}
 	var batch []*crashWrite
 	for _, c := range n.seen {
-		v := &c.versions[0]
+		v := &c.Versions[0]
 		g := w.byID[crashID(v)]
 		if g == nil {
-			g = &crashWrite{key: string(c.key), id: crashID(v), deleted: true}
+			g = &crashWrite{key: string(c.Key), id: crashID(v), deleted: true}
 			w.byID[g.id] = g
 		}
-		g.dots, g.saw, g.synced, g.acked = []dot{v.dot}, saw[g.key], req.sync, -1
+		g.dots, g.saw, g.synced, g.acked = []causal.Dot{v.Dot}, saw[g.key], req.sync, -1
 		if n == w.a {
 			g.acked = n.stor.Ops()
 		}
@@ -197,33 +205,33 @@ func (n *crashNode) write(sync bool, ops ...write) error {
 
 // talk holds a session, driven frame by frame.
 func (w *crashWorld) talk(a, b *crashNode) error {
-	return w.talkWith(a, b, sessionParams{pageSize: w.page, batchSize: 4 * w.page, maxValue: 1 << 20, maxKey: 1 << 10})
+	return w.talkWith(a, b, session.Params{PageSize: w.page, BatchSize: 4 * w.page, MaxValue: 1 << 20, MaxKey: 1 << 10})
 }
 
-func (w *crashWorld) talkWith(a, b *crashNode, p sessionParams) error {
-	if o := b.r.self; a.r.members[o] != nil {
-		p.remembered = o
+func (w *crashWorld) talkWith(a, b *crashNode, p session.Params) error {
+	if o := b.r.Self; a.r.Members[o] != nil {
+		p.CachedPeer = o
 	}
-	sa, sb := newSession(a, true, p), newSession(b, false, p)
-	sa.start()
-	for !sa.done || !sb.done {
+	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa.Start()
+	for !sa.Done || !sb.Done {
 		moved := false
-		for _, x := range []struct{ from, to *session }{{sa, sb}, {sb, sa}} {
-			for x.from.more() && len(x.from.out) == 0 {
-				if err := x.from.produce(); err != nil {
+		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
+			for x.from.More() && len(x.from.Out) == 0 {
+				if err := x.from.Produce(); err != nil {
 					return err
 				}
 			}
-			for len(x.from.out) > 0 {
-				f := x.from.out[0]
-				x.from.out, moved = x.from.out[1:], true
-				if err := x.to.receive(f.kind, f.payload); err != nil {
+			for len(x.from.Out) > 0 {
+				f := x.from.Out[0]
+				x.from.Out, moved = x.from.Out[1:], true
+				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
 					return err
 				}
 			}
 		}
 		if !moved {
-			return fmt.Errorf("the session is stuck: %v, %v", sa.expect, sb.expect)
+			return fmt.Errorf("the session is stuck: %v, %v", sa.Expect, sb.Expect)
 		}
 	}
 	return nil
@@ -231,9 +239,9 @@ func (w *crashWorld) talkWith(a, b *crashNode, p sessionParams) error {
 
 // flushed does what the shell does every second: move the checkpoint.
 func (n *crashNode) flushed() error {
-	count, err := memComp(n.db)
+	count, err := store.MemtableFlushes(n.db)
 	if err == nil {
-		n.at(func(r *replica) { r.flushed(count) })
+		n.With(func(r *replica.Replica) { r.Flushed(count) })
 	}
 	return err
 }
@@ -243,25 +251,25 @@ func (n *crashNode) tend() error {
 	if err := n.flushed(); err != nil {
 		return err
 	}
-	return n.commit(func(t *txn) error {
-		t.stageCheckpoints()
-		t.stageMembers()
+	return n.Commit(func(t *replica.Txn) error {
+		t.StageCheckpoints()
+		t.StageMembers()
 		return nil
 	})
 }
 
 func (n *crashNode) purge() error {
-	return lookOnce(crashPurge{n}, purgeStep)
+	return sim.LookOnce(crashPurge{n}, replica.PurgeStep)
 }
 
 // crashPurge notes the keys of which something is forgotten.
 type crashPurge struct{ *crashNode }
 
-func (n crashPurge) commit(stage func(t *txn) error) error {
-	return n.crashNode.commit(func(t *txn) error {
+func (n crashPurge) Commit(stage func(t *replica.Txn) error) error {
+	return n.crashNode.Commit(func(t *replica.Txn) error {
 		err := stage(t)
-		for i := range t.staged.list {
-			n.w.purged[string(t.staged.list[i].key)] = true
+		for i := range t.Staged.List {
+			n.w.purged[string(t.Staged.List[i].Key)] = true
 		}
 		return err
 	})
@@ -269,14 +277,14 @@ func (n crashPurge) commit(stage func(t *txn) error) error {
 
 func (n *crashNode) reissue() error {
 	for range 100 {
-		if !n.r.orphans() {
+		if !n.r.Orphans() {
 			return nil
 		}
-		if err := n.commit(func(t *txn) error { return t.reissue(reissueStep) }); err != nil {
+		if err := n.Commit(func(t *replica.Txn) error { return t.Reissue(reissueStep) }); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("orphans without end: %v", n.r.loose)
+	return fmt.Errorf("orphans without end: %v", n.r.Cloud)
 }
 
 func (n *crashNode) close() { n.db.Close() }

@@ -4,6 +4,8 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -18,9 +20,9 @@ func (db *DB) Get(key []byte, ro *opt.ReadOptions) (value []byte, err error) {
 // Has tells whether the database holds a value for a key.
 func (db *DB) Has(key []byte, ro *opt.ReadOptions) (bool, error) { return has(db.raw, key, ro) }
 
-func get(rd reader, key []byte, ro *opt.ReadOptions) ([]byte, error) {
+func get(rd store.Reader, key []byte, ro *opt.ReadOptions) ([]byte, error) {
 	v, err := rd.Get(key, ro)
-	if err == nil && reserved(key) {
+	if err == nil && store.Reserved(key) {
 		return nil, leveldb.ErrNotFound
 	}
 	return v, err
@@ -30,29 +32,14 @@ func has(rd interface {
 	Has(key []byte, ro *opt.ReadOptions) (bool, error)
 }, key []byte, ro *opt.ReadOptions) (bool, error) {
 	ok, err := rd.Has(key, ro)
-	return ok && !reserved(key), err
+	return ok && !store.Reserved(key), err
 }
 
 // NewIterator gives an iterator over the keys in a range, or over all if it is nil,
 // with goleveldb's rules: it sees the database as it is now, must be released, and
 // is used by one goroutine at a time.
 func (db *DB) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
-	return db.raw.NewIterator(visible(slice), ro)
-}
-
-// visible cuts the reserved range, which is the end of the keyspace, off a range.
-func visible(slice *util.Range) *util.Range {
-	r := util.Range{Limit: reservedStart}
-	if slice != nil {
-		r.Start = slice.Start
-		if slice.Limit != nil && string(slice.Limit) < string(reservedStart) {
-			r.Limit = slice.Limit
-		}
-		if string(r.Start) > string(reservedStart) {
-			r.Start = reservedStart
-		}
-	}
-	return &r
+	return db.raw.NewIterator(store.Visible(slice), ro)
 }
 
 // Put sets the value of a key. Value, log entry and log-index are committed in one
@@ -62,13 +49,13 @@ func visible(slice *util.Range) *util.Range {
 // goleveldb's errors it returns ErrReservedKey, ErrTooLarge, ErrFollower, and
 // ErrFailed after the store once failed to write.
 func (db *DB) Put(key, value []byte, wo *opt.WriteOptions) error {
-	return db.write([]write{{key: key, value: value}}, wo)
+	return db.write([]store.Write{{Key: key, Value: value}}, wo)
 }
 
 // Delete deletes the value of a key. It is no error if there is none. The deletion
 // is replicated; it waits and fails as Put does.
 func (db *DB) Delete(key []byte, wo *opt.WriteOptions) error {
-	return db.write([]write{{key: key, deleted: true}}, wo)
+	return db.write([]store.Write{{Key: key, Deleted: true}}, wo)
 }
 
 // Write applies a batch: all of it or, on an error, nothing. Of several writes of
@@ -82,7 +69,7 @@ func (db *DB) Write(batch *leveldb.Batch, wo *opt.WriteOptions) error {
 	if batch == nil || batch.Len() == 0 {
 		return nil
 	}
-	ws := writes{make([]write, 0, batch.Len())}
+	ws := writes{make([]store.Write, 0, batch.Len())}
 	if err := batch.Replay(&ws); err != nil {
 		return err
 	}
@@ -90,12 +77,13 @@ func (db *DB) Write(batch *leveldb.Batch, wo *opt.WriteOptions) error {
 }
 
 // writes collects the operations of a batch.
-type writes struct{ list []write }
+type writes struct{ list []store.Write }
 
-func (w *writes) Put(key, value []byte) { w.list = append(w.list, write{key: key, value: value}) }
-func (w *writes) Delete(key []byte)     { w.list = append(w.list, write{key: key, deleted: true}) }
+func (w *writes) Put(key, value []byte) { w.list = append(w.list, store.Write{Key: key, Value: value}) }
 
-func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
+func (w *writes) Delete(key []byte) { w.list = append(w.list, store.Write{Key: key, Deleted: true}) }
+
+func (db *DB) write(ws []store.Write, wo *opt.WriteOptions) error {
 	if err := db.admit(ws); err != nil {
 		return err
 	}
@@ -105,7 +93,7 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 	if !req.answered {
 		return err
 	}
-	db.tell(req.notable)
+	db.emitEvents(req.notable)
 	req.writes, req.notable, req.answered = nil, nil, false
 	db.queue.requests.Put(req)
 	return err
@@ -113,7 +101,7 @@ func (db *DB) write(ws []write, wo *opt.WriteOptions) error {
 
 // admit refuses writes that are not to be, and waits until the first attempt to
 // replicate is over.
-func (db *DB) admit(ws []write) error {
+func (db *DB) admit(ws []store.Write) error {
 	if db.isClosing() {
 		return leveldb.ErrClosed
 	}
@@ -121,7 +109,7 @@ func (db *DB) admit(ws []write) error {
 		return ErrFollower
 	}
 	for i := range ws {
-		if err := db.queue.replica.checkUser(ws[i].key, ws[i].value); err != nil {
+		if err := db.queue.replica.CheckUser(ws[i].Key, ws[i].Value); err != nil {
 			return err
 		}
 	}
@@ -147,7 +135,7 @@ func (db *DB) CompactRange(r util.Range) error { return db.raw.CompactRange(r) }
 func (db *DB) SizeOf(ranges []util.Range) (leveldb.Sizes, error) {
 	cut := make([]util.Range, len(ranges))
 	for i := range ranges {
-		cut[i] = *visible(&ranges[i])
+		cut[i] = *store.Visible(&ranges[i])
 	}
 	return db.raw.SizeOf(cut)
 }
@@ -184,21 +172,21 @@ func (db *DB) Versions(key []byte) ([]Version, error) {
 		return nil, err
 	}
 	defer st.Release()
-	s, err := readIndex(st, key, st)
+	s, err := store.ReadIndex(st, key, st)
 	if err != nil {
 		return nil, err
 	}
-	vs, err := readVersions(st, key, s, st)
+	vs, err := store.ReadVersions(st, key, s, st)
 	if err != nil {
 		return nil, err
 	}
-	return copyVersions(publicVersions(canonical(vs))), nil
+	return copyVersions(publicVersions(replica.Canonical(vs))), nil
 }
 
 // look takes a state of the database to read in.
-func (db *DB) look() (st *view, err error) {
-	st, err = &view{}, leveldb.ErrClosed
-	db.at(func(r *replica) { *st, err = r.look() })
+func (db *DB) look() (st *replica.View, err error) {
+	st, err = &replica.View{}, leveldb.ErrClosed
+	db.with(func(r *replica.Replica) { *st, err = r.Look() })
 	return st, err
 }
 
@@ -224,23 +212,23 @@ func (db *DB) Conflicts() iter.Seq2[[]byte, []Version] {
 	}
 }
 
-func eachConflict(v *view, yield func([]byte, []Version) bool) error {
-	it := v.NewIterator(kindRange(kindConflict), nil)
+func eachConflict(v *replica.View, yield func([]byte, []Version) bool) error {
+	it := v.NewIterator(store.KindRange(store.KindConflict), nil)
 	defer it.Release()
 	for it.Next() {
 		key := slices.Clone(it.Key()[3:])
-		s, err := readIndex(v, key, v)
+		s, err := store.ReadIndex(v, key, v)
 		if err != nil {
 			return err
 		}
-		vs, err := readVersions(v, key, s, v)
+		vs, err := store.ReadVersions(v, key, s, v)
 		if err != nil {
 			return err
 		}
-		if len(vs) < 2 || !disputed(vs) {
+		if len(vs) < 2 || !replica.InConflict(vs) {
 			continue // left behind by a crash
 		}
-		if !yield(key, copyVersions(publicVersions(canonical(vs)))) {
+		if !yield(key, copyVersions(publicVersions(replica.Canonical(vs)))) {
 			return it.Error()
 		}
 	}

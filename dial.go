@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
 )
 
 // maxAttempts bounds the addresses of one name that a call tries.
@@ -97,7 +99,7 @@ func (ps *peers) avoids(p *peer, now time.Time) avoided {
 // elsewhere reports whether an attempt that failed before anybody had introduced himself is
 // to be made at another address of the same name, and notes which one to pass over.
 func (ps *peers) elsewhere(p *peer, a attempt) bool {
-	if a.err == nil || a.at == "" || !a.heeds || a.session.theirs.origin != (Origin{}) {
+	if a.err == nil || a.at == "" || !a.heeds || a.session.Theirs.Origin != (causal.Origin{}) {
 		return false
 	}
 	ps.mu.Lock()

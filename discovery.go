@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/mdns"
 )
 
 // Self is what a Discoverer may tell others about this server.
@@ -78,6 +81,6 @@ func Multicast(o *MulticastOptions) Discoverer {
 		if c.Interval < 0 {
 			return fmt.Errorf("replicator: MulticastOptions.Interval: %v, want no negative duration", c.Interval)
 		}
-		return runMulticast(ctx, multicastConfig(c), announced{self.Cluster, self.Origin, self.Addr, self.TLS}, found)
+		return mdns.RunMulticast(ctx, mdns.MulticastConfig(c), mdns.Announced{Cluster: self.Cluster, Origin: causal.Origin(self.Origin), Addr: self.Addr, Tls: self.TLS}, found)
 	})
 }

@@ -11,6 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/mdns"
+	"github.com/level-replicator/replicator/internal/netaddr"
 )
 
 // DNSOptions configures [DNS]. Zero values are defaults.
@@ -61,12 +64,12 @@ func (d *dnsName) Discover(ctx context.Context, self Self, found func(addr strin
 		if err != nil {
 			return fmt.Errorf("replicator: look up %s: %w", d.name, err)
 		}
-		for _, a := range addrs[:min(len(addrs), maxHints)] {
+		for _, a := range addrs[:min(len(addrs), mdns.MaxHints)] {
 			if a != self.Addr {
 				found(a)
 			}
 		}
-		next := time.NewTimer(spreadInterval(d.o.Interval, rand.Float64()))
+		next := time.NewTimer(mdns.SpreadInterval(d.o.Interval, rand.Float64()))
 		select {
 		case <-ctx.Done():
 			next.Stop()
@@ -78,12 +81,12 @@ func (d *dnsName) Discover(ctx context.Context, self Self, found func(addr strin
 
 func checkDNSName(name string) error {
 	host := name
-	if srv := strings.HasPrefix(name, "_"); srv && strings.Count(strings.Trim(name, "."), ".") < 2 || !srv && checkPort(name) != nil {
+	if srv := strings.HasPrefix(name, "_"); srv && strings.Count(strings.Trim(name, "."), ".") < 2 || !srv && netaddr.CheckPort(name) != nil {
 		host = ""
 	} else if !srv {
 		host, _, _ = net.SplitHostPort(name)
 	}
-	if net.ParseIP(host) == nil && !isHostName(host) {
+	if net.ParseIP(host) == nil && !netaddr.IsHostName(host) {
 		return fmt.Errorf("replicator: DNS name %q, want \"host:port\" or \"_service._proto.domain\"", name)
 	}
 	return nil
@@ -119,7 +122,7 @@ func (d *dnsName) lookupSRV(ctx context.Context) ([]string, error) {
 	_, records, err := d.o.Resolver.LookupSRV(ctx, "", "", d.name)
 	errs := []error{err}
 	var addrs []string
-	for _, rec := range records[:min(len(records), maxHints)] {
+	for _, rec := range records[:min(len(records), mdns.MaxHints)] {
 		if rec.Target == "." || rec.Port == 0 {
 			errs = append(errs, errors.New("the service is declared absent (SRV target \".\" or port 0)"))
 			continue

@@ -1,13 +1,13 @@
 package replicator
 
-import "errors"
+import (
+	"errors"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+	"strings"
 
-// ErrReservedKey refuses a user key in the range that starts with ff ff,
-// where the log and its index live.
-var ErrReservedKey = errors.New("replicator: key is in the reserved range (ff ff …)")
-
-// ErrTooLarge refuses a key or value above MaxKey or MaxValue.
-var ErrTooLarge = errors.New("replicator: key or value is too large")
+	"github.com/level-replicator/replicator/internal/session"
+)
 
 // ErrFailed refuses writes after the store failed to write once: goleveldb
 // could let the failed write replace a later one. Close the handle and open
@@ -21,5 +21,56 @@ var ErrFailed = errors.New("replicator: the store failed to write; close the dat
 // ErrFollower refuses a write at a follower.
 var ErrFollower = errors.New("replicator: this server is a follower and takes no writes")
 
+// Errors that callers may want to tell apart, beside those of goleveldb
+// (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.
+
+// PeerError says which peer failed in which step of a session. Unwrap gives
+// the cause. Its text is one printable line, whatever the peer sent; that of the
+// cause need not be.
+type PeerError struct {
+	Peer string // address
+	Op   string // "dial", "accept", "hello", "pull", "serve", "apply" …
+	Err  error
+}
+
+func (e *PeerError) Error() string {
+	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(session.PrintableError(e.Err), "replicator: ")
+}
+
+// Unwrap gives the cause.
+func (e *PeerError) Unwrap() error { return e.Err }
+
+// ErrReservedKey refuses a user key in the range that starts with ff ff, where the log and its
+// index live.
+var ErrReservedKey = store.ErrReservedKey
+
+// ErrTooLarge refuses a key or value above MaxKey or MaxValue.
+var ErrTooLarge = store.ErrTooLarge
+
 // ErrClockSkew ends a pull that brought a write from too far in the future.
-var ErrClockSkew = errors.New("replicator: a write is stamped too far in the future; check the clocks")
+var ErrClockSkew = replica.ErrClockSkew
+
+// ErrCorrupted reports that log-index, log and value of a key do not fit together: the store
+// is corrupted, or was written past the wrapper. [DB.Verify] names all such keys,
+// [DB.Repair] repairs them, and [DB.Adopt] logs what should stay as it is.
+var ErrCorrupted = store.ErrCorrupted
+
+// RefusedError is the reason that a peer gave for ending a session. errors.As finds it in a
+// [*PeerError].
+type RefusedError struct {
+	Code int
+	Text string // for people; printable
+}
+
+func (e *RefusedError) Error() string { return (&session.RefusedError{Text: e.Text}).Error() }
+
+// As makes errors.As find a [*RefusedError].
+func (e *PeerError) As(target any) bool {
+	var refused *session.RefusedError
+	public, ok := target.(**RefusedError)
+	if !ok || !errors.As(e.Err, &refused) {
+		return false
+	}
+	*public = &RefusedError{Code: refused.Code, Text: refused.Text}
+	return true
+}

@@ -4,50 +4,13 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/level-replicator/replicator/internal/indexcache"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
-
-func TestFilterKnowsEveryKeyItTookAndFewOthers(t *testing.T) {
-	for _, limit := range []int{64, 1 << 12, 1 << 20} {
-		f := filter{limit: limit, whole: true}
-		n := min(50_000, limit/blockBytes*blockKeys*4/5)
-		for i := range n {
-			f.add(fmt.Append(nil, "key", i))
-		}
-		require.LessOrEqual(t, f.blocks*blockBytes, limit)
-		for i := range n {
-			require.False(t, f.lacks(fmt.Append(nil, "key", i)), "limit %d, key %d", limit, i)
-		}
-		wrong := 0
-		for i := range 10_000 {
-			if !f.lacks(fmt.Append(nil, "other", i)) {
-				wrong++
-			}
-		}
-		t.Logf("%d of 10,000 wrong", wrong)
-		require.Less(t, wrong, 500, "limit %d", limit)
-	}
-}
-
-func TestFullFilterStillKnowsEveryKey(t *testing.T) {
-	f := filter{limit: 1 << 12, whole: true}
-	for i := range 20_000 {
-		f.add(fmt.Append(nil, "key", i))
-	}
-	require.Equal(t, 1<<12, f.blocks*blockBytes)
-	for i := range 20_000 {
-		require.False(t, f.lacks(fmt.Append(nil, "key", i)))
-	}
-}
-
-func TestFilterThatIsNotWholeTellsNothing(t *testing.T) {
-	f := filter{limit: 1 << 12}
-	require.False(t, f.lacks([]byte("a")))
-	f.whole = true
-	require.True(t, f.lacks([]byte("a")))
-}
 
 // TestKeysOfAnEarlierOpeningAreOverwrittenNotLoggedTwice opens a database again, after
 // a clean close and as a crash would leave it: a key that the filter does not know
@@ -55,7 +18,7 @@ func TestFilterThatIsNotWholeTellsNothing(t *testing.T) {
 func TestKeysOfAnEarlierOpeningAreOverwrittenNotLoggedTwice(t *testing.T) {
 	for _, clean := range []bool{true, false} {
 		stor := storage.NewMemStorage()
-		const n = filterStep + 10 // more than one step
+		const n = indexcache.FilterStep + 10 // more than one step
 		for range 2 {
 			raw, err := leveldb.Open(stor, nil)
 			require.NoError(t, err)
@@ -70,15 +33,15 @@ func TestKeysOfAnEarlierOpeningAreOverwrittenNotLoggedTwice(t *testing.T) {
 			require.EqualValues(t, n, db.Status().Keys)
 			whole := false
 			for !whole { // it is filled in the background
-				db.at(func(r *replica) { whole = r.filter.whole })
+				db.with(func(r *replica.Replica) { whole = r.Filter.Whole })
 			}
-			db.at(func(r *replica) {
+			db.with(func(r *replica.Replica) {
 				for i := range n {
-					require.False(t, r.filter.lacks(fmt.Append(nil, "key", i)))
+					require.False(t, r.Filter.Lacks(fmt.Append(nil, "key", i)))
 				}
 				unknown := 0
 				for i := range 1000 {
-					unknown += int(btoi(r.filter.lacks(fmt.Append(nil, "another", i))))
+					unknown += int(store.Btoi(r.Filter.Lacks(fmt.Append(nil, "another", i))))
 				}
 				require.Greater(t, unknown, 950)
 			})
@@ -89,7 +52,7 @@ func TestKeysOfAnEarlierOpeningAreOverwrittenNotLoggedTwice(t *testing.T) {
 			require.NoError(t, db.Close())
 			raw, err = leveldb.Open(stor, nil)
 			require.NoError(t, err)
-			require.NoError(t, raw.Delete(metaClean, nil))
+			require.NoError(t, raw.Delete(store.MetaClean, nil))
 			require.NoError(t, raw.Close())
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"github.com/stretchr/testify/assert"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -15,6 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -47,9 +54,9 @@ func (b *besieged) holds() {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	require.Less(b.t, m.HeapInuse+m.StackInuse, uint64(256<<20))
-	require.NoError(b.t, b.victim.commit(func(t *txn) error { t.stageMembers(); return nil }))
+	require.NoError(b.t, b.victim.commit(func(t *replica.Txn) error { t.StageMembers(); return nil }))
 	for key := range everything(b.t, b.victim) {
-		if name, ok := strings.CutPrefix(key, string(kindKey(kindMember, nil))); ok {
+		if name, ok := strings.CutPrefix(key, string(store.KindKey(store.KindMember, nil))); ok {
 			require.Equal(b.t, string(b.honest.self[:]), name, "no member but the honest one")
 		}
 	}
@@ -91,12 +98,12 @@ func TestGarbageOnTwoHundredConnectionsDisturbsNobody(t *testing.T) {
 		}
 		switch i % 4 {
 		case 1: // what looks like a hello, of any content
-			junk = appendFrame(nil, frameHello, junk)
+			junk = sim.AppendFrame(nil, session.FrameHello, junk)
 		case 2: // a hello cut short or with bits turned over
-			h := hello{min: 1, max: 1, origin: drawnOrigin(), name: "x"}
-			junk = h.append(nil)
+			h := session.Hello{Min: 1, Max: 1, Origin: drawnOrigin(), Name: "x"}
+			junk = h.Append(nil)
 			junk[noise.IntN(len(junk)-60)] ^= 1 << noise.IntN(8)
-			junk = appendFrame(nil, frameHello, junk[:noise.IntN(len(junk))])
+			junk = sim.AppendFrame(nil, session.FrameHello, junk[:noise.IntN(len(junk))])
 		case 3:
 			junk = []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		}
@@ -125,13 +132,13 @@ func TestClaimsOfHugeFramesCostNoMemory(t *testing.T) {
 	runtime.ReadMemStats(&m)
 	before := m.HeapInuse
 	conns := b.connect(15, func(_ int, conn net.Conn) {
-		conn.Write([]byte{0xff, 0xff, 0xff, 0xff, byte(frameHello)})
+		conn.Write([]byte{0xff, 0xff, 0xff, 0xff, byte(session.FrameHello)})
 	})
 	requireCut(t, conns)
 	for range 15 {
 		r := greetAsMember(t, b.victim)
-		r.conn.Write(binary.BigEndian.AppendUint32(nil, frameCap)) // and no more
-		r.conn.Write([]byte{byte(frameVectors), 0})
+		r.conn.Write(binary.BigEndian.AppendUint32(nil, session.FrameCap)) // and no more
+		r.conn.Write([]byte{byte(session.FrameVectors), 0})
 	}
 	runtime.ReadMemStats(&m)
 	require.Less(t, int64(m.HeapInuse)-int64(before), int64(32<<20), "15 times 4 MiB were announced and 1 byte sent")
@@ -141,33 +148,36 @@ func TestClaimsOfHugeFramesCostNoMemory(t *testing.T) {
 // As an int of 32 bits half of these lengths are negative.
 func TestLengthsAtEveryBoundaryOfAnIntAreRefused(t *testing.T) {
 	b := besiege(t, Options{})
-	lengths := []uint32{0, helloCap + 2, math.MaxInt32 - 4, math.MaxInt32, math.MaxInt32 + 1, math.MaxInt32 + 2, math.MaxUint32 - 4, math.MaxUint32 - 3, math.MaxUint32}
+	lengths := []uint32{0, session.HelloCap + 2, math.MaxInt32 - 4, math.MaxInt32, math.MaxInt32 + 1, math.MaxInt32 + 2, math.MaxUint32 - 4, math.MaxUint32 - 3, math.MaxUint32}
 	conns := b.connect(len(lengths), func(i int, conn net.Conn) {
-		conn.Write(append(binary.BigEndian.AppendUint32(nil, lengths[i]), byte(frameHello)))
+		conn.Write(append(binary.BigEndian.AppendUint32(nil, lengths[i]), byte(session.FrameHello)))
 	})
 	requireCut(t, conns)
 	for _, n := range lengths {
 		r := greetAsMember(t, b.victim)
-		r.conn.Write(append(binary.BigEndian.AppendUint32(nil, max(n, frameCap+2)), byte(framePage)))
+		r.conn.Write(append(binary.BigEndian.AppendUint32(nil, max(n, session.FrameCap+2)), byte(session.FramePage)))
 	}
 	b.holds()
 }
 
 func TestServersWithTLSAreAsHardToDisturb(t *testing.T) {
-	honest := serve(t, Options{Secret: secretA})
-	b := &besieged{t: t, honest: honest, victim: serve(t, Options{Secret: secretA, Peers: []string{honest.Addr().String()}})}
+	honest := serve(t, Options{Secret: testca.SecretA})
+	b := &besieged{t: t, honest: honest, victim: serve(t, Options{Secret: testca.SecretA, Peers: []string{honest.Addr().String()}})}
 	conns := b.connect(200, func(i int, conn net.Conn) {
 		switch i % 3 {
 		case 0:
-			h := hello{min: 1, max: 1, origin: drawnOrigin()}
-			conn.Write(appendFrame(nil, frameHello, h.append(nil)))
+			h := session.Hello{Min: 1, Max: 1, Origin: drawnOrigin()}
+			conn.Write(sim.AppendFrame(nil, session.FrameHello, h.Append(nil)))
 		case 1:
 			conn.Write([]byte{22, 3, 1, 0xff, 0xff, 1, 0, 0xff, 0xff})
 		case 2:
 			// A TLS client with another secret.
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			withSecret(t, secretB).client(ctx, conn)
+			other, err := transport.NewSecurity(transport.Credentials{Cluster: "one", Secret: testca.SecretB})
+			if assert.NoError(t, err) {
+				other.ClientTo(ctx, conn, conn.RemoteAddr().String())
+			}
 		}
 	})
 	b.holds()

@@ -5,6 +5,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
 )
 
 // identity is what is known of who is behind an address. An address proves nothing of who
@@ -13,20 +15,20 @@ import (
 // and even so it may be one of several: a name, or a virtual address, leads now to this
 // one and now to that.
 type identity struct {
-	guest  bool     // it is known by its origin alone
-	proven bool     // it answered when the address was dialed
-	at     string   // where the connection led then
-	past   []Origin // others that answered there before, the latest last
-	shared bool     // one came back after another had answered: there are several
+	guest  bool            // it is known by its origin alone
+	proven bool            // it answered when the address was dialed
+	at     string          // where the connection led then
+	past   []causal.Origin // others that answered there before, the latest last
+	shared bool            // one came back after another had answered: there are several
 }
 
 // maxPast bounds the origins that are remembered of one address.
 const maxPast = 8
 
 // becomesLocked notes who is there.
-func (p *peer) becomesLocked(o Origin, name string, now time.Time) {
+func (p *peer) becomesLocked(o causal.Origin, name string, now time.Time) {
 	if p.origin != o {
-		p.origin, p.has, p.claims, p.covered = o, nil, sum{}, now
+		p.origin, p.has, p.claims, p.covered = o, nil, causal.Sum{}, now
 	}
 	p.name = name
 }
@@ -34,7 +36,7 @@ func (p *peer) becomesLocked(o Origin, name string, now time.Time) {
 // answered notes who answered when p was dialed, and where the connection led. If another
 // one answered at that place until now, and is not known to be anywhere else, it returns
 // that one's origin, which counts no more until it is heard again.
-func (ps *peers) answered(p *peer, o Origin, name, at string) (gone []Origin) {
+func (ps *peers) answered(p *peer, o causal.Origin, name, at string) (gone []causal.Origin) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	now := time.Now()
@@ -54,7 +56,7 @@ func (ps *peers) answered(p *peer, o Origin, name, at string) (gone []Origin) {
 }
 
 // elsewhereLocked reports whether an origin has been there lately, other than as p.
-func (ps *peers) elsewhereLocked(p *peer, o Origin, now time.Time) bool {
+func (ps *peers) elsewhereLocked(p *peer, o causal.Origin, now time.Time) bool {
 	there := func(q *peer) bool { return q != p && q.origin == o && !q.who.shared && ps.thereLocked(q, now) }
 	return ps.guests[o] != nil && there(ps.guests[o]) || slices.ContainsFunc(ps.list, there)
 }
@@ -82,7 +84,7 @@ func (ps *peers) absorbLocked(p *peer) {
 }
 
 // holder is who is thought to be behind an address.
-func (ps *peers) holder(addr string) (o Origin) {
+func (ps *peers) holder(addr string) (o causal.Origin) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if i, ok := ps.search(addr); ok {
@@ -97,7 +99,7 @@ func (ps *peers) holder(addr string) (o Origin) {
 // come the origins of those that were thought to be behind addr until now, at its first
 // coming: it may be one of them with a new disk, so they count no more until they are
 // heard again.
-func (ps *peers) came(o Origin, name, addr, from string, over bool, now time.Time) (p *peer, gone []Origin) {
+func (ps *peers) came(o causal.Origin, name, addr, from string, over bool, now time.Time) (p *peer, gone []causal.Origin) {
 	if addr != "" {
 		ps.add(addr, fromIncoming, now)
 	}
@@ -110,7 +112,7 @@ func (ps *peers) came(o Origin, name, addr, from string, over bool, now time.Tim
 		if p = ps.guestLocked(o, addr, from, now); p == nil {
 			return nil, gone
 		}
-	} else if before := p.origin; before != (Origin{}) && before != o && !ps.elsewhereLocked(p, before, now) {
+	} else if before := p.origin; before != (causal.Origin{}) && before != o && !ps.elsewhereLocked(p, before, now) {
 		gone = append(gone, before)
 	}
 	if p.origin != o {
@@ -127,7 +129,7 @@ func (ps *peers) came(o Origin, name, addr, from string, over bool, now time.Tim
 
 // whereLocked finds the address that a peer is behind: where it answered when it was dialed,
 // or else addr, unless another one is there.
-func (ps *peers) whereLocked(o Origin, addr string, over bool, now time.Time) (found *peer) {
+func (ps *peers) whereLocked(o causal.Origin, addr string, over bool, now time.Time) (found *peer) {
 	for _, p := range ps.list {
 		if p.origin == o && p.who.proven && !p.who.shared && (found == nil || p.addr == addr || p.reached.After(found.reached)) {
 			if found = p; p.addr == addr {
@@ -143,27 +145,27 @@ func (ps *peers) whereLocked(o Origin, addr string, over bool, now time.Time) (f
 		return nil
 	}
 	p := ps.list[i]
-	if p.origin == o || p.origin == (Origin{}) || over || !p.busy && !ps.thereLocked(p, now) {
+	if p.origin == o || p.origin == (causal.Origin{}) || over || !p.busy && !ps.thereLocked(p, now) {
 		return p
 	}
 	return nil
 }
 
 // behindLocked lists those who are thought to be behind an address and nowhere else.
-func (ps *peers) behindLocked(addr string, now time.Time) (os []Origin) {
+func (ps *peers) behindLocked(addr string, now time.Time) (os []causal.Origin) {
 	for o, g := range ps.guests {
 		if g.addr == addr && addr != "" {
 			os = append(os, o)
 		}
 	}
-	if i, ok := ps.search(addr); ok && ps.list[i].origin != (Origin{}) && !ps.elsewhereLocked(ps.list[i], ps.list[i].origin, now) {
+	if i, ok := ps.search(addr); ok && ps.list[i].origin != (causal.Origin{}) && !ps.elsewhereLocked(ps.list[i], ps.list[i].origin, now) {
 		os = append(os, ps.list[i].origin)
 	}
 	return os
 }
 
 // guestLocked finds or adds a peer that is known by who it is.
-func (ps *peers) guestLocked(o Origin, addr, from string, now time.Time) *peer {
+func (ps *peers) guestLocked(o causal.Origin, addr, from string, now time.Time) *peer {
 	g := ps.guests[o]
 	if g == nil {
 		if ps.forgetLocked(now); len(ps.guests) >= maxPeers {

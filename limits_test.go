@@ -1,126 +1,36 @@
 package replicator
 
 import (
-	"context"
-	"fmt"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/require"
 )
 
-func remote(ip string, port int) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: port} }
-
-func TestPendingConnectionsAreBoundedInAllAndByAddress(t *testing.T) {
-	a := newAdmission(6, 10)
-	var tickets []*ticket
-	for port := range 4 {
-		tk, err := a.admit(remote("192.0.2.1", 1000+port), nil)
-		require.NoError(t, err)
-		tickets = append(tickets, tk)
-	}
-	_, err := a.admit(named("[::ffff:192.0.2.1]:2000"), nil)
-	require.ErrorContains(t, err, "4 connections of 192.0.2.1")
-	for i := range 2 {
-		_, err = a.admit(remote(fmt.Sprintf("192.0.2.%d", 2+i), 1), nil)
-		require.NoError(t, err)
-	}
-	_, err = a.admit(remote("192.0.2.9", 1), nil)
-	require.ErrorContains(t, err, "MaxPending")
-
-	tickets[0].release()
-	tickets[0].release() // does nothing
-	_, err = a.admit(remote("192.0.2.1", 3000), nil)
-	require.NoError(t, err)
-	_, err = a.admit(remote("192.0.2.9", 1), nil)
-	require.Error(t, err, "the second release freed nothing")
-}
-
-func TestLoopbackAndLocalConnectionsHaveNoBoundByAddress(t *testing.T) {
-	a := newAdmission(15, 1)
-	for _, addr := range []net.Addr{remote("127.0.0.1", 1), remote("::1", 1), &net.UnixAddr{Net: "unix"}} {
-		for range 5 {
-			_, err := a.admit(addr, nil)
-			require.NoError(t, err)
-		}
-	}
-	_, err := a.admit(remote("127.0.0.1", 1), nil)
-	require.ErrorContains(t, err, "MaxPending", "the bound in all holds")
-}
-
-func TestPromotionFreesThePendingPlaceAndCountsAgainstMaxConns(t *testing.T) {
-	a := newAdmission(1, 1)
-	first, err := a.admit(remote("192.0.2.1", 1), nil)
-	require.NoError(t, err)
-	require.NoError(t, first.promote())
-	require.NoError(t, first.promote(), "again changes nothing")
-
-	second, err := a.admit(remote("192.0.2.1", 2), nil)
-	require.NoError(t, err)
-	require.ErrorContains(t, second.promote(), "MaxConns")
-	_, err = a.admit(remote("192.0.2.1", 3), nil)
-	require.Error(t, err, "it is still pending")
-
-	first.release()
-	require.Error(t, first.promote())
-	require.NoError(t, second.promote())
-	second.release()
-	require.Zero(t, a.pending)
-	require.Zero(t, a.conns)
-	require.Empty(t, a.perIP)
-}
-
-func TestInflightServesInOrderAndWakesEverybody(t *testing.T) {
+func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight(100)
-		require.NoError(t, f.acquire(t.Context(), 100))
-		order := make(chan int, 4)
-		for i, n := range []int{100, 1, 50, 49} {
+		const room = 64 << 20
+		db := &DB{opts: Options{MaxInFlight: room}, inflight: transport.NewInflight(room - transport.SmallRoom(room)), small: transport.NewInflight(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
+		var slow [3]conversation
+		for i := range slow { // slow peers in the midst of large values
+			slow[i].db = db
 			go func() {
-				if f.acquire(context.Background(), n) == nil {
-					order <- i
-					if n == 100 {
-						time.Sleep(time.Second)
-						f.release(n)
+				for range 1000 { // one of them goes beyond the bound
+					if slow[i].reserve(t.Context(), 256<<10) != nil {
+						return
 					}
 				}
 			}()
-			synctest.Wait()
 		}
-		f.release(99)
 		synctest.Wait()
-		require.Empty(t, order, "small ones do not overtake")
-		f.release(1)
-		synctest.Wait()
-		require.Len(t, order, 1)
-		require.Equal(t, 0, <-order)
-		time.Sleep(2 * time.Second)
-		require.ElementsMatch(t, []int{1, 2, 3}, []int{<-order, <-order, <-order})
+		began := time.Now()
+		fast := conversation{db: db}
+		for range 100 {
+			require.NoError(t, fast.reserve(t.Context(), 300<<10))
+			fast.keep(0)
+		}
+		require.Zero(t, time.Since(began))
 	})
-}
-
-func TestInflightGivesUpWithTheContextAndLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newInflight(100)
-		require.NoError(t, f.acquire(t.Context(), 60))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		small := make(chan error, 1)
-		go func() {
-			time.Sleep(time.Millisecond)
-			small <- f.acquire(context.Background(), 40)
-		}()
-		require.ErrorIs(t, f.acquire(ctx, 50), context.DeadlineExceeded)
-		require.NoError(t, <-small, "who queued behind goes on")
-		f.release(60)
-		f.release(40)
-		require.NoError(t, f.acquire(t.Context(), 100))
-	})
-}
-
-func TestMoreThanTheWholeBoundIsAnErrorAtOnce(t *testing.T) {
-	err := newInflight(100).acquire(context.Background(), 101)
-	require.ErrorContains(t, err, "101 bytes at once, want at most MaxInFlight, which is 100")
 }

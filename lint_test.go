@@ -19,6 +19,9 @@ import (
 func TestEveryIteratorIsAskedForItsError(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
+	internal, err := filepath.Glob("internal/*/*.go")
+	require.NoError(t, err)
+	files = append(files, internal...)
 	set, iterators := token.NewFileSet(), 0
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {

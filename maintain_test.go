@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
-
-	"github.com/level-replicator/replicator/internal/crashfs"
 )
 
 func TestFlushBringsEverythingToDiskWhateverTheWriteBuffer(t *testing.T) {
@@ -24,7 +24,7 @@ func TestFlushBringsEverythingToDiskWhateverTheWriteBuffer(t *testing.T) {
 			for i := range writes {
 				require.NoError(t, db.Put(fmt.Append(nil, i), make([]byte, 331*i), nil))
 			}
-			require.NoError(t, flush(db))
+			require.NoError(t, store.Flush(db))
 			image := fs.Image(crashfs.DropUnsynced, nil)
 			require.NoError(t, db.Close())
 			left, err := leveldb.Open(image, nil)

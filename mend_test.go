@@ -6,6 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/indexcache"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 )
@@ -13,14 +17,14 @@ import (
 // wound deletes records of a key: of 'v'alue, 'i'ndex and 'l'og those named.
 func wound(t testing.TB, db *DB, key, what string) {
 	t.Helper()
-	var s state
+	var s store.Siblings
 	var alias uint32
-	db.at(func(r *replica) {
+	db.with(func(r *replica.Replica) {
 		var err error
-		s, err = readIndex(r.store, []byte(key), r)
+		s, err = store.ReadIndex(r.Store, []byte(key), r)
 		require.NoError(t, err)
 		require.NotEmpty(t, s)
-		alias = r.alias[s[0].origin]
+		alias = r.Alias[s[0].Origin]
 	})
 	for _, c := range what {
 		var k []byte
@@ -28,9 +32,9 @@ func wound(t testing.TB, db *DB, key, what string) {
 		case 'v':
 			k = []byte(key)
 		case 'i':
-			k = kindKey(kindIndex, []byte(key))
+			k = store.KindKey(store.KindIndex, []byte(key))
 		case 'l':
-			k = appendLogKey(nil, alias, s[0].seq)
+			k = store.AppendLogKey(nil, alias, s[0].Seq)
 		}
 		require.NoError(t, db.raw.Delete(k, nil))
 	}
@@ -114,7 +118,7 @@ func TestRepairDropsNothingThatNobodyElseHas(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "v", string(v))
 	_, err = b.Versions([]byte("k"))
-	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorIs(t, err, store.ErrCorrupted)
 	require.NoError(t, b.Put([]byte("k"), []byte("w"), nil), "writing it anew mends it")
 	requireWhole(t, b)
 }
@@ -150,7 +154,7 @@ func TestDamagedValueIsNotServedAsIfItWereWhole(t *testing.T) {
 				require.NoError(t, b.raw.Put([]byte("k"), []byte("changed"), nil))
 			}
 			b.AddPeer(a.Addr().String())
-			require.ErrorIs(t, b.Sync(t.Context()), ErrDamaged)
+			require.ErrorIs(t, b.Sync(t.Context()), store.ErrCorrupted)
 			require.Empty(t, shown(t, a))
 			require.Contains(t, b.Status().Peers[0].Error, `"k"`)
 			require.NoError(t, b.Adopt(t.Context()))
@@ -173,7 +177,7 @@ func TestCompareNamesTheKeysThatDifferAndChangesNothing(t *testing.T) {
 	wound(t, a, "a05", "vil")
 	wound(t, b, "b05", "vil")
 	for _, db := range []*DB{a, b} {
-		db.at(func(r *replica) { r.cache = cache{limit: 1 << 20} })
+		db.with(func(r *replica.Replica) { r.Cache = indexcache.Cache{Limit: 1 << 20} })
 	}
 	for range 2 {
 		c, err = b.Compare(t.Context(), addr)
@@ -184,7 +188,7 @@ func TestCompareNamesTheKeysThatDifferAndChangesNothing(t *testing.T) {
 			case "a05":
 				require.Len(t, d.Here, 1)
 				require.Empty(t, d.There)
-				require.Equal(t, a.self, d.Here[0].Origin)
+				require.Equal(t, Origin(a.self), d.Here[0].Origin)
 				require.Nil(t, d.Here[0].Value)
 			case "b05":
 				require.Empty(t, d.Here)
@@ -216,30 +220,12 @@ func TestGarbageOfACrashIsNotTakenForAKey(t *testing.T) {
 	b := serve(t, Options{})
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
 	wound(t, b, "k", "i")
-	require.NoError(t, b.commit(func(tx *txn) error { // its deletion was forgotten, says the proof
-		tx.prove(purged, dot{b.self, 1})
+	require.NoError(t, b.commit(func(tx *replica.Txn) error { // its deletion was forgotten, says the proof
+		tx.RaiseWatermark(causal.Purged, causal.Dot{Origin: b.self, Seq: 1})
 		return nil
 	}))
 	_, err := b.Repair(t.Context())
 	require.NoError(t, err)
-	_, err = b.raw.Get(kindKey(kindIndex, []byte("k")), nil)
+	_, err = b.raw.Get(store.KindKey(store.KindIndex, []byte("k")), nil)
 	require.ErrorIs(t, err, leveldb.ErrNotFound)
-}
-
-func TestCompareCountsNoWritesThatAreOnTheirWay(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	gossip(t, a, b)
-	c := &comparison{}
-	p := sessionParams{pageSize: 1 << 10, batchSize: 1 << 16, maxValue: 1 << 20, maxKey: 1 << 10, purpose: purpose{compare: c}}
-	sa, sb := newSession(a, true, p), newSession(b, false, p)
-	drive(t, sa, sb, func(from, to *session, f frame) {
-		if f.kind == frameProbe { // after the pull
-			a.put("from a", "v")
-			b.put("from b", "v")
-		}
-		require.NoError(t, to.receive(f.kind, f.payload))
-	})
-	require.Empty(t, c.list)
-	require.Empty(t, c.more)
 }

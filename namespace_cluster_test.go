@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/testca"
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -45,7 +46,7 @@ func TestNamespaceReplica(t *testing.T) {
 	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
 	require.NoError(t, err)
 	o := Options{
-		Name: m.Name, Listen: m.Listen, Peers: m.Peers, Secret: secretA, Logger: slog.New(slog.DiscardHandler),
+		Name: m.Name, Listen: m.Listen, Peers: m.Peers, Secret: testca.SecretA, Logger: slog.New(slog.DiscardHandler),
 		ReadyTimeout: 50 * time.Millisecond, MaxInterval: 2 * time.Second,
 	}
 	if m.Multicast {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/stretchr/testify/require"
 )
 
@@ -143,7 +144,7 @@ func TestNamespaceServer(t *testing.T) {
 	fds := openFiles(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	self := Self{Cluster: "ns", Origin: Origin{byte(len(addr)), byte(portOf(addr))}, Addr: addr}
+	self := Self{Cluster: "ns", Origin: Origin{byte(len(addr)), byte(netaddr.PortOf(addr))}, Addr: addr}
 	fmt.Println("ready")
 	go func() {
 		o := MulticastOptions{Logger: slog.New(slog.NewTextHandler(printed{}, &slog.HandlerOptions{Level: slog.LevelWarn}))}

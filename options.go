@@ -2,15 +2,19 @@ package replicator
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
-	"strings"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
@@ -177,25 +181,6 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Errors that callers may want to tell apart, beside those of goleveldb
-// (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.
-
-// PeerError says which peer failed in which step of a session. Unwrap gives
-// the cause. Its text is one printable line, whatever the peer sent; that of the
-// cause need not be.
-type PeerError struct {
-	Peer string // address
-	Op   string // "dial", "accept", "hello", "pull", "serve", "apply" …
-	Err  error
-}
-
-func (e *PeerError) Error() string {
-	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(printableError(e.Err), "replicator: ")
-}
-
-// Unwrap gives the cause.
-func (e *PeerError) Unwrap() error { return e.Err }
-
 // Events are called as things happen, each from the goroutine where it does:
 // they must return soon and may not call Close. Nil functions are skipped.
 type Events struct {
@@ -243,9 +228,16 @@ type Progress struct {
 	Done  bool          `json:"done"`  // it has ended, well or not
 }
 
+// longest bounds pauses, so that several of them and a jitter still are a duration:
+// "never" may be written as the longest duration that there is.
+const longest = 365 * 24 * time.Hour
+
+// leastRate is ten times what a peer takes for a sign of life.
+const leastRate = 64 << 10
+
 // credentials are what the options say of security.
-func (o *Options) credentials() credentials {
-	return credentials{o.Cluster, o.Secret, o.OldSecrets, o.TLS, o.GetTLS, o.GetSecrets, o.Logger}
+func (o *Options) credentials() transport.Credentials {
+	return transport.Credentials{Cluster: o.Cluster, Secret: o.Secret, OldSecrets: o.OldSecrets, Tls: o.TLS, GetTLS: o.GetTLS, GetSecrets: o.GetSecrets, Log: o.Logger}
 }
 
 // withDefaults gives a copy with every default filled in, or says what is
@@ -300,7 +292,7 @@ func (o *Options) withDefaults() (Options, error) {
 	if err := c.check(); err != nil {
 		return c, err
 	}
-	c.Local = normalRanges(c.Local)
+	c.Local = store.NormalRanges(c.Local)
 	return c, nil
 }
 
@@ -316,12 +308,12 @@ func (c *Options) check() error {
 		errs = append(errs, bad("Name", "%d bytes, want at most 255", len(c.Name)))
 	}
 	for _, p := range append([]string{}, c.Peers...) {
-		if err := checkAddr(p); err != nil {
+		if err := netaddr.CheckAddr(p); err != nil {
 			errs = append(errs, bad("Peers", "%v", err))
 		}
 	}
 	if c.Advertise != "" {
-		if err := checkAddr(c.Advertise); err != nil {
+		if err := netaddr.CheckAddr(c.Advertise); err != nil {
 			errs = append(errs, bad("Advertise", "%v", err))
 		}
 	}
@@ -349,8 +341,8 @@ func (c *Options) check() error {
 	if c.Compression < CompressNothing || c.Compression > CompressAll {
 		errs = append(errs, bad("Compression", "%d, want CompressNothing, CompressRemote or CompressAll", c.Compression))
 	}
-	if c.MaxInFlight >= 0 && c.MaxInFlight < 2*frameCap {
-		errs = append(errs, bad("MaxInFlight", "%d, want at least %d", c.MaxInFlight, 2*frameCap))
+	if c.MaxInFlight >= 0 && c.MaxInFlight < 2*session.FrameCap {
+		errs = append(errs, bad("MaxInFlight", "%d, want at least %d", c.MaxInFlight, 2*session.FrameCap))
 	}
 	for _, f := range []struct {
 		name string
@@ -373,12 +365,12 @@ func (c *Options) check() error {
 		if s == nil && i == 0 && len(c.OldSecrets) == 0 {
 			continue
 		}
-		if len(s) < leastSecret {
+		if len(s) < transport.LeastSecret {
 			name := "Secret"
 			if i > 0 {
 				name = "OldSecrets"
 			}
-			errs = append(errs, bad(name, "%d bytes, want at least %d (see GenerateSecret)", len(s), leastSecret))
+			errs = append(errs, bad(name, "%d bytes, want at least %d (see GenerateSecret)", len(s), transport.LeastSecret))
 		}
 	}
 	for _, d := range c.Discover {
@@ -394,21 +386,14 @@ func (c *Options) check() error {
 	return errors.Join(errs...)
 }
 
-// longest bounds pauses, so that several of them and a jitter still are a duration:
-// "never" may be written as the longest duration that there is.
-const longest = 365 * 24 * time.Hour
-
-// leastSecret is how many bytes a secret has at least.
-const leastSecret = 16
-
-// leastRate is ten times what a peer takes for a sign of life.
-const leastRate = 64 << 10
-
-// checkAddr tells whether addr is a "host:port" that can be dialed.
-func checkAddr(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host == "" || port == "" || port == "0" || len(addr) > 255 || addr != printable(addr) {
-		return fmt.Errorf("address %q, want \"host:port\"", addr)
-	}
-	return nil
+// GenerateSecret returns 32 random bytes for [Options].Secret. Make one for
+// a cluster, keep it where other secrets are kept, and give it to every server.
+//
+// A word that somebody thought of will not do in its place: whoever can connect
+// sees a public key made from the secret and can try words against it offline,
+// as fast as their machines allow.
+func GenerateSecret() []byte {
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails: see crypto/rand
+	return secret
 }

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
 // peer is an address, and what is known of the replica that answers there; or a replica
@@ -18,7 +21,7 @@ import (
 type peer struct {
 	addr      string
 	source    source
-	origin    Origin // who answered, or came, last
+	origin    causal.Origin // who answered, or came, last
 	name      string
 	who       identity
 	avoid     avoided // addresses that its name has, and that led nowhere lately
@@ -34,8 +37,8 @@ type peer struct {
 	next      time.Time     // not dialed before
 	seen      time.Time     // when its address was last heard of
 	failed    int           // sessions in a row
-	claims    sum           // what it claimed at the end of the last good session
-	has       vector        // that it is sure to claim; nil if nothing is
+	claims    causal.Sum    // what it claimed at the end of the last good session
+	has       causal.Vector // that it is sure to claim; nil if nothing is
 	covered   time.Time     // all that was known here then it has
 	pulled    int64
 	served    int64
@@ -61,8 +64,8 @@ func (s source) String() string {
 // peers are all addresses, by all sources.
 type peers struct {
 	mu     sync.Mutex
-	list   []*peer          // sorted by address
-	guests map[Origin]*peer // they dial us, and where they could be dialed cannot be told
+	list   []*peer                 // sorted by address
+	guests map[causal.Origin]*peer // they dial us, and where they could be dialed cannot be told
 	found  chan struct{}
 	least  time.Duration // first pause after a failure
 	most   time.Duration
@@ -90,7 +93,7 @@ const forgetAfter = 10 * time.Minute
 const maxPeers = 4096
 
 func newPeers(least, most, lately time.Duration) *peers {
-	return &peers{found: make(chan struct{}, 1), guests: map[Origin]*peer{}, least: least, most: most, lately: lately}
+	return &peers{found: make(chan struct{}, 1), guests: map[causal.Origin]*peer{}, least: least, most: most, lately: lately}
 }
 
 func (ps *peers) search(addr string) (int, bool) {
@@ -158,12 +161,12 @@ func (ps *peers) addresses() []string {
 			configured = append(configured, p.addr)
 		}
 	}
-	if len(known)+len(configured) <= maxAddresses {
+	if len(known)+len(configured) <= session.MaxAddresses {
 		known = append(known, configured...)
 		slices.Sort(known)
 		return known
 	}
-	return append(known, configured...)[:maxAddresses]
+	return append(known, configured...)[:session.MaxAddresses]
 }
 
 // pick chooses up to n of the peers that answer, at random, and beside them up to probes
@@ -178,7 +181,7 @@ func (ps *peers) pick(n, probes int, now time.Time, skip func(*peer) bool) (live
 	for _, p := range ps.list {
 		switch {
 		case p.busy:
-			dialing += int(btoi(!p.live()))
+			dialing += int(store.Btoi(!p.live()))
 		case now.Before(p.next) || skip != nil && skip(p):
 		case p.live():
 			live = append(live, p)
@@ -289,7 +292,7 @@ func (ps *peers) forgetLocked(now time.Time) {
 	ps.list = slices.DeleteFunc(ps.list, func(p *peer) bool {
 		return p.source != fromList && !p.busy && p.answering == 0 && p.state != "ok" && now.Sub(p.seen) > forgetAfter
 	})
-	maps.DeleteFunc(ps.guests, func(_ Origin, p *peer) bool {
+	maps.DeleteFunc(ps.guests, func(_ causal.Origin, p *peer) bool {
 		return p.answering == 0 && now.Sub(p.seen) > forgetAfter
 	})
 }
@@ -375,7 +378,7 @@ func (ps *peers) tried() (all bool, n int) {
 
 // met counts those who answer.
 func (ps *peers) met() (n int) {
-	ps.each(func(p *peer) { n += int(btoi(p.state == "ok")) })
+	ps.each(func(p *peer) { n += int(store.Btoi(p.state == "ok")) })
 	return n
 }
 
@@ -386,7 +389,7 @@ func (ps *peers) each(f func(*peer)) {
 	for _, p := range ps.list {
 		f(p)
 	}
-	for _, o := range slices.SortedFunc(maps.Keys(ps.guests), Origin.compare) {
+	for _, o := range slices.SortedFunc(maps.Keys(ps.guests), causal.Origin.Compare) {
 		f(ps.guests[o])
 	}
 }

@@ -15,6 +15,10 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/printable"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
@@ -31,8 +35,11 @@ type unescaped struct {
 }
 
 func (u *unescaped) Enabled(context.Context, slog.Level) bool { return true }
-func (u *unescaped) WithAttrs([]slog.Attr) slog.Handler       { return u }
-func (u *unescaped) WithGroup(string) slog.Handler            { return u }
+
+func (u *unescaped) WithAttrs([]slog.Attr) slog.Handler { return u }
+
+func (u *unescaped) WithGroup(string) slog.Handler { return u }
+
 func (u *unescaped) Handle(_ context.Context, r slog.Record) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -85,17 +92,17 @@ func TestWhatOthersChooseComesOutPrintable(t *testing.T) {
 	<-found
 	db.AddPeer(steering + ":9000")
 
-	r := greet(t, db.Addr().String(), func(h *hello) { h.name, h.addr = steering, ":9"+steering })
+	r := greet(t, db.Addr().String(), func(h *session.Hello) { h.Name, h.Addr = steering, ":9"+steering })
 	kind, payload := r.next()
-	require.Equal(t, frameHello, kind)
-	r.theirs, err = decodeHello(payload)
+	require.Equal(t, session.FrameHello, kind)
+	r.theirs, err = session.DecodeHello(payload)
 	require.NoError(t, err)
 	r.page([]byte("k"), r.plain(1))
-	require.Equal(t, frameBye, r.await(frameBye))
-	bad := greet(t, db.Addr().String(), func(h *hello) { h.name, h.addr = steering, ":9000" })
+	require.Equal(t, session.FrameBye, r.await(session.FrameBye))
+	bad := greet(t, db.Addr().String(), func(h *session.Hello) { h.Name, h.Addr = steering, ":9000" })
 	bad.page([]byte("\xff\xff"+steering), bad.plain(1))
 	bad.refusal()
-	greet(t, db.Addr().String(), func(h *hello) { h.cluster = steering }).refusal()
+	greet(t, db.Addr().String(), func(h *session.Hello) { h.Cluster = steering }).refusal()
 	require.Eventually(t, func() bool {
 		s := db.Status()
 		return len(s.Refusals) > 0 && len(s.Peers) > 1
@@ -110,11 +117,11 @@ func TestWhatOthersChooseComesOutPrintable(t *testing.T) {
 	for _, r := range s.Refusals {
 		requirePrintable(t, r.From+r.Reason, "a refusal")
 	}
-	db.at(func(r *replica) {
+	db.with(func(r *replica.Replica) {
 		named := 0
-		for _, m := range r.members {
-			requirePrintable(t, m.name, "a member")
-			named += len(m.name)
+		for _, m := range r.Members {
+			requirePrintable(t, m.Name, "a member")
+			named += len(m.Name)
 		}
 		require.Positive(t, named)
 	})
@@ -135,12 +142,12 @@ func TestErrorOfAPeerIsOnePrintableLine(t *testing.T) {
 	requirePrintable(t, err.Error(), "the error")
 	require.Contains(t, err.Error(), "; not for node")
 	require.ErrorIs(t, err, cause)
-	requirePrintable(t, (&RefusedError{Text: printable(steering)}).Error(), "the refusal")
+	requirePrintable(t, (&session.RefusedError{Text: printable.Printable(steering)}).Error(), "the refusal")
 }
 
 func TestAddressThatIsNotPrintableIsRefused(t *testing.T) {
 	for _, addr := range []string{"a\x1b[2J:9000", "a:90\n", "a\u202e:9000", "a\xff:9000"} {
-		require.ErrorContains(t, checkAddr(addr), "want \"host:port\"")
+		require.ErrorContains(t, netaddr.CheckAddr(addr), "want \"host:port\"")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
@@ -14,11 +16,11 @@ import (
 // writers with Sync share an fsync as they do in goleveldb itself.
 type queue struct {
 	raw     *leveldb.DB
-	replica *replica      // used by who holds the slot
-	slot    chan struct{} // capacity 1
-	commits func(t *txn)  // called with the slot held, after each commit
-	failed  func(error)   // called with the slot held, once the store failed to write
-	starved func(error)   // called with the slot held, when file handles are wanting; with nil when they no longer are
+	replica *replica.Replica     // used by who holds the slot
+	slot    chan struct{}        // capacity 1
+	commits func(t *replica.Txn) // called with the slot held, after each commit
+	failed  func(error)          // called with the slot held, once the store failed to write
+	starved func(error)          // called with the slot held, when file handles are wanting; with nil when they no longer are
 
 	shortage shortage // used by who holds the slot
 
@@ -40,56 +42,25 @@ func (q *queue) request() *request {
 
 // request is something to be staged and committed.
 type request struct {
-	writes  []write            // of a caller, or
-	stage   func(t *txn) error // of the server itself
+	writes  []store.Write              // of a caller, or
+	stage   func(t *replica.Txn) error // of the server itself
 	sync    bool
-	notable []change // of what it did, for the caller to report
+	notable []replica.Change // of what it did, for the caller to report
 
-	decisions *decisions // nil: the resolver is asked while the request is staged
+	decisions *replica.Decisions // nil: the resolver is asked while the request is staged
 	done      chan error
 	// answered tells whether an answer was taken from done. If not, the queue may
 	// still hold the request.
 	answered bool
 }
 
-// groupSize bounds the bytes that are committed as one batch, unless one caller's
-// batch, or the whole state of one key, is larger. Above its write buffer, 4 MiB
-// by default, goleveldb takes another path, which on a failing disk can hang.
-const groupSize = 1 << 20
-
-// batchLimit is what the server's own transactions stop at. What is left to
-// groupSize is for small writes of callers that were staged before in the same
-// batch, and for the records of origins.
-const batchLimit = groupSize - 2*groupSlack
-
-// groupSlack is how large a batch may be to be joined by the server's own
-// transactions, whose size is not known beforehand, or to follow them.
-const groupSlack = 128 << 10
-
-// large tells whether a transaction of the server's own should end.
-func (t *txn) large() bool { return t.size() > batchLimit }
-
-// size is how many bytes are staged.
-func (t *txn) size() int { return t.batch.size() }
-
 // size estimates, from above, what a caller's writes come to with log and index,
 // unless they meet versions of others.
-func (req *request) size() int { return sizeOf(req.writes) }
+func (req *request) size() int { return store.SizeOf(req.writes) }
 
-func sizeOf(writes []write) (n int) {
-	for i := range writes {
-		n += len(writes[i].value) + 4*len(writes[i].key) + writeOverhead
-	}
-	return n
-}
-
-// writeOverhead is what log entry and log-index take beside key and value, with a
-// vv of a few entries.
-const writeOverhead = 160
-
-// at calls f with the slot held. It does not if Close gave up waiting for the
+// with calls f with the slot held. It does not if Close gave up waiting for the
 // store: then the slot is never free again.
-func (q *queue) at(f func(r *replica)) {
+func (q *queue) with(f func(r *replica.Replica)) {
 	select {
 	case q.slot <- struct{}{}:
 	default:
@@ -167,7 +138,7 @@ func (q *queue) next() (group []*request, err error) {
 	var large []*request
 	group = q.waiting[:0]
 	for _, req := range q.waiting {
-		if req.size() > groupSize {
+		if req.size() > store.GroupSize {
 			large = append(large, req)
 		} else {
 			group = append(group, req)
@@ -207,36 +178,36 @@ func (q *queue) commit(group []*request) (int, error) {
 	return staged, nil
 }
 
-func (q *queue) stageGroup(group []*request) (t *txn, staged, bad int, err error) {
-	t = q.replica.begin()
+func (q *queue) stageGroup(group []*request) (t *replica.Txn, staged, bad int, err error) {
+	t = q.replica.Begin()
 	for i, req := range group {
 		if i > 0 && !joins(t, group[i-1], req) {
 			break
 		}
-		before := len(t.changes)
-		if t.decisions = req.decisions; req.stage != nil {
+		before := len(t.Changes)
+		if t.Decisions = req.decisions; req.stage != nil {
 			err = req.stage(t)
 		} else {
-			err = t.put(req.writes)
+			err = t.Put(req.writes)
 		}
-		if err == nil && t.decisions != nil && len(t.decisions.open) > 0 {
-			err = errUndecided
+		if err == nil && t.Decisions != nil && len(t.Decisions.Open) > 0 {
+			err = replica.ErrUndecided
 		}
 		if err != nil {
 			return t, staged, i, err
 		}
-		req.notable = notable(t.changes[before:])
-		t.sync = t.sync || req.sync
+		req.notable = notable(t.Changes[before:])
+		t.Sync = t.Sync || req.sync
 		staged++
 	}
 	return t, staged, 0, nil
 }
 
 // notable gives those changes that there are events for, with memory of their own.
-func notable(changes []change) (list []change) {
+func notable(changes []replica.Change) (list []replica.Change) {
 	for _, c := range changes {
-		if c.panicked != nil || !c.same && (c.conflict || c.was) {
-			c.versions = slices.Clone(c.versions)
+		if c.Panicked != nil || !c.Same && (c.Conflict || c.WasConflict) {
+			c.Versions = slices.Clone(c.Versions)
 			list = append(list, c)
 		}
 	}
@@ -244,32 +215,32 @@ func notable(changes []change) (list []change) {
 }
 
 // joins tells whether a request may go into the batch of those before it.
-func joins(t *txn, before, req *request) bool {
+func joins(t *replica.Txn, before, req *request) bool {
 	if before.stage != nil || req.stage != nil {
-		return t.size() <= groupSlack && req.size() <= groupSlack
+		return t.Size() <= replica.GroupSlack && req.size() <= replica.GroupSlack
 	}
-	return t.size()+req.size() <= groupSize
+	return t.Size()+req.size() <= store.GroupSize
 }
 
 // write commits a transaction. After the first write that fails none is tried:
 // goleveldb keeps the failed record in its journal and may let it replace a later
 // one at the next opening. One that fails for want of a file handle is no such write:
 // see store.
-func (q *queue) write(t *txn) error {
-	if t.empty() {
+func (q *queue) write(t *replica.Txn) error {
+	if t.Empty() {
 		return nil
 	}
-	batch := t.finish()
-	if t.batch.size() > keptBatch { // it may be long until the next begins
-		defer t.clear()
+	batch := t.Finish()
+	if t.Batch.Size() > store.KeptBatch { // it may be long until the next begins
+		defer t.Clear()
 	}
 	if batch.Len() > 0 {
-		if err := q.store(batch, &opt.WriteOptions{Sync: t.sync}); err != nil {
-			t.batch.all = nil // it may be in doubt, or goleveldb still at it
+		if err := q.store(batch, &opt.WriteOptions{Sync: t.Sync}); err != nil {
+			t.Batch.All = nil // it may be in doubt, or goleveldb still at it
 			return err
 		}
 	}
-	q.replica.apply(t, t.sync)
+	q.replica.Apply(t, t.Sync)
 	q.commits(t)
 	return nil
 }

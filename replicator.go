@@ -15,6 +15,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/printable"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -26,28 +34,28 @@ import (
 type DB struct {
 	raw   *leveldb.DB
 	opts  Options
-	self  Origin
+	self  causal.Origin
 	queue *queue
 
-	listener  net.Listener
-	security  *security
-	admission *admission
-	rates     rates
-	inflight  *inflight
-	small     *inflight     // room for small frames
-	large     chan struct{} // capacity 1: of the session that holds a large value
-	refusals  refusals
-	peers     *peers
-	pulls     pulls
-	talking   atomic.Int64  // sessions under way
-	kick      chan struct{} // capacity 1: start a round
-	heard     chan struct{} // capacity 1: a peer told news
-	tend      chan struct{} // capacity 1: look after the store
+	listener     net.Listener
+	security     *transport.Security
+	admission    *transport.Admission
+	rates        transport.Rates
+	inflight     *transport.Inflight
+	small        *transport.Inflight // room for small frames
+	large        chan struct{}       // capacity 1: of the session that holds a large value
+	refusals     refusals
+	peers        *peers
+	pulls        pulls
+	talking      atomic.Int64  // sessions under way
+	localChange  chan struct{} // capacity 1: start a round
+	remoteChange chan struct{} // capacity 1: a peer told news
+	maintenance  chan struct{} // capacity 1: look after the store
 
-	urgent   chan struct{} // capacity 1: hold sessions for those who wait
-	flushing chan struct{} // capacity 1: who brings the store to disk
-	staging  chan struct{} // capacity 1: who has a transaction open
-	hardened atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+	syncRequests chan struct{} // capacity 1: hold sessions for those who wait
+	flushing     chan struct{} // capacity 1: who brings the store to disk
+	staging      chan struct{} // capacity 1: who has a transaction open
+	durableAsked atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
 
 	quick     bool          // the resolver is one of this package
 	resolving chan struct{} // capacity 1: who calls the resolver
@@ -58,8 +66,8 @@ type DB struct {
 	adopted   chan struct{} // closed when the data found at the opening is logged
 
 	mu       sync.Mutex // guards what follows; never held over I/O or a callback
-	velocity velocity
-	recent   recent
+	velocity schedule.Velocity
+	recent   schedule.Recent
 	total    totals
 	cause    error // of the write that failed
 	starved  error // of the last write that failed for want of a file handle, until one succeeds
@@ -69,12 +77,12 @@ type DB struct {
 	calls    uint64       // of WaitFor and WaitReplicated that had to wait
 	trans    *Transaction // the one that is open
 
-	cancel   context.CancelFunc
-	tasks    sync.WaitGroup
-	closing  atomic.Bool   // Close was called
-	closed   chan struct{} // closed when Close is through
-	ending   chan struct{} // closed when Close begins
-	patience time.Duration // of Close
+	cancel       context.CancelFunc
+	tasks        sync.WaitGroup
+	closing      atomic.Bool   // Close was called
+	closed       chan struct{} // closed when Close is through
+	ending       chan struct{} // closed when Close begins
+	closeTimeout time.Duration // of Close
 }
 
 type totals struct {
@@ -98,7 +106,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	sec, err := newSecurity(opts.credentials())
+	sec, err := transport.NewSecurity(opts.credentials())
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +123,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 	return d, err
 }
 
-func replicate(db *leveldb.DB, opts Options, sec *security) (*DB, error) {
+func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, error) {
 	fresh, err := checkHandle(db, &opts)
 	if err != nil {
 		return nil, err
@@ -124,27 +132,27 @@ func replicate(db *leveldb.DB, opts Options, sec *security) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newReplica(opts.replicaConfig(db))
-	batch, err := r.open(opts.Cluster)
+	r := replica.NewReplica(opts.replicaConfig(db))
+	batch, err := r.Open(opts.Cluster)
 	if err == nil {
 		if fresh {
-			batch.Put(metaAdopt, []byte{formatVersion})
+			batch.Put(store.MetaAdopt, []byte{store.FormatVersion})
 		}
-		batch.Put(metaLocal, appendRanges(nil, opts.Local))
+		batch.Put(store.MetaLocal, store.AppendRanges(nil, opts.Local))
 		err = db.Write(batch, &opt.WriteOptions{Sync: true})
 	}
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
-	if r.rewound != nil {
-		opts.Logger.Error("replicator: " + r.rewound.String() + "; nothing is claimed that may be missing, and peers bring back what they have")
+	if r.Rewound != nil {
+		opts.Logger.Error("replicator: " + r.Rewound.String() + "; nothing is claimed that may be missing, and peers bring back what they have")
 	}
 	d := newDB(db, opts, r, l, sec)
 	began := time.Now()
-	tidying := new(tidying)
-	for !tidying.done && time.Since(began) < tidyTime {
-		if err := tidying.next(background{d, context.Background()}, d.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
+	tidying := new(replica.Tidying)
+	for !tidying.Done && time.Since(began) < tidyTime {
+		if err := tidying.Next(background{d, context.Background()}, d.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
 			l.Close()
 			return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 		}
@@ -190,54 +198,43 @@ func listen(o *Options) (net.Listener, error) {
 			return nil, fmt.Errorf("replicator: cannot listen: %w", err)
 		}
 	}
-	if err := checkListen(l.Addr(), o.Secret != nil || o.TLS != nil || o.GetSecrets != nil || o.GetTLS != nil || o.Insecure); err != nil {
+	if err := transport.CheckListen(l.Addr(), o.Secret != nil || o.TLS != nil || o.GetSecrets != nil || o.GetTLS != nil || o.Insecure); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// handle makes a goleveldb handle a store.
-type handle struct{ *leveldb.DB }
-
-func (h handle) snapshot() (snapshot, error) {
-	s, err := h.DB.GetSnapshot()
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-func (o *Options) replicaConfig(db *leveldb.DB) replicaConfig {
-	c := replicaConfig{
-		store: handle{db}, draw: drawOrigin, now: o.Now, resolve: o.Resolver.internal(),
-		maxKey: o.MaxKey, maxValue: o.MaxValue, maxSkew: o.MaxClockSkew, tombstoneTTL: o.TombstoneTTL, peerTTL: o.PeerTTL,
-		cacheSize: o.CacheSize, filterSize: o.CacheSize / 4,
+func (o *Options) replicaConfig(db *leveldb.DB) replica.ReplicaConfig {
+	c := replica.ReplicaConfig{
+		Store: store.Handle{DB: db}, Draw: drawOrigin, Now: o.Now, Resolve: o.Resolver.internal(),
+		MaxKey: o.MaxKey, MaxValue: o.MaxValue, MaxSkew: o.MaxClockSkew, TombstoneTTL: o.TombstoneTTL, PeerTTL: o.PeerTTL,
+		CacheSize: o.CacheSize, FilterSize: o.CacheSize / 4,
 	}
 	if len(o.Local) > 0 {
-		c.local = func(key []byte) bool { return inRanges(o.Local, key) }
+		c.Local = func(key []byte) bool { return store.InRanges(o.Local, key) }
 	}
 	return c
 }
 
-func drawOrigin() (o Origin) {
+func drawOrigin() (o causal.Origin) {
 	rand.Read(o[:]) // never fails: see crypto/rand
 	return o
 }
 
-func newDB(raw *leveldb.DB, o Options, r *replica, l net.Listener, sec *security) *DB {
+func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *transport.Security) *DB {
 	d := &DB{
-		raw: raw, opts: o, self: r.self, listener: l, security: sec,
-		admission: newAdmission(o.MaxPending, o.MaxConns), rates: newRates(o.ReadRate, o.WriteRate), inflight: newInflight(o.MaxInFlight - smallRoom(o.MaxInFlight)), small: newInflight(smallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
-		peers: newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
-		kick:  make(chan struct{}, 1), heard: make(chan struct{}, 1), tend: make(chan struct{}, 1),
-		urgent: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
+		raw: raw, opts: o, self: r.Self, listener: l, security: sec,
+		admission: transport.NewAdmission(o.MaxPending, o.MaxConns), rates: transport.NewRates(o.ReadRate, o.WriteRate), inflight: transport.NewInflight(o.MaxInFlight - transport.SmallRoom(o.MaxInFlight)), small: transport.NewInflight(transport.SmallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
+		peers:       newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
+		localChange: make(chan struct{}, 1), remoteChange: make(chan struct{}, 1), maintenance: make(chan struct{}, 1),
+		syncRequests: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
 		quick: o.Resolver.quick(), resolving: make(chan struct{}, 1), tidied: make(chan struct{}),
 		ready: make(chan struct{}), adopted: make(chan struct{}),
-		closed: make(chan struct{}), ending: make(chan struct{}), patience: closeTimeout,
+		closed: make(chan struct{}), ending: make(chan struct{}), closeTimeout: closeTimeout,
 		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
-	r.replicaConfig.resolve = d.resolve
+	r.ReplicaConfig.Resolve = d.resolve
 	if d.opts.Name == "" {
 		d.opts.Name = nameAt(l.Addr())
 	}
@@ -258,17 +255,17 @@ func nameAt(listener net.Addr) string {
 	if host, err = os.Hostname(); err != nil || host == "" {
 		return listener.String()
 	}
-	return net.JoinHostPort(printable(host), port)
+	return net.JoinHostPort(printable.Printable(host), port)
 }
 
 // run starts everything that goes on in the background.
-func (db *DB) run(fresh bool, tidying *tidying) {
+func (db *DB) run(fresh bool, tidying *replica.Tidying) {
 	ctx, cancel := context.WithCancel(context.Background())
 	db.cancel = cancel
 	db.spawn(func() { db.accept(ctx) })
 	db.spawn(func() { db.rounds(ctx) })
 	db.spawn(func() { db.maintain(ctx) })
-	if tidying.done {
+	if tidying.Done {
 		close(db.tidied)
 	} else {
 		db.spawn(func() { db.tidy(ctx, tidying) })
@@ -319,8 +316,8 @@ func (db *DB) checkReady() {
 func (db *DB) setReady() {
 	db.readyOnce.Do(func() {
 		close(db.ready)
-		db.tendNow()
-		db.hastenNow()
+		db.requestMaintenance()
+		db.requestSync()
 	})
 }
 
@@ -344,7 +341,7 @@ func (db *DB) advertised() string {
 // that is known already, and rests after a failure, is tried at once.
 // One that is no address is logged and otherwise ignored.
 func (db *DB) AddPeer(addr string) {
-	if err := checkAddr(addr); err != nil {
+	if err := netaddr.CheckAddr(addr); err != nil {
 		db.opts.Logger.Warn("replicator: AddPeer", "error", err)
 		return
 	}
@@ -386,7 +383,7 @@ func (db *DB) Sync(ctx context.Context) error {
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			s, err := db.syncOne(ctx, addr, purpose{})
+			s, err := db.syncOne(ctx, addr, session.Goal{})
 			if err == nil && s != nil {
 				err = tookNothing(s, addr, db.queue.broken())
 			}
@@ -406,7 +403,7 @@ func (db *DB) Sync(ctx context.Context) error {
 // syncOne holds a session that begins after now, and further ones while a pull is
 // left out because another brings the same. It returns the last, or nil if there was
 // none.
-func (db *DB) syncOne(ctx context.Context, addr string, why purpose) (*session, error) {
+func (db *DB) syncOne(ctx context.Context, addr string, why session.Goal) (*session.Session, error) {
 	for pause := time.Millisecond; ; {
 		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
@@ -415,7 +412,7 @@ func (db *DB) syncOne(ctx context.Context, addr string, why purpose) (*session, 
 		}
 		if p != nil {
 			s, err := db.call(ctx, p, why)
-			if s.whole() || err != nil {
+			if s.Whole() || err != nil {
 				return s, err
 			}
 			again, pause = time.After(pause), min(2*pause, 100*time.Millisecond)
@@ -430,23 +427,16 @@ func (db *DB) syncOne(ctx context.Context, addr string, why purpose) (*session, 
 	}
 }
 
-// Digest is a sum of what this server holds. See [Digest].
-func (db *DB) Digest() Digest {
-	var s sum
-	db.at(func(r *replica) { s = r.digest })
-	return s.digest()
-}
+// With and commit serve a session's host, see caller.
+func (db *DB) with(f func(r *replica.Replica)) { db.queue.with(f) }
 
-// at and commit serve a session's host, see caller.
-func (db *DB) at(f func(r *replica)) { db.queue.at(f) }
-
-func (db *DB) commit(stage func(t *txn) error) error {
-	req := &request{stage: stage, sync: db.hard(), done: make(chan error, 1)}
+func (db *DB) commit(stage func(t *replica.Txn) error) error {
+	req := &request{stage: stage, sync: db.wantsSync(), done: make(chan error, 1)}
 	if !db.quick {
-		req.decisions = new(decisions)
+		req.decisions = new(replica.Decisions)
 	}
 	err := db.queue.do(req)
-	for err == errUndecided {
+	for err == replica.ErrUndecided {
 		if err := db.decide(req.decisions); err != nil {
 			return err
 		}
@@ -454,45 +444,45 @@ func (db *DB) commit(stage func(t *txn) error) error {
 		err = db.queue.do(req)
 	}
 	if req.answered {
-		db.tell(req.notable)
+		db.emitEvents(req.notable)
 	}
 	return err
 }
 
 // committed is called with the replica in hand after each commit.
-func (db *DB) committed(t *txn) {
-	db.publish(t.changes)
+func (db *DB) committed(t *replica.Txn) {
+	db.publish(t.Changes)
 	n := 0
-	for i := range t.changes {
-		n += int(btoi(!t.changes[i].same))
+	for i := range t.Changes {
+		n += int(store.Btoi(!t.Changes[i].Same))
 	}
 	if n > 0 {
-		if slices.ContainsFunc(t.changes, func(c change) bool { return c.local }) {
-			db.news(n)
+		if slices.ContainsFunc(t.Changes, func(c replica.Change) bool { return c.Local }) {
+			db.noteLocalChanges(n)
 		} else {
-			db.heardNews(n)
+			db.noteRemoteChanges(n)
 		}
-		db.tendNow()
+		db.requestMaintenance()
 	}
-	db.wake(t.r, false)
+	db.wake(t.R, false)
 }
 
-// tell calls the events for what a commit did.
-func (db *DB) tell(changes []change) {
+// emitEvents calls the events for what a commit did.
+func (db *DB) emitEvents(changes []replica.Change) {
 	ev := db.opts.Events
 	for i := range changes {
 		c := &changes[i]
-		if c.panicked != nil {
-			db.opts.Logger.Error("replicator: a resolver panicked; the default decided", "panic", c.panicked)
+		if c.Panicked != nil {
+			db.opts.Logger.Error("replicator: a resolver panicked; the default decided", "panic", c.Panicked)
 			if ev.ResolverPanic != nil {
-				ev.ResolverPanic(slices.Clone(c.key), c.panicked)
+				ev.ResolverPanic(slices.Clone(c.Key), c.Panicked)
 			}
 		}
-		if c.conflict && ev.Conflict != nil {
-			ev.Conflict(slices.Clone(c.key), copyVersions(publicVersions(canonical(c.versions))))
+		if c.Conflict && ev.Conflict != nil {
+			ev.Conflict(slices.Clone(c.Key), copyVersions(publicVersions(replica.Canonical(c.Versions))))
 		}
-		if c.was && !c.conflict && ev.Resolved != nil {
-			ev.Resolved(slices.Clone(c.key))
+		if c.WasConflict && !c.Conflict && ev.Resolved != nil {
+			ev.Resolved(slices.Clone(c.Key))
 		}
 	}
 }
@@ -509,7 +499,7 @@ func (db *DB) storeFailed(cause error) {
 	db.mu.Lock()
 	db.cause = cause
 	db.mu.Unlock()
-	db.spawn(func() { db.at(func(r *replica) { db.barWaits(r, db.queue.broken()) }) })
+	db.spawn(func() { db.with(func(r *replica.Replica) { db.barWaits(r, db.queue.broken()) }) })
 	db.opts.Logger.Error("replicator: the store failed to write; writes are refused until it is opened again", "error", cause)
 	if f := db.opts.Events.Failed; f != nil {
 		db.spawn(func() { f(cause) })
@@ -547,19 +537,19 @@ func (db *DB) Close() error {
 	go func() {
 		db.discardOpen()
 		db.tasks.Wait()
-		left := db.leave()
-		quiesce(db.raw)
+		left := db.markClean()
+		store.Quiesce(db.raw)
 		err := errors.Join(left, db.raw.Close())
 		handles.leave(db.raw)
 		done <- err
 	}()
-	timeout := time.NewTimer(db.patience)
+	timeout := time.NewTimer(db.closeTimeout)
 	defer timeout.Stop()
 	var err error
 	select {
 	case err = <-done:
 	case <-timeout.C:
-		err = fmt.Errorf("replicator: Close gave up after %v: the store does not answer; end the process before the database is opened again", db.patience)
+		err = fmt.Errorf("replicator: Close gave up after %v: the store does not answer; end the process before the database is opened again", db.closeTimeout)
 		if cause := db.queue.broken(); cause != nil {
 			err = fmt.Errorf("%w (%w)", err, cause)
 		}
@@ -570,42 +560,16 @@ func (db *DB) Close() error {
 	return err
 }
 
-// leave marks the database as cleanly closed. The mark counts only if all that it
+// markClean marks the database as cleanly closed. The mark counts only if all that it
 // vouches for is on disk before it.
-func (db *DB) leave() error {
+func (db *DB) markClean() error {
 	db.queue.slot <- struct{}{}
 	defer func() { <-db.queue.slot }()
 	if db.queue.broken() != nil {
 		return nil
 	}
 	db.queue.close(leveldb.ErrClosed) // nothing is committed any more
-	return ignoreReadOnly(leave(db.raw, db.queue.replica))
-}
-
-// leave flushes what was not written with Sync; and the memtable as well if goleveldb has
-// flushed any in this opening, so that the mark can name something that the table of the last
-// flush holds.
-func leave(raw *leveldb.DB, r *replica) error {
-	flushes, err := memComp(raw)
-	if err == nil && (r.unsynced || flushes > 0) {
-		b := new(leveldb.Batch)
-		r.stageFlushed(b)
-		if err = raw.Write(b, nil); err == nil {
-			err = flush(raw)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
-	}
-	b := new(leveldb.Batch)
-	r.stageClean(b)
-	if err := r.stageClosed(b); err != nil {
-		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
-	}
-	if err := raw.Write(b, &opt.WriteOptions{Sync: true}); err != nil {
-		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
-	}
-	return nil
+	return ignoreReadOnly(replica.MarkClean(db.raw, db.queue.replica))
 }
 
 func ignoreReadOnly(err error) error {
@@ -618,11 +582,11 @@ func ignoreReadOnly(err error) error {
 // checkHandle refuses a handle that could not be replicated, and reports whether
 // what it holds is still to be logged.
 func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
-	if _, err = db.Get(metaFormat, nil); err == nil {
+	if _, err = db.Get(store.MetaFormat, nil); err == nil {
 		if err := checkLocal(db, o.Local); err != nil {
 			return false, err
 		}
-		fresh, err = db.Has(metaAdopt, nil)
+		fresh, err = db.Has(store.MetaAdopt, nil)
 	} else if err == leveldb.ErrNotFound {
 		fresh, err = checkFresh(db)
 	}
@@ -635,10 +599,10 @@ func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
 // checkFollower refuses a follower over data that was never logged: to log it would
 // be to write it, and every other replica would show it.
 func checkFollower(db *leveldb.DB, local []*util.Range) error {
-	it := db.NewIterator(visible(nil), nil)
+	it := db.NewIterator(store.Visible(nil), nil)
 	defer it.Release()
 	for it.Next() {
-		if !inRanges(local, it.Key()) {
+		if !store.InRanges(local, it.Key()) {
 			return errors.New("replicator: Options.Follower: the handle holds data that was never logged, and a follower writes nothing: start it with an empty directory, or open this one without Follower until it is ready, which makes the data writes of now")
 		}
 	}
@@ -651,13 +615,13 @@ func checkFresh(db *leveldb.DB) (bool, error) {
 	if err := checkOrder(db); err != nil {
 		return false, err
 	}
-	it := db.NewIterator(&util.Range{Start: reservedStart}, nil)
+	it := db.NewIterator(&util.Range{Start: store.ReservedStart}, nil)
 	defer it.Release()
 	for it.Next() {
-		if bytes.HasPrefix(it.Key(), metaOrder) {
+		if bytes.HasPrefix(it.Key(), store.MetaOrder) {
 			continue // of a check that a crash cut short
 		}
-		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", ErrReservedKey, it.Key())
+		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", store.ErrReservedKey, it.Key())
 	}
 	return true, it.Error()
 }
@@ -668,16 +632,16 @@ func checkOrder(db *leveldb.DB) error {
 	suffixes := []string{"", "\x00", "\x00\x00", "\x01", "\x01\x00", "10", "9", "A", "B", "a", "a\x00", "aa", "b", "\x7f", "\x80", "\xff", "\xff\xff"}
 	put, del := new(leveldb.Batch), new(leveldb.Batch)
 	for _, s := range suffixes {
-		put.Put(append(slices.Clone(metaOrder), s...), nil)
-		del.Delete(append(slices.Clone(metaOrder), s...))
+		put.Put(append(slices.Clone(store.MetaOrder), s...), nil)
+		del.Delete(append(slices.Clone(store.MetaOrder), s...))
 	}
 	if err := db.Write(put, nil); err != nil {
 		return err
 	}
 	var got []string
-	it := db.NewIterator(&util.Range{Start: metaOrder}, nil)
+	it := db.NewIterator(&util.Range{Start: store.MetaOrder}, nil)
 	for it.Next() {
-		if s, ok := strings.CutPrefix(string(it.Key()), string(metaOrder)); ok {
+		if s, ok := strings.CutPrefix(string(it.Key()), string(store.MetaOrder)); ok {
 			got = append(got, s)
 		}
 	}

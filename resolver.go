@@ -4,6 +4,10 @@ import (
 	"cmp"
 	"reflect"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
 // Version is one write of one key, as a resolver and [DB.Conflicts] see it.
@@ -16,7 +20,7 @@ type Version struct {
 	Origin  Origin    // the opening of a database that wrote it
 	Seq     uint64    // its position in the origin's log, from 1
 
-	stamp stamp
+	stamp causal.Stamp
 }
 
 // Resolver decides what a key shows whose writers did not know of each other.
@@ -42,7 +46,7 @@ type Resolver func(key []byte, a, b Version) Version
 // latest time, then the greatest origin.
 func HighestClock(_ []byte, a, b Version) Version {
 	x, y := a.internal(), b.internal()
-	if x.compare(&y) >= 0 {
+	if x.Compare(&y) >= 0 {
 		return a
 	}
 	return b
@@ -67,24 +71,24 @@ func (f Resolver) quick() bool {
 }
 
 // internal is the resolver as the core calls it.
-func (f Resolver) internal() resolveFunc {
-	return func(key []byte, a, b *version) version {
+func (f Resolver) internal() replica.ResolveFunc {
+	return func(key []byte, a, b *store.Version) store.Version {
 		v := f(key, publicVersion(a), publicVersion(b))
 		return v.internal()
 	}
 }
 
-func (v *Version) internal() version {
-	return version{dot: dot{v.Origin, v.Seq}, clock: v.Clock, stamp: v.stamp, deleted: v.Deleted, value: v.Value}
+func (v *Version) internal() store.Version {
+	return store.Version{Dot: causal.Dot{Origin: causal.Origin(v.Origin), Seq: v.Seq}, Clock: v.Clock, Stamp: v.stamp, Deleted: v.Deleted, Value: v.Value}
 }
 
 // publicVersion is a version as callers see it. It shares its value.
-func publicVersion(v *version) Version {
-	return Version{Value: v.value, Deleted: v.deleted, Clock: v.clock, Time: v.stamp.time(), Origin: v.origin, Seq: v.seq, stamp: v.stamp}
+func publicVersion(v *store.Version) Version {
+	return Version{Value: v.Value, Deleted: v.Deleted, Clock: v.Clock, Time: v.Stamp.Time(), Origin: Origin(v.Origin), Seq: v.Seq, stamp: v.Stamp}
 }
 
 // publicVersions are versions as callers see them. They share their values.
-func publicVersions(vs []version) []Version {
+func publicVersions(vs []store.Version) []Version {
 	list := make([]Version, len(vs))
 	for i := range vs {
 		list[i] = publicVersion(&vs[i])

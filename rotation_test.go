@@ -7,11 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
-
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
 // fleet is servers on an in-memory network that can be opened again with other
@@ -84,9 +85,9 @@ func TestSecretIsRotatedOverThreeServersWithoutAPause(t *testing.T) {
 		t.Skip("takes a while: every pair is left alone at every step")
 	}
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		f := newFleet(t, 3, secretA)
+		f := newFleet(t, 3, testca.SecretA)
 		f.works(0)
-		for pass, to := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
+		for pass, to := range [][][]byte{{testca.SecretA, testca.SecretB}, {testca.SecretB, testca.SecretA}, {testca.SecretB}} {
 			for i := range f.dbs {
 				f.open(i, to[0], to[1:]...)
 				f.works(i)
@@ -136,17 +137,17 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 		records := []string{"m.test. 0 IN A 127.0.0.1"}
 		for _, db := range dbs {
 			if db != nil {
-				records = append(records, fmt.Sprintf("_repl._tcp.test. 0 IN SRV 0 0 %d m.test.", portOf(db.Addr().String())))
+				records = append(records, fmt.Sprintf("_repl._tcp.test. 0 IN SRV 0 0 %d m.test.", netaddr.PortOf(db.Addr().String())))
 			}
 		}
 		names.set(t, records...)
 	}
 	for i := range dbs {
 		stores[i] = storage.NewMemStorage()
-		open(i, secretA)
+		open(i, testca.SecretA)
 	}
 	works()
-	for _, to := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
+	for _, to := range [][][]byte{{testca.SecretA, testca.SecretB}, {testca.SecretB, testca.SecretA}, {testca.SecretB}} {
 		for i := range dbs {
 			open(i, to[0], to[1:]...)
 			works()
@@ -156,8 +157,8 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 
 func TestServerThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		f := newFleet(t, 3, secretB)
-		f.open(2, secretA)
+		f := newFleet(t, 3, testca.SecretB)
+		f.open(2, testca.SecretA)
 		require.NoError(t, f.dbs[0].Put([]byte("k"), []byte("v"), nil))
 		require.NoError(t, f.dbs[2].Put([]byte("old"), []byte("v"), nil))
 		time.Sleep(5 * time.Minute)
@@ -167,7 +168,7 @@ func TestServerThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
 		for _, p := range f.dbs[2].Status().Peers {
 			require.Contains(t, p.Error, "another secret")
 		}
-		f.open(2, secretB)
+		f.open(2, testca.SecretB)
 		time.Sleep(30 * time.Second)
 		require.Len(t, shown(t, f.dbs[2]), 2)
 		require.Len(t, shown(t, f.dbs[0]), 2, "what it wrote meanwhile is not lost")
@@ -175,12 +176,12 @@ func TestServerThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
 }
 
 func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
-	a := newAuthority(t)
-	seed := serve(t, Options{TLS: a.config(t)})
+	a := testca.NewAuthority(t)
+	seed := serve(t, Options{TLS: a.Config(t)})
 	peers := []string{seed.Addr().String()}
-	dbs := []*DB{seed, serve(t, Options{TLS: a.config(t), Peers: peers}), serve(t, Options{TLS: a.config(t), Peers: peers})}
-	foreign := newAuthority(t).config(t)
-	foreign.RootCAs = a.pool // it would take us
+	dbs := []*DB{seed, serve(t, Options{TLS: a.Config(t), Peers: peers}), serve(t, Options{TLS: a.Config(t), Peers: peers})}
+	foreign := testca.NewAuthority(t).Config(t)
+	foreign.RootCAs = a.Pool // it would take us
 	stranger := serve(t, Options{TLS: foreign, Peers: peers})
 	require.NoError(t, stranger.Put([]byte("stranger"), []byte("v"), nil))
 	for i, db := range dbs {
@@ -190,5 +191,5 @@ func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
 	agree(t, dbs...)
 	require.ErrorContains(t, stranger.Sync(t.Context()), "another authority")
 	require.NotContains(t, shown(t, seed), "stranger")
-	require.EqualValues(t, tls.VersionTLS13, seed.security.config.MinVersion)
+	require.EqualValues(t, tls.VersionTLS13, seed.security.Config.MinVersion)
 }

@@ -6,6 +6,13 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/transport"
 )
 
 // rounds holds sessions with a few peers at a time: often while much is written
@@ -25,11 +32,11 @@ func (db *DB) rounds(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-db.urgent:
-			db.hasten(ctx)
+		case <-db.syncRequests:
+			db.serveRequests(ctx)
 			continue
-		case <-db.heard:
-			if db.few() {
+		case <-db.remoteChange:
+			if db.smallCluster() {
 				if !passing {
 					relay.Reset(db.opts.MinInterval / relayShare)
 				}
@@ -41,19 +48,19 @@ func (db *DB) rounds(ctx context.Context) {
 			kicked = true
 		case <-timer.C:
 		case <-db.peers.found:
-		case <-db.kick:
+		case <-db.localChange:
 			kicked = true
 		}
 		now := time.Now()
 		if wait := next.Sub(now); wait > 0 {
-			if !db.rest(ctx, timer, wait) {
+			if !db.waitInterval(ctx, timer, wait) {
 				return
 			}
 			now = time.Now()
-			kicked = taken(db.kick) || kicked
+			kicked = taken(db.localChange) || kicked
 			taken(db.peers.found)
 		}
-		kicked = taken(db.heard) || passing || kicked
+		kicked = taken(db.remoteChange) || passing || kicked
 		passing = false
 		relay.Stop()
 		// Only sessions that a change was the reason for keep the next change waiting long.
@@ -66,7 +73,7 @@ func (db *DB) rounds(ctx context.Context) {
 		}
 		next = now.Add(least)
 		if kicked || !now.Before(due) {
-			due = now.Add(jitter(db.pause(now)))
+			due = now.Add(schedule.Jitter(db.pause(now)))
 		}
 		kicked = false
 		timer.Reset(db.untilNext(now, due))
@@ -78,15 +85,15 @@ func (db *DB) rounds(ctx context.Context) {
 // are spared sessions in which they would hear the same again.
 const relayShare = 4
 
-// rest waits before the next round; it is false if ctx ends. The signals of those who
+// waitInterval waits before the next round; it is false if ctx ends. The signals of those who
 // write stay where they are meanwhile, so that not every write has to wake it.
-func (db *DB) rest(ctx context.Context, timer *time.Timer, wait time.Duration) bool {
+func (db *DB) waitInterval(ctx context.Context, timer *time.Timer, wait time.Duration) bool {
 	for timer.Reset(wait); ; {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-db.urgent:
-			db.hasten(ctx)
+		case <-db.syncRequests:
+			db.serveRequests(ctx)
 		case <-timer.C:
 			return true
 		}
@@ -120,9 +127,9 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, due, first bool)
 	if first {
 		probes = maxDialing
 	}
-	var claims sum
-	db.at(func(r *replica) { claims = r.known.claims })
-	few := db.few()
+	var claims causal.Sum
+	db.with(func(r *replica.Replica) { claims = r.Known.VectorSum })
+	few := db.smallCluster()
 	pause := min(steadyPause, db.opts.MaxInterval)
 	skip := func(p *peer) bool {
 		switch {
@@ -135,7 +142,7 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, due, first bool)
 	}
 	live, others := db.peers.pick(n, probes, now, skip)
 	for _, p := range append(live, others...) {
-		db.spawn(func() { db.call(ctx, p, purpose{}) })
+		db.spawn(func() { db.call(ctx, p, session.Goal{}) })
 	}
 	return len(live), len(others)
 }
@@ -143,8 +150,8 @@ func (db *DB) round(ctx context.Context, now time.Time, kicked, due, first bool)
 // probesPerRound bounds the addresses not known to answer that a round begins to dial.
 const probesPerRound = 16
 
-// few tells that a round after a change reaches all servers there are.
-func (db *DB) few() bool { return db.peers.met() <= db.opts.Fanout }
+// smallCluster tells that a round after a change reaches all servers there are.
+func (db *DB) smallCluster() bool { return db.peers.met() <= db.opts.Fanout }
 
 // untilNext is the pause before the next round, or the time until an address that is
 // not known to answer may be tried, if that is sooner.
@@ -159,29 +166,29 @@ func (db *DB) untilNext(now, due time.Time) time.Duration {
 func (db *DB) pause(now time.Time) time.Duration {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+	return db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
 }
 
-// news counts changes and starts a round.
-func (db *DB) news(changes int) {
+// noteLocalChanges counts changes and starts a round.
+func (db *DB) noteLocalChanges(changes int) {
 	if changes > 0 {
 		db.count(changes)
 	}
-	notify(db.kick)
+	notify(db.localChange)
 }
 
-// heardNews counts changes that came from a peer and has them passed on.
-func (db *DB) heardNews(changes int) {
+// noteRemoteChanges counts changes that came from a peer and has them passed on.
+func (db *DB) noteRemoteChanges(changes int) {
 	db.count(changes)
-	notify(db.heard)
+	notify(db.remoteChange)
 }
 
 func (db *DB) count(changes int) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	now := time.Now()
-	db.velocity.add(now, changes)
-	db.recent.add(now, changes)
+	db.velocity.Add(now, changes)
+	db.recent.Add(now, changes)
 }
 
 // notify puts a signal into a channel, if there is none.
@@ -196,7 +203,7 @@ func notify(signal chan<- struct{}) {
 // the same again; so a session leaves out its own pull then, and a round follows.
 type pulls struct {
 	mu     sync.Mutex
-	active map[Origin]activePull
+	active map[causal.Origin]activePull
 	missed bool          // a session left out its pull
 	left   chan struct{} // closed when the next of them ends; nil if nobody waits for that
 }
@@ -222,14 +229,14 @@ const (
 	bulkUntil  = 2 * time.Second        // one that takes longer still holds up no other
 )
 
-func (db *DB) enterPull(from Origin, writes int64) leftOut {
+func (db *DB) enterPull(from causal.Origin, writes int64) session.SkipReason {
 	if db.queue.broken() != nil {
-		return pullNever
+		return session.SkippedReadOnly
 	}
 	return db.pulls.enter(from, writes, time.Now())
 }
 
-func (ps *pulls) enter(from Origin, writes int64, now time.Time) leftOut {
+func (ps *pulls) enter(from causal.Origin, writes int64, now time.Time) session.SkipReason {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	bulk := writes > bulkWrites
@@ -237,17 +244,17 @@ func (ps *pulls) enter(from Origin, writes int64, now time.Time) leftOut {
 		took := now.Sub(p.since)
 		if o == from || took < bulkUntil && (took > bulkAfter || bulk && p.bulk) {
 			ps.missed = true
-			return pullLater
+			return session.SkippedBusy
 		}
 	}
 	if ps.active == nil {
-		ps.active = map[Origin]activePull{}
+		ps.active = map[causal.Origin]activePull{}
 	}
 	ps.active[from] = activePull{now, bulk}
-	return pullNow
+	return session.NotSkipped
 }
 
-func (db *DB) leavePull(from Origin) {
+func (db *DB) leavePull(from causal.Origin) {
 	ps := &db.pulls
 	ps.mu.Lock()
 	delete(ps.active, from)
@@ -259,74 +266,74 @@ func (db *DB) leavePull(from Origin) {
 	}
 	ps.mu.Unlock()
 	if missed {
-		db.news(0)
+		db.noteLocalChanges(0)
 	}
 }
 
 // ended notes how a session with a peer went.
-func (db *DB) ended(p *peer, s *session, pace *progressConn, started time.Time, err error) {
+func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, started time.Time, err error) {
 	now := time.Now()
 	broken := db.queue.broken()
-	theirs := s.theirsNow()
-	var claims sum
-	var has vector
-	db.logHeldBack(s.stats.heldBefore, s.stats.heldNow)
-	covered := s.idle || s.gave && !s.kept
-	db.at(func(r *replica) {
-		if claims = r.known.claims; err == nil && theirs == claims {
-			has = r.known.vector(claimed)
+	theirs := s.TheirVectorSum()
+	var claims causal.Sum
+	var has causal.Vector
+	db.logHeldBack(s.Stats.HeldBefore, s.Stats.HeldNow)
+	covered := s.Idle || s.Served && !s.Kept
+	db.with(func(r *replica.Replica) {
+		if claims = r.Known.VectorSum; err == nil && theirs == claims {
+			has = r.Known.Vector(causal.Covered)
 		}
-		covered = covered || r.known.within(claimed, &s.peer, claimed) // it had no need to pull
+		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
 	})
 	db.peers.mu.Lock()
 	was := p.state
-	if s.dialed {
+	if s.Dialed {
 		p.freeLocked()
 	}
 	p.tried = true
-	if o := s.theirs.origin; o != (Origin{}) && o != p.origin {
+	if o := s.Theirs.Origin; o != (causal.Origin{}) && o != p.origin {
 		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
 		db.checkReady()
 		return
 	}
-	p.pulled += int64(s.stats.pulled)
-	p.served += int64(s.stats.served)
+	p.pulled += int64(s.Stats.Pulled)
+	p.served += int64(s.Stats.Served)
 	if pace != nil {
-		p.in += pace.in.Load()
-		p.out += pace.out.Load()
+		p.in += pace.In.Load()
+		p.out += pace.Out.Load()
 	}
 	if err == nil {
-		p.endedWellLocked(s.dialed, now)
+		p.endedWellLocked(s.Dialed, now)
 		p.claims = theirs
 		if has != nil {
 			p.has = has
 		}
 		if covered {
-			p.covered = s.mine.wall
+			p.covered = s.Mine.Wall
 		}
-		if p.asked = max(p.asked, s.params.asked); s.leftOut == pullNever && broken != nil {
+		if p.asked = max(p.asked, s.Params.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
-	} else if s.dialed || started.After(p.last) { // else another has ended well since it was cut off
-		if s.stats.pulled > 0 { // the next is not to wait long, and goes on from here
+	} else if s.Dialed || started.After(p.last) { // else another has ended well since it was cut off
+		if s.Stats.Pulled > 0 { // the next is not to wait long, and goes on from here
 			p.backoff.Reset()
 		}
-		p.failedLocked(s.dialed, now, err, 4*db.opts.MaxInterval)
+		p.failedLocked(s.Dialed, now, err, 4*db.opts.MaxInterval)
 	}
 	// Who left out a pull comes back to it when the other pull is over.
 	// What is held back stays so, however often they talk.
-	whole := s.leftOut == pullNow && s.theyLeft == pullNow && !s.kept && !s.held
+	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Kept && !s.Held
 	state, name, behind := p.state, p.name, whole && p.claims != claims
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {
 		db.logState(p, name, state, err)
 	}
 	if err == nil && behind {
-		db.news(0)
+		db.noteLocalChanges(0)
 	}
 	db.noteAlone()
 	db.checkReady()
-	db.hastenNow()
+	db.requestSync()
 }
 
 // noteAlone logs once that no address leads to anybody else, and once that one does again.
@@ -363,8 +370,8 @@ func (p *peer) endedWellLocked(dialed bool, now time.Time) {
 func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.Duration) {
 	p.err = err
 	state := "failing"
-	var refused *RefusedError
-	var rejected *rejectedError
+	var refused *session.RefusedError
+	var rejected *session.RejectedError
 	var step *PeerError
 	switch {
 	case isSelf(err):
@@ -386,8 +393,8 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 
 // isSelf reports whether a session failed since it led back to this server.
 func isSelf(err error) bool {
-	var refused *RefusedError
-	return errors.Is(err, errSelf) || errors.As(err, &refused) && refused.Code == int(refuseSelf)
+	var refused *session.RefusedError
+	return errors.Is(err, session.ErrSelf) || errors.As(err, &refused) && refused.Code == int(session.RefuseSelf)
 }
 
 // selfLocked notes that an address has led to this server itself. That may be another one
@@ -420,10 +427,10 @@ func (db *DB) logState(p *peer, name, state string, err error) {
 }
 
 // report tells those who asked for it of a session.
-func (db *DB) report(addr string, s *session, pace *progressConn, took time.Duration, err error) {
-	ev := SessionEvent{Peer: addr, Dialed: s.dialed, Idle: s.idle, Pulled: s.stats.pulled, Served: s.stats.served, Duration: took, Err: err}
+func (db *DB) report(addr string, s *session.Session, pace *transport.ProgressConn, took time.Duration, err error) {
+	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Stats.Pulled, Served: s.Stats.Served, Duration: took, Err: err}
 	if pace != nil {
-		ev.BytesIn, ev.BytesOut = pace.in.Load(), pace.out.Load()
+		ev.BytesIn, ev.BytesOut = pace.In.Load(), pace.Out.Load()
 	}
 	db.mu.Lock()
 	db.total.sessions++
@@ -431,12 +438,12 @@ func (db *DB) report(addr string, s *session, pace *progressConn, took time.Dura
 	db.total.served += int64(ev.Served)
 	db.total.in += ev.BytesIn
 	db.total.out += ev.BytesOut
-	db.total.mismatches += int64(s.stats.repaired)
+	db.total.mismatches += int64(s.Stats.Repaired)
 	db.mu.Unlock()
-	if s.stats.repaired > 0 {
-		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.stats.repaired)
+	if s.Stats.Repaired > 0 {
+		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Stats.Repaired)
 		if f := db.opts.Events.Mismatch; f != nil {
-			f(addr, s.stats.repaired)
+			f(addr, s.Stats.Repaired)
 		}
 	}
 	if f := db.opts.Events.Session; f != nil {
@@ -446,61 +453,41 @@ func (db *DB) report(addr string, s *session, pace *progressConn, took time.Dura
 
 // incoming notes that a peer has dialed us, and where it can be dialed, if that can be
 // said. It is nil if there are too many peers.
-func (db *DB) incoming(h *hello, remote net.Addr) *peer {
-	addr := reachable(h.addr, remote)
+func (db *DB) incoming(h *session.Hello, remote net.Addr) *peer {
+	addr := netaddr.Reachable(h.Addr, remote)
 	if addr == db.advertised() {
 		addr = ""
 	}
 	before, over := db.peers.holder(addr), false
-	if before != (Origin{}) && before != h.origin {
-		db.at(func(r *replica) { over = r.succeeded[before] })
+	if before != (causal.Origin{}) && before != h.Origin {
+		db.with(func(r *replica.Replica) { over = r.Succeeded[before] })
 	}
-	p, gone := db.peers.came(h.origin, h.name, addr, remote.String(), over, time.Now())
+	p, gone := db.peers.came(h.Origin, h.Name, addr, remote.String(), over, time.Now())
 	db.replaced(gone)
 	return p
 }
 
 // replaced has members count no more until they are heard again: somebody else is where
 // they were. That is said before the first report of the new one counts.
-func (db *DB) replaced(gone []Origin) {
+func (db *DB) replaced(gone []causal.Origin) {
 	if len(gone) > 0 {
-		db.at(func(r *replica) {
+		db.with(func(r *replica.Replica) {
 			for _, o := range gone {
-				r.replaced(o)
+				r.NoteReplaced(o)
 			}
 		})
 	}
-}
-
-// reachable is where to dial a peer that says it listens at addr: an unspecified
-// host is the one that we see it connect from, and so is one whose zone is missing.
-func reachable(addr string, remote net.Addr) string {
-	if checkPort(addr) != nil {
-		return ""
-	}
-	host, port, _ := net.SplitHostPort(addr)
-	if ip := net.ParseIP(withoutZone(host)); host == "" || ip != nil && (ip.IsUnspecified() || ip.To4() == nil && ip.IsLinkLocalUnicast()) {
-		var err error
-		if host, _, err = net.SplitHostPort(remote.String()); err != nil {
-			return ""
-		}
-		return net.JoinHostPort(host, port)
-	}
-	if !dialable(addr) || isLoopbackAddr(addr) && !isLoopbackAddr(remote.String()) {
-		return ""
-	}
-	return addr
 }
 
 // discover runs one source of peers, again with growing pauses if it fails.
 func (db *DB) discover(ctx context.Context, d Discoverer) {
 	const lasting = time.Minute // who worked that long starts afresh
 	wait := time.Second
-	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.advertised(), TLS: db.security.enabled()}
+	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.advertised(), TLS: db.security.Enabled()}
 	for failures := 0; ; failures++ {
 		began := time.Now()
 		err := d.Discover(ctx, self, func(addr string) {
-			if checkAddr(addr) == nil && addr != self.Addr {
+			if netaddr.CheckAddr(addr) == nil && addr != self.Addr {
 				db.peers.add(addr, fromDiscovery, time.Now())
 			}
 		})
@@ -511,12 +498,12 @@ func (db *DB) discover(ctx context.Context, d Discoverer) {
 			failures, wait = 0, time.Second
 		}
 		if failures == 0 {
-			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", printableError(err))
+			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", session.PrintableError(err))
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(jitter(wait)):
+		case <-time.After(schedule.Jitter(wait)):
 		}
 		wait = min(2*wait, time.Minute)
 	}

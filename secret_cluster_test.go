@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
@@ -73,10 +75,10 @@ func (c *trio) requireTogether() {
 func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
 	c := newTrio(t)
 	passes := []Options{
-		{Secret: secretA},
-		{Secret: secretA, OldSecrets: [][]byte{secretB}},
-		{Secret: secretB, OldSecrets: [][]byte{secretA}},
-		{Secret: secretB},
+		{Secret: testca.SecretA},
+		{Secret: testca.SecretA, OldSecrets: [][]byte{testca.SecretB}},
+		{Secret: testca.SecretB, OldSecrets: [][]byte{testca.SecretA}},
+		{Secret: testca.SecretB},
 	}
 	for i := range c.db {
 		c.restart(i, passes[0])
@@ -90,12 +92,12 @@ func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
 	}
 	for _, db := range c.db {
 		for _, r := range db.Status().Refusals { // of a connection that a restart cut, perhaps
-			require.NotEqual(t, errOtherSecret.Error(), r.Reason)
+			require.NotEqual(t, transport.ErrOtherSecret.Error(), r.Reason)
 		}
 	}
 
 	// Who was left behind with the old one is told apart, on both sides.
-	stranger := serve(t, Options{Secret: secretA, Peers: []string{c.addr[0]}})
+	stranger := serve(t, Options{Secret: testca.SecretA, Peers: []string{c.addr[0]}})
 	require.Error(t, stranger.Sync(t.Context()))
 	require.Contains(t, stranger.Status().Peers[0].Error, "secret")
 	require.Eventually(t, func() bool {
@@ -127,7 +129,7 @@ func (r recorder) Read(p []byte) (int, error) {
 }
 
 func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
-	for _, secret := range [][]byte{nil, secretA} {
+	for _, secret := range [][]byte{nil, testca.SecretA} {
 		var mu sync.Mutex
 		var seen bytes.Buffer
 		// Both record: a learns b's address, and may be the one who fetches.
@@ -149,9 +151,9 @@ func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
 }
 
 func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
-	config := func(a *authority, host string) *tls.Config {
-		return &tls.Config{Certificates: a.issue(t, host), ClientCAs: a.pool, RootCAs: a.pool}
+	ours, theirs := testca.NewAuthority(t), testca.NewAuthority(t)
+	config := func(a *testca.Authority, host string) *tls.Config {
+		return &tls.Config{Certificates: a.Issue(t, host), ClientCAs: a.Pool, RootCAs: a.Pool}
 	}
 	a := serve(t, Options{TLS: config(ours, "a")})
 	b := serve(t, Options{TLS: config(ours, "b"), Peers: []string{a.Addr().String()}})
@@ -202,7 +204,7 @@ func (l *lines) String() string {
 }
 
 func TestCertificateThatEndsSoonIsReportedAtTheOpening(t *testing.T) {
-	a := newAuthority(t)
+	a := testca.NewAuthority(t)
 	for left, want := range map[time.Duration]string{
 		20 * 24 * time.Hour: "expires soon", -time.Hour: "has expired", 90 * 24 * time.Hour: "",
 	} {
@@ -211,7 +213,7 @@ func TestCertificateThatEndsSoonIsReportedAtTheOpening(t *testing.T) {
 		var log lines
 		db, err := Replicate(raw, &Options{
 			Listen: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(&log, nil)),
-			TLS: &tls.Config{Certificates: a.issue(t, "a"), ClientCAs: a.pool, RootCAs: a.pool},
+			TLS: &tls.Config{Certificates: a.Issue(t, "a"), ClientCAs: a.Pool, RootCAs: a.Pool},
 			Now: func() time.Time { return time.Now().Add(100*24*time.Hour - left) }, // certificates hold 100 days
 		})
 		require.NoError(t, err)

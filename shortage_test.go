@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
-
-	"github.com/level-replicator/replicator/internal/crashfs"
 )
 
 const smallBuffer = 64 << 10
@@ -94,11 +95,11 @@ func TestStoreThatHangsAfterAShortageFails(t *testing.T) {
 }
 
 func TestBatchInDoubtIsNotWrittenOver(t *testing.T) {
-	var r *replica
+	var r *replica.Replica
 	q, _ := starvedQueue(t, func(raw *leveldb.DB) {
 		w := newCrashWorld(1, 0, 0)
-		r = newReplica(replicaConfig{store: handle{raw}, draw: w.draw, now: w.now, resolve: highestClock, maxKey: 64 << 10, maxValue: 4 << 20})
-		b, err := r.open("")
+		r = replica.NewReplica(replica.ReplicaConfig{Store: store.Handle{DB: raw}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 64 << 10, MaxValue: 4 << 20})
+		b, err := r.Open("")
 		require.NoError(t, err)
 		require.NoError(t, raw.Write(b, nil))
 		for _, k := range []string{"a", "\xff\xff\xff"} { // a table that any key may be in
@@ -106,14 +107,14 @@ func TestBatchInDoubtIsNotWrittenOver(t *testing.T) {
 		}
 		require.NoError(t, raw.CompactRange(util.Range{}))
 		require.NoError(t, raw.Put([]byte("m"), make([]byte, 10_000), nil))
-		r.filter.whole = true // what it has not written is not there
+		r.Filter.Whole = true // what it has not written is not there
 	}, newJournal, crashfs.Fault{Op: crashfs.OpOpen, Type: storage.TypeTable})
 	q.replica = r
-	tx := r.begin()
-	require.NoError(t, tx.put([]write{{key: []byte("k"), value: make([]byte, 64000)}}))
+	tx := r.Begin()
+	require.NoError(t, tx.Put([]store.Write{{Key: []byte("k"), Value: make([]byte, 64000)}}))
 	require.ErrorIs(t, q.write(tx), syscall.EMFILE)
 	require.NotNil(t, q.shortage.doubt)
 	before := bytes.Clone(q.shortage.doubt.Dump())
-	require.NoError(t, r.begin().put([]write{{key: []byte("other"), value: make([]byte, 1000)}}))
+	require.NoError(t, r.Begin().Put([]store.Write{{Key: []byte("other"), Value: make([]byte, 1000)}}))
 	require.Equal(t, before, q.shortage.doubt.Dump())
 }

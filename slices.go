@@ -3,6 +3,8 @@ package replicator
 import (
 	"context"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/replica"
 )
 
 // What the server does on its own account for many keys it commits in slices, as
@@ -20,16 +22,16 @@ type background struct {
 	ctx context.Context // of the one task that this belongs to
 }
 
-func (b background) at(f func(r *replica)) { b.db.at(f) }
+func (b background) With(f func(r *replica.Replica)) { b.db.with(f) }
 
-func (b background) commit(stage func(t *txn) error) error { return b.db.commit(stage) }
+func (b background) Commit(stage func(t *replica.Txn) error) error { return b.db.commit(stage) }
 
-func (b background) each(keys [][]byte, stage stager) error {
+func (b background) Each(keys [][]byte, stage replica.Stager) error {
 	return b.db.inSlices(b.ctx, keys, stage)
 }
 
 // inSlices has something staged for each of some keys, and committed.
-func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage stager) error {
+func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage replica.Stager) error {
 	n := firstSlice
 	for len(keys) > 0 && ctx.Err() == nil {
 		slice := keys[:min(n, len(keys))]
@@ -37,10 +39,10 @@ func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage stager) error {
 		var took time.Duration
 		var done int
 		synced := false
-		err := db.commit(func(t *txn) (err error) {
+		err := db.commit(func(t *replica.Txn) (err error) {
 			began = time.Now()
 			done, err = stage(t, slice)
-			took, synced = time.Since(began), t.sync
+			took, synced = time.Since(began), t.Sync
 			return err
 		})
 		if err != nil {

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -36,7 +37,7 @@ func (s *Snapshot) Has(key []byte, ro *opt.ReadOptions) (ret bool, err error) {
 // NewIterator gives an iterator over the keys in a range, or over all if it is
 // nil. It must be released, and stays valid when the snapshot is.
 func (s *Snapshot) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
-	return s.raw.NewIterator(visible(slice), ro)
+	return s.raw.NewIterator(store.Visible(slice), ro)
 }
 
 // Release gives up the snapshot. A second call does nothing.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
@@ -51,7 +53,7 @@ func (q *queue) store(batch *leveldb.Batch, wo *opt.WriteOptions) error {
 		return nil
 	case err == leveldb.ErrClosed || err == leveldb.ErrReadOnly:
 		return err
-	case !starved(err) || size > groupSize:
+	case !starved(err) || size > store.GroupSize:
 		// Of a batch above its write buffer goleveldb makes tables, and keeps its
 		// locks if that fails.
 		return q.fail(err)
@@ -131,7 +133,8 @@ func isThere(raw *leveldb.DB, batch *leveldb.Batch) (bool, error) {
 type outcome map[string][]byte
 
 func (o outcome) Put(key, value []byte) { o[string(key)] = append([]byte{}, value...) }
-func (o outcome) Delete(key []byte)     { o[string(key)] = nil }
+
+func (o outcome) Delete(key []byte) { o[string(key)] = nil }
 
 // storeStarved notes that the store lacks file handles, or no longer does.
 func (db *DB) storeStarved(err error) {
@@ -142,7 +145,7 @@ func (db *DB) storeStarved(err error) {
 	switch {
 	case err != nil && !was:
 		db.opts.Logger.Error("replicator: the store has no file handle left and cannot write; it is tried again with each write", "error", err)
-		db.tendNow()
+		db.requestMaintenance()
 	case err == nil && was:
 		db.opts.Logger.Info("replicator: the store has file handles and writes again")
 	}
@@ -156,8 +159,8 @@ func (db *DB) tryStarved() error {
 	if !starving {
 		return nil
 	}
-	return db.commit(func(t *txn) error {
-		t.batch.Delete(metaFlush)
+	return db.commit(func(t *replica.Txn) error {
+		t.Batch.Delete(store.MetaFlush)
 		return nil
 	})
 }

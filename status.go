@@ -2,28 +2,16 @@ package replicator
 
 import (
 	"cmp"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
 	"github.com/syndtr/goleveldb/leveldb"
 )
-
-// Digest is a 128-bit sum of a hash of every version that a server holds under
-// keys with a value. Two servers that know of the same writes have the same
-// digest exactly if they hold the same. Compare with ==.
-type Digest [16]byte
-
-// String gives the digest as 32 hexadecimal digits.
-func (d Digest) String() string { return hex.EncodeToString(d[:]) }
-
-// MarshalText makes a digest a string in JSON.
-func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
-// UnmarshalText reads what MarshalText wrote.
-func (d *Digest) UnmarshalText(text []byte) error { return (*Origin)(d).UnmarshalText(text) }
 
 // Status is what a server knows of itself and of its peers at one moment. It
 // marshals to JSON, with durations in nanoseconds and without times that are zero.
@@ -120,24 +108,24 @@ type PurgeBlocker struct {
 // database that wrote is one. The caller owns what it gets.
 func (db *DB) Status() Status {
 	now := db.opts.Now()
-	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: db.self, Addr: db.listener.Addr().String()}
+	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.listener.Addr().String()}
 	select {
 	case <-db.ready:
 		s.Ready = true
 	default:
 	}
 	s.ReadOnly = db.queue.broken() == leveldb.ErrReadOnly
-	var known knowledge
-	var members map[Origin]member
-	var succeeded map[Origin]bool
-	db.at(func(r *replica) {
+	var known causal.Knowledge
+	var members map[causal.Origin]replica.Member
+	var succeeded map[causal.Origin]bool
+	db.with(func(r *replica.Replica) {
 		s.own(r)
 		// What a member told is replaced, never changed, so it may be read later.
-		known, members = r.known.clone(), make(map[Origin]member, len(r.members))
-		for o, m := range r.members {
+		known, members = r.Known.Clone(), make(map[causal.Origin]replica.Member, len(r.Members))
+		for o, m := range r.Members {
 			members[o] = *m
 		}
-		succeeded = maps.Clone(r.succeeded)
+		succeeded = maps.Clone(r.Succeeded)
 	})
 	db.figuresStatus(&s)
 	s.Refusals = append([]Refusal{}, db.refusals.status()...)
@@ -164,9 +152,9 @@ func (db *DB) figuresStatus(s *Status) {
 	s.Work = []Progress{}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	s.Velocity = db.velocity.now(now)
-	s.Recent = db.recent.list(now)
-	s.Pause = db.velocity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+	s.Velocity = db.velocity.Now(now)
+	s.Recent = db.recent.List(now)
+	s.Pause = db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
 	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
 	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches
 	if db.cause != nil {
@@ -182,47 +170,47 @@ func (db *DB) figuresStatus(s *Status) {
 }
 
 // own fills in what the replica knows.
-func (s *Status) own(r *replica) {
-	s.Digest, s.Keys, s.Tombstones, s.Conflicts = r.digest.digest(), r.keys, r.tombstones, r.disputed
-	s.Rewound = r.stillRewound() != nil
-	s.HeldBack = int64(len(r.heldBack))
-	for _, n := range r.heldBack {
+func (s *Status) own(r *replica.Replica) {
+	s.Digest, s.Keys, s.Tombstones, s.Conflicts = Digest(r.Digest.Digest()), r.Keys, r.Tombstones, r.Conflicts
+	s.Rewound = r.StillRewound() != nil
+	s.HeldBack = int64(len(r.HeldBack))
+	for _, n := range r.HeldBack {
 		s.Largest = max(s.Largest, int64(n))
 	}
 	s.Claims = []Claim{}
-	for _, w := range r.known.rows {
-		if w.at[claimed] > 0 {
-			s.Claims = append(s.Claims, Claim{w.origin, w.at[claimed], w.at[durable], r.own[w.origin]})
-			s.Unsaved += int64(w.at[claimed] - w.at[durable])
+	for _, w := range r.Known.Rows {
+		if w.Seqs[causal.Covered] > 0 {
+			s.Claims = append(s.Claims, Claim{Origin(w.Origin), w.Seqs[causal.Covered], w.Seqs[causal.Durable], r.Own[w.Origin]})
+			s.Unsaved += int64(w.Seqs[causal.Covered] - w.Seqs[causal.Durable])
 		}
 	}
 	s.Blockers = []PurgeBlocker{}
-	for _, m := range r.blockers() {
-		s.Blockers = append(s.Blockers, PurgeBlocker{m.name, m.origin, m.seen, m.holding})
+	for _, m := range r.Blockers() {
+		s.Blockers = append(s.Blockers, PurgeBlocker{m.Name, Origin(m.Origin), m.Seen, m.BlockingSince})
 	}
 }
 
 func (p *peer) status() PeerStatus {
 	s := PeerStatus{
-		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: p.origin, Source: p.source.String(), State: p.state, Last: p.last,
+		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.String(), State: p.state, Last: p.last,
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
 	}
 	if p.err != nil {
-		s.Error = printableError(p.err)
+		s.Error = session.PrintableError(p.err)
 	}
 	return s
 }
 
 // compare fills in how a peer stands to what is known and held here.
-func (s *PeerStatus) compare(m *member, p *peer, known *knowledge, digest Digest, now time.Time) {
-	for _, w := range known.rows {
-		s.Lag += above(w.at[claimed], max(m.known.at(claimed, w.origin), p.has.seq(w.origin)))
-		s.Unsaved += above(w.at[claimed], m.known.at(durable, w.origin))
+func (s *PeerStatus) compare(m *replica.Member, p *peer, known *causal.Knowledge, digest Digest, now time.Time) {
+	for _, w := range known.Rows {
+		s.Lag += causal.Above(w.Seqs[causal.Covered], max(m.Known.Seq(causal.Covered, w.Origin), p.has.Seq(w.Origin)))
+		s.Unsaved += causal.Above(w.Seqs[causal.Covered], m.Known.Seq(causal.Durable, w.Origin))
 	}
-	s.Ahead = known.behind(&m.known)
-	s.Digest, s.Agreed = m.digest.digest(), m.agreed
+	s.Ahead = known.Behind(&m.Known)
+	s.Digest, s.Agreed = Digest(m.Digest.Digest()), m.Agreed
 	s.Agrees = s.Lag == 0 && s.Ahead == 0 && s.Digest == digest
-	s.Differs = m.claims == known.claims && s.Digest != digest
+	s.Differs = m.VectorSum == known.VectorSum && s.Digest != digest
 	if s.Lag > 0 {
 		s.Behind = max(now.Sub(p.covered), 0)
 	}

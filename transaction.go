@@ -5,10 +5,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/level-replicator/replicator/internal/overlay"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/comparer"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
-	"github.com/syndtr/goleveldb/leveldb/memdb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
@@ -34,7 +34,7 @@ type Transaction struct {
 
 	mu     sync.RWMutex
 	closed bool
-	layers layers // the last takes writes, the others are frozen
+	layers overlay.Layers // the last takes writes, the others are frozen
 }
 
 // OpenTransaction opens a transaction. There is one at a time: while another is
@@ -59,7 +59,7 @@ func (db *DB) OpenTransaction() (*Transaction, error) {
 		<-db.staging
 		return nil, err
 	}
-	tr := &Transaction{db: db, base: base, layers: layers{newLayer()}}
+	tr := &Transaction{db: db, base: base, layers: overlay.Layers{overlay.NewLayer()}}
 	db.mu.Lock()
 	db.trans = tr
 	db.mu.Unlock()
@@ -88,11 +88,11 @@ func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
 	if tr.over() {
 		return nil, errTransactionDone
 	}
-	if w, ok := tr.layers.get(key); ok {
-		if w.deleted {
+	if w, ok := tr.layers.Get(key); ok {
+		if w.Deleted {
 			return nil, leveldb.ErrNotFound
 		}
-		return slices.Clone(w.value), nil
+		return slices.Clone(w.Value), nil
 	}
 	return get(tr.base, key, ro)
 }
@@ -104,8 +104,8 @@ func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 	if tr.over() {
 		return false, errTransactionDone
 	}
-	if w, ok := tr.layers.get(key); ok {
-		return !w.deleted, nil
+	if w, ok := tr.layers.Get(key); ok {
+		return !w.Deleted, nil
 	}
 	return has(tr.base, key, ro)
 }
@@ -119,23 +119,23 @@ func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) itera
 	if tr.over() {
 		return iterator.NewEmptyIterator(errTransactionDone)
 	}
-	slice = visible(slice)
+	slice = store.Visible(slice)
 	sources := []iterator.Iterator{}
-	for _, l := range slices.Backward(tr.layers.freeze()) {
+	for _, l := range slices.Backward(tr.layers.Freeze()) {
 		sources = append(sources, l.NewIterator(slice))
 	}
-	return &overlayIterator{sources: append(sources, tr.base.NewIterator(slice, ro))}
+	return &overlay.OverlayIterator{Sources: append(sources, tr.base.NewIterator(slice, ro))}
 }
 
 // Put sets the value of a key. The write options count for nothing: Commit always
 // writes with Sync. It is safe to modify key and value after Put returns.
 func (tr *Transaction) Put(key, value []byte, wo *opt.WriteOptions) error {
-	return tr.stage([]write{{key: key, value: value}})
+	return tr.stage([]store.Write{{Key: key, Value: value}})
 }
 
 // Delete deletes the value of a key. It is no error if there is none.
 func (tr *Transaction) Delete(key []byte, wo *opt.WriteOptions) error {
-	return tr.stage([]write{{key: key, deleted: true}})
+	return tr.stage([]store.Write{{Key: key, Deleted: true}})
 }
 
 // Write applies a batch to the transaction, in order: all of it or, on an error,
@@ -144,26 +144,26 @@ func (tr *Transaction) Write(b *leveldb.Batch, wo *opt.WriteOptions) error {
 	if b == nil || b.Len() == 0 {
 		return nil
 	}
-	ws := writes{make([]write, 0, b.Len())}
+	ws := writes{make([]store.Write, 0, b.Len())}
 	if err := b.Replay(&ws); err != nil {
 		return err
 	}
 	return tr.stage(ws.list)
 }
 
-func (tr *Transaction) stage(ws []write) error {
+func (tr *Transaction) stage(ws []store.Write) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if tr.over() {
 		return errTransactionDone
 	}
 	for i := range ws {
-		if err := tr.db.queue.replica.checkUser(ws[i].key, ws[i].value); err != nil {
+		if err := tr.db.queue.replica.CheckUser(ws[i].Key, ws[i].Value); err != nil {
 			return err
 		}
 	}
 	for i := range ws {
-		if err := tr.layers.put(&ws[i]); err != nil {
+		if err := tr.layers.Put(&ws[i]); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (tr *Transaction) Commit() error {
 	if tr.over() {
 		return errTransactionDone
 	}
-	if ws := tr.layers.writes(); len(ws) > 0 {
+	if ws := tr.layers.Writes(); len(ws) > 0 {
 		if err := tr.db.write(ws, &opt.WriteOptions{Sync: true}); err != nil {
 			return err
 		}
@@ -216,79 +216,4 @@ func (tr *Transaction) close() {
 	tr.db.trans = nil
 	tr.db.mu.Unlock()
 	<-tr.db.staging
-}
-
-// layers are the writes of a transaction, oldest first: the last one is written
-// to, the others never change any more, so that iterators need no copy.
-type layers []*memdb.DB
-
-// maxLayers is how many there may be before they are made one.
-const maxLayers = 8
-
-const (
-	layerSize  = 4 << 10 // bytes to begin with; it grows
-	stagedPut  = 'p'     // the first byte of a staged value
-	stagedGone = 'd'
-)
-
-func newLayer() *memdb.DB { return memdb.New(comparer.DefaultComparer, layerSize) }
-
-func (ls layers) put(w *write) error {
-	v := append(make([]byte, 0, 1+len(w.value)), stagedPut)
-	if w.deleted {
-		v[0] = stagedGone
-	}
-	return ls[len(ls)-1].Put(w.key, append(v, w.value...))
-}
-
-// get finds what was staged for a key. The value may not be kept.
-func (ls layers) get(key []byte) (w write, ok bool) {
-	for _, l := range slices.Backward(ls) {
-		if v, err := l.Get(key); err == nil {
-			return write{key, v[1:], v[0] == stagedGone}, true
-		}
-	}
-	return w, false
-}
-
-// freeze gives the layers as they are now. Writes go to a new one.
-func (ls *layers) freeze() layers {
-	if (*ls)[len(*ls)-1].Len() == 0 {
-		return slices.Clone((*ls)[:len(*ls)-1])
-	}
-	if len(*ls) >= maxLayers {
-		ls.join()
-	}
-	frozen := slices.Clone(*ls)
-	*ls = append(*ls, newLayer())
-	return frozen
-}
-
-// join makes the layers one.
-func (ls *layers) join() {
-	if len(*ls) == 1 {
-		return
-	}
-	one := newLayer()
-	for _, l := range *ls {
-		for it := l.NewIterator(nil); it.Next(); {
-			one.Put(it.Key(), it.Value())
-		}
-	}
-	*ls = layers{one}
-}
-
-// writes gives what was staged, the last write of each key, in key order. It is valid until
-// more is staged.
-func (ls *layers) writes() (ws []write) {
-	ls.join()
-	l := (*ls)[0]
-	ws = make([]write, 0, l.Len())
-	it := l.NewIterator(nil)
-	defer it.Release()
-	for it.Next() {
-		v := it.Value()
-		ws = append(ws, write{it.Key(), v[1:], v[0] == stagedGone})
-	}
-	return ws
 }

@@ -5,11 +5,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 )
+
+// Comparison is what [DB.Compare] found.
+type Comparison struct {
+	Peer        string       `json:"peer"` // its address
+	Name        string       `json:"name"` // and what it calls itself
+	Digest      Digest       `json:"digest"`
+	Theirs      Digest       `json:"theirs"`      // the peer's digest, before the session brought both up to date
+	Differences []Difference `json:"differences"` // the first 1,000
+	More        int64        `json:"more"`        // keys that differ beyond those
+}
+
+// Difference is a key of which one side holds versions that the other should hold,
+// too: it claims to know them, and holds nothing that saw them. Values are left out.
+type Difference struct {
+	Key   []byte    `json:"key"`
+	Here  []Version `json:"here"`  // that only this server holds
+	There []Version `json:"there"` // that only the peer holds
+}
+
+// maxMends bounds the passes of one Repair, each of which mends up to maxFaults keys.
+const maxMends = 1000
 
 // Report is what [DB.Verify] found.
 type Report struct {
@@ -21,9 +48,6 @@ type Report struct {
 	Mended   int64   `json:"mended"`   // faults that [DB.Repair] found and put right
 }
 
-// OK tells whether nothing was wrong.
-func (r *Report) OK() bool { return len(r.Faults) == 0 }
-
 // Fault is something that does not fit together.
 type Fault struct {
 	Key     []byte `json:"key"` // nil if it is not of one key
@@ -31,6 +55,149 @@ type Fault struct {
 }
 
 const maxFaults = 1000
+
+// verification is one run of Verify.
+type verification struct {
+	db            *DB
+	ctx           context.Context // of the one call that this belongs to
+	view          replica.View
+	report        Report
+	damaged       map[string][]causal.Dot // keys to be mended, with log entries that their log-index does not name
+	kept, counted store.Counters
+	rewound       *replica.Rewound
+	counting      bool       // all of it was counted
+	named, logged causal.Sum // dots in the index, in the log
+	progress      Progress
+	began         time.Time
+	tidied        bool // what the opening has to do is done: no crash's entries are in the log, and conflicts show what they should
+}
+
+// OK tells whether both hold the same, apart from writes that are on their way.
+func (c *Comparison) OK() bool { return len(c.Differences) == 0 }
+
+// Compare holds a session with the peer at addr, "host:port", and then compares all
+// that the two hold, key by key where they differ. Writes that are still on their
+// way are no difference. If nothing differs it costs one round trip beyond the
+// session; both sides read their logs once. It changes nothing: what differs is
+// brought to terms in the usual sessions, whose digests tell, or by [DB.Repair].
+// Values are not compared, but every server can [DB.Verify] its own.
+//
+// The error is a [*PeerError] if the peer could not be reached or the session failed.
+func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
+	if err := netaddr.CheckAddr(addr); err != nil {
+		return Comparison{}, err
+	}
+	if err := errors.Join(db.admit(nil), db.queue.broken()); err != nil {
+		return Comparison{}, err
+	}
+	var found session.Comparison
+	known := slices.Contains(db.peers.all(), addr)
+	if !known {
+		db.AddPeer(addr)
+		defer db.RemovePeer(addr)
+	}
+	if _, err := db.syncOne(ctx, addr, session.Goal{Compare: &found}); err != nil && !isSelf(err) {
+		return Comparison{Peer: addr}, err
+	}
+	if !found.Begun {
+		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this server itself, or was removed meanwhile", addr)
+	}
+	c := Comparison{Peer: addr, Name: found.Name, Digest: Digest(found.Ours.Digest()), Theirs: Digest(found.Theirs.Digest()), More: found.More}
+	for _, d := range found.List {
+		c.Differences = append(c.Differences, Difference{d.Key, publicVersions(d.Here), publicVersions(d.There)})
+	}
+	return c, nil
+}
+
+// Repair does what [DB.Verify] does and mends what it finds: what log, log-index and
+// value together still tell is put right here, the rest is fetched from the peers,
+// one after another, until one has it. A value that was changed past the wrapper is
+// put back as it was logged: run [DB.Adopt] first if such values are to stay. Values
+// that were never logged are left alone; they, too, are for Adopt.
+//
+// The report is of the database as it is then: what nobody could mend, and how many
+// faults were mended. Nothing is dropped that no peer had a replacement for. If the
+// store itself cannot be read, because a file of it is damaged, Repair cannot help;
+// docs/operations.md says what to do.
+func (db *DB) Repair(ctx context.Context) (Report, error) {
+	if err := errors.Join(db.admit(nil), db.queue.broken()); err != nil {
+		return Report{}, err
+	}
+	mended := int64(0)
+	faults := func(v *verification) int64 { return int64(len(v.report.Faults)) + v.report.More }
+	v, err := db.verify(ctx)
+	for range maxMends {
+		if err != nil || faults(v) == 0 {
+			break
+		}
+		if err = db.mend(ctx, v); err != nil {
+			break
+		}
+		before := faults(v)
+		if v, err = db.verify(ctx); faults(v) >= before {
+			break
+		}
+		mended += before - faults(v)
+	}
+	v.report.Mended = mended
+	return v.report, err
+}
+
+// mend puts right what a verification found.
+func (db *DB) mend(ctx context.Context, v *verification) error {
+	if err := db.commit(func(t *replica.Txn) error { t.Recount(v.counting, v.counted, v.kept); return nil }); err != nil {
+		return err
+	}
+	var wanted [][]byte // that cannot be mended with what is here
+	for _, key := range slices.Sorted(maps.Keys(v.damaged)) {
+		whole := false
+		err := db.commit(func(t *replica.Txn) (err error) {
+			whole, err = t.RepairLocal([]byte(key), v.damaged[key])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !whole {
+			wanted = append(wanted, []byte(key))
+		}
+	}
+	for _, addr := range db.peers.all() {
+		if len(wanted) == 0 {
+			break
+		}
+		if _, err := db.syncOne(ctx, addr, session.Goal{Repair: wanted}); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			continue // it is in Status, and another may have them
+		}
+		var err error
+		if wanted, err = db.stillDamaged(ctx, wanted); err != nil {
+			return err
+		}
+	}
+	if v.counting && v.counted.Digest != v.kept.Digest {
+		db.Sync(ctx) // whole keys are missing here: the digest tells now. Peers that fail are in Status
+	}
+	return ctx.Err()
+}
+
+func (db *DB) stillDamaged(ctx context.Context, keys [][]byte) (left [][]byte, err error) {
+	damaged := map[string]bool{}
+	err = db.inSlices(ctx, keys, replica.OneByOne(func(t *replica.Txn, key []byte) error {
+		s, k, err := t.Lookup(key)
+		if err != nil {
+			return err
+		}
+		_, lost, err := t.Intact(key, s, k)
+		damaged[string(key)] = len(lost) > 0
+		return err
+	}))
+	return slices.DeleteFunc(slices.Clone(keys), func(key []byte) bool { return !damaged[string(key)] }), err
+}
+
+// OK tells whether nothing was wrong.
+func (r *Report) OK() bool { return len(r.Faults) == 0 }
 
 func (r *Report) fault(key []byte, format string, args ...any) {
 	if len(r.Faults) >= maxFaults {
@@ -54,7 +221,7 @@ func (db *DB) Verify(ctx context.Context) (Report, error) {
 }
 
 func (db *DB) verify(ctx context.Context) (*verification, error) {
-	v := &verification{db: db, ctx: ctx, damaged: map[string][]dot{}, progress: Progress{Work: "verify"}, began: time.Now()}
+	v := &verification{db: db, ctx: ctx, damaged: map[string][]causal.Dot{}, progress: Progress{Work: "verify"}, began: time.Now()}
 	if db.isClosing() {
 		return v, leveldb.ErrClosed
 	}
@@ -64,15 +231,15 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	default:
 	}
 	var err error
-	db.at(func(c *replica) {
-		v.view.aliases, v.view.index = c.aliases, c.alias
-		v.kept, v.rewound = c.figures, c.stillRewound()
-		v.view.snapshot, err = c.store.snapshot()
+	db.with(func(c *replica.Replica) {
+		v.view.Aliases, v.view.Index = c.Aliases, c.Alias
+		v.kept, v.rewound = c.Counters, c.StillRewound()
+		v.view.Snapshot, err = c.Store.Snapshot()
 	})
 	if err != nil {
 		return v, err
 	}
-	if v.view.snapshot == nil {
+	if v.view.Snapshot == nil {
 		return v, leveldb.ErrClosed
 	}
 	defer v.view.Release()
@@ -82,22 +249,6 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	v.progress.Done = true
 	db.progress(v.progress)
 	return v, err
-}
-
-// verification is one run of Verify.
-type verification struct {
-	db            *DB
-	ctx           context.Context // of the one call that this belongs to
-	view          view
-	report        Report
-	damaged       map[string][]dot // keys to be mended, with log entries that their log-index does not name
-	kept, counted figures
-	rewound       *rewound
-	counting      bool // all of it was counted
-	named, logged sum  // dots in the index, in the log
-	progress      Progress
-	began         time.Time
-	tidied        bool // what the opening has to do is done: no crash's entries are in the log, and conflicts show what they should
 }
 
 // fault reports what is wrong with a key, which can be mended.
@@ -122,12 +273,12 @@ func (v *verification) run() error {
 		return err
 	}
 	v.counting = true
-	v.report.Digest = v.counted.digest.digest()
-	if v.counted.digest != v.kept.digest {
-		v.report.fault(nil, "the digest kept is %v, counted %v", v.kept.digest.digest(), v.report.Digest)
+	v.report.Digest = Digest(v.counted.Digest.Digest())
+	if v.counted.Digest != v.kept.Digest {
+		v.report.fault(nil, "the digest kept is %v, counted %v", v.kept.Digest.Digest(), v.report.Digest)
 	}
-	if v.counted.keys != v.kept.keys || v.counted.tombstones != v.kept.tombstones {
-		v.report.fault(nil, "kept are %d keys and %d tombstones, counted %d and %d", v.kept.keys, v.kept.tombstones, v.counted.keys, v.counted.tombstones)
+	if v.counted.Keys != v.kept.Keys || v.counted.Tombstones != v.kept.Tombstones {
+		v.report.fault(nil, "kept are %d keys and %d tombstones, counted %d and %d", v.kept.Keys, v.kept.Tombstones, v.counted.Keys, v.counted.Tombstones)
 	}
 	return nil
 }
@@ -139,7 +290,7 @@ func (v *verification) tick(key, value []byte) error {
 	if v.progress.Keys%4096 != 0 {
 		return nil
 	}
-	if v.progress.Total = v.kept.keys + v.kept.tombstones; v.progress.Keys < v.progress.Total {
+	if v.progress.Total = v.kept.Keys + v.kept.Tombstones; v.progress.Keys < v.progress.Total {
 		v.progress.Left = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
 	}
 	v.db.progress(v.progress)
@@ -148,7 +299,7 @@ func (v *verification) tick(key, value []byte) error {
 
 // checkIndex checks every key of the log-index against its log entries and value.
 func (v *verification) checkIndex() error {
-	it := v.view.NewIterator(kindRange(kindIndex), nil)
+	it := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer it.Release()
 	for it.Next() {
 		key := it.Key()[3:]
@@ -156,15 +307,15 @@ func (v *verification) checkIndex() error {
 			return err
 		}
 		v.report.Keys++
-		s, err := decodeIndex(it.Value(), &v.view)
+		s, err := store.DecodeIndex(it.Value(), &v.view)
 		if err != nil {
 			v.fault(key, "its log-index cannot be read: %v", err)
 			continue
 		}
 		for i := range s {
-			v.named = v.named.add(s[i].hash())
+			v.named = v.named.Add(s[i].Hash())
 		}
-		v.counted.count(s, +1)
+		v.counted.Count(s, +1)
 		if err := v.checkKey(key, s); err != nil {
 			return err
 		}
@@ -173,32 +324,32 @@ func (v *verification) checkIndex() error {
 }
 
 // checkKey checks one key. An error is one of reading; damage is reported.
-func (v *verification) checkKey(key []byte, s state) error {
+func (v *verification) checkKey(key []byte, s store.Siblings) error {
 	raw, err := v.view.Get(key, nil)
 	absent := errors.Is(err, leveldb.ErrNotFound)
 	if err != nil && !absent {
 		return err
 	}
-	vs := make([]version, 0, len(s))
+	vs := make([]store.Version, 0, len(s))
 	for i := range s {
-		e, err := readEntry(&v.view, key, &s[i], &v.view)
+		e, err := store.ReadEntry(&v.view, key, &s[i], &v.view)
 		if err == nil {
-			err = e.readValue(&v.view)
+			err = e.ReadValue(&v.view)
 		}
-		var damage *damageError
+		var damage *store.CorruptionError
 		switch {
 		case errors.As(err, &damage):
-			v.fault(key, "%s", damage.problem)
+			v.fault(key, "%s", damage.Problem)
 		case err != nil:
 			return err
-		case e.inline != (len(s) > 1):
-			v.fault(key, "log entry %v has its value in the wrong place", e.dot)
+		case e.Inline != (len(s) > 1):
+			v.fault(key, "log entry %v has its value in the wrong place", e.Dot)
 		default:
-			vs = append(vs, e.version)
+			vs = append(vs, e.Version)
 		}
 	}
 	switch {
-	case len(s) == 1 && s[0].deleted && !absent:
+	case len(s) == 1 && s[0].Deleted && !absent:
 		v.fault(key, "it was deleted and has a value")
 	case len(s) > 1 && len(vs) == len(s):
 		v.checkShown(key, vs, raw, absent)
@@ -208,28 +359,28 @@ func (v *verification) checkKey(key []byte, s state) error {
 
 // checkShown checks what a key with several versions shows, unless its resolver
 // cannot be relied upon to say the same twice.
-func (v *verification) checkShown(key []byte, vs []version, raw []byte, absent bool) {
+func (v *verification) checkShown(key []byte, vs []store.Version, raw []byte, absent bool) {
 	if !v.tidied {
 		return
 	}
 	resolve := v.db.resolve
-	first, _ := resolveAll(resolve, key, vs)
-	second, _ := resolveAll(resolve, key, vs)
-	if !first.sameContent(&second) {
+	first, _ := replica.Resolve(resolve, key, vs)
+	second, _ := replica.Resolve(resolve, key, vs)
+	if !first.SameContent(&second) {
 		return
 	}
-	if first.deleted != absent || !absent && !bytes.Equal(first.value, raw) {
+	if first.Deleted != absent || !absent && !bytes.Equal(first.Value, raw) {
 		v.fault(key, "it shows another value than the resolver gives; if that was written past the wrapper and is to stay, run Adopt")
 	}
 }
 
 // checkLog finds log entries that no log-index names.
 func (v *verification) checkLog() error {
-	look := func(each func(d dot, logKey, rec []byte) error) error {
-		it := v.view.NewIterator(kindRange(kindLog), nil)
+	look := func(each func(d causal.Dot, logKey, rec []byte) error) error {
+		it := v.view.NewIterator(store.KindRange(store.KindLog), nil)
 		defer it.Release()
 		for it.Next() {
-			d, err := logDot(it.Key(), &v.view)
+			d, err := store.LogDot(it.Key(), &v.view)
 			if err != nil {
 				v.report.fault(nil, "log entry %x: %v", it.Key(), err)
 				continue
@@ -240,25 +391,25 @@ func (v *verification) checkLog() error {
 		}
 		return it.Error()
 	}
-	err := look(func(d dot, _, _ []byte) error {
+	err := look(func(d causal.Dot, _, _ []byte) error {
 		v.report.Versions++
-		v.logged = v.logged.add(d.hash())
+		v.logged = v.logged.Add(d.Hash())
 		return v.ctx.Err()
 	})
 	if err != nil || v.logged == v.named || !v.tidied {
 		return err
 	}
-	return look(func(d dot, logKey, rec []byte) error {
-		e, err := decodeEntry(logKey, rec, &v.view)
+	return look(func(d causal.Dot, logKey, rec []byte) error {
+		e, err := store.DecodeEntry(logKey, rec, &v.view)
 		if err != nil {
 			v.report.fault(nil, "log entry %v: %v", d, err)
 			return nil
 		}
-		s, err := readIndex(&v.view, e.key, &v.view)
-		if err != nil || !s.has(d) { // one that cannot be read was reported, and names nothing
-			v.fault(e.key, "log entry %v is not in its log-index", d)
-			if ds, ok := v.damaged[string(e.key)]; ok && len(ds) < maxFaults {
-				v.damaged[string(e.key)] = append(ds, d)
+		s, err := store.ReadIndex(&v.view, e.Key, &v.view)
+		if err != nil || !s.Has(d) { // one that cannot be read was reported, and names nothing
+			v.fault(e.Key, "log entry %v is not in its log-index", d)
+			if ds, ok := v.damaged[string(e.Key)]; ok && len(ds) < maxFaults {
+				v.damaged[string(e.Key)] = append(ds, d)
 			}
 		}
 		return v.ctx.Err()
@@ -267,11 +418,11 @@ func (v *verification) checkLog() error {
 
 // checkValues finds values that the log does not know.
 func (v *verification) checkValues() error {
-	values := v.view.NewIterator(visible(nil), nil)
+	values := v.view.NewIterator(store.Visible(nil), nil)
 	defer values.Release()
-	index := v.view.NewIterator(kindRange(kindIndex), nil)
+	index := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer index.Release()
-	local := v.db.queue.replica.local
+	local := v.db.queue.replica.Local
 	more := index.Next()
 	for values.Next() {
 		key := values.Key()

@@ -1,98 +1,19 @@
 package replicator
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 )
-
-// Token is what a replica knew at one moment: for every opening of a database that
-// it had heard of, how many of its writes. A client that wrote, or read, at one
-// replica takes the token along to another, and that one waits with
-// [DB.WaitFor] until it knows as much. It is opaque and comparable only as text.
-//
-// One of [DB.Token] takes 18 to 26 bytes per opening of a database in the life of the
-// cluster, a third more as text: after 300 openings it is too large for a cookie (4 kB)
-// and for the headers that many proxies take (8 kB). One of [DB.WriteToken] takes as
-// many bytes in all. The zero Token is one that every replica covers.
-type Token struct{ claim vector }
-
-const tokenVersion = 1
-
-// MarshalBinary gives the token as bytes.
-func (t Token) MarshalBinary() ([]byte, error) {
-	b := []byte{tokenVersion}
-	for _, d := range t.claim {
-		b = append(b, d.origin[:]...)
-		b = binary.AppendUvarint(b, d.seq)
-	}
-	return b, nil
-}
-
-// UnmarshalBinary reads what MarshalBinary gave.
-func (t *Token) UnmarshalBinary(b []byte) error {
-	if len(b) == 0 || b[0] != tokenVersion {
-		return errors.New("replicator: malformed token: not of a version known here")
-	}
-	d := decoder{b: b[1:]}
-	var claim vector
-	for len(d.b) > 0 {
-		e := dot{d.origin(), d.seq()}
-		switch n := len(claim); {
-		case d.err != nil:
-			return errors.New("replicator: malformed token: it is cut short or damaged")
-		case e.seq == 0 || n > 0 && claim[n-1].origin.compare(e.origin) >= 0:
-			return errors.New("replicator: malformed token: its entries are not in order")
-		}
-		claim = append(claim, e)
-	}
-	t.claim = claim
-	return nil
-}
-
-// String gives the token as text that may stand in an HTTP header, a cookie or a
-// URL: letters, digits, '-' and '_'.
-func (t Token) String() string {
-	b, _ := t.MarshalBinary()
-	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// MarshalText makes a token a string in JSON.
-func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
-
-// UnmarshalText reads what String and MarshalText gave.
-func (t *Token) UnmarshalText(text []byte) error {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
-	if i := bytes.IndexAny(text, "\r\n"); i >= 0 { // which base64 skips
-		err = base64.CorruptInputError(i)
-	}
-	if err != nil {
-		return fmt.Errorf("replicator: malformed token: %w", err)
-	}
-	return t.UnmarshalBinary(b)
-}
-
-// ParseToken reads what [Token.String] gave. Text that comes from a client may be
-// anything: what is no token gives an error.
-func ParseToken(text string) (t Token, err error) {
-	return t, t.UnmarshalText([]byte(text))
-}
-
-// Token is what this replica knows now: its own writes that have returned, and all
-// that can be read here.
-func (db *DB) Token() Token {
-	var t Token
-	db.at(func(r *replica) { t.claim = r.known.vector(claimed) })
-	return t
-}
 
 // WriteToken stands for the writes that were made here since the database was opened
 // and have returned, and for nothing else that can be read here. It takes at most 27
@@ -101,9 +22,9 @@ func (db *DB) Token() Token {
 // write.
 func (db *DB) WriteToken() Token {
 	var t Token
-	db.at(func(r *replica) {
-		if r.seq > 0 {
-			t.claim = vector{{r.self, r.seq}}
+	db.with(func(r *replica.Replica) {
+		if r.Seq > 0 {
+			t.claim = causal.Vector{{Origin: r.Self, Seq: r.Seq}}
 		}
 	})
 	return t
@@ -127,7 +48,7 @@ var ErrTokenLost = errors.New("replicator: a write behind the token lost its nam
 // nothing any more. Nobody can tell a write that is on its way from one that was
 // lost with its replica's disk: give ctx a deadline.
 func (db *DB) WaitFor(ctx context.Context, t Token) error {
-	w := &waiter{done: make(chan struct{}), token: true, target: t.claim.clone()}
+	w := &waiter{done: make(chan struct{}), token: true, target: t.claim.Clone()}
 	if err := db.wait(ctx, w); err != nil && err == ctx.Err() {
 		return fmt.Errorf("replicator: the writes behind the token have not arrived: %w", err)
 	} else {
@@ -165,7 +86,7 @@ func (db *DB) WaitReplicated(ctx context.Context, peers int) error {
 		return err
 	}
 	have := 0
-	db.at(func(r *replica) { have = w.holders(r) })
+	db.with(func(r *replica.Replica) { have = w.holders(r) })
 	return &NotReplicatedError{Have: have, Want: peers, Err: err}
 }
 
@@ -189,8 +110,8 @@ type waiter struct {
 	number uint64        // calls are numbered, from 1
 	token  bool          // for this server; else for peers
 	peers  int
-	target vector // nil: not known yet, see aim
-	err    error  // why it is over, if it is not met; set before done is closed
+	target causal.Vector // nil: not known yet, see aim
+	err    error         // why it is over, if it is not met; set before done is closed
 }
 
 // wait waits until a waiter is met.
@@ -200,7 +121,7 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 	}
 	met := false
 	var barred error
-	db.at(func(r *replica) {
+	db.with(func(r *replica.Replica) {
 		if met = w.met(r); met {
 			return
 		}
@@ -221,7 +142,7 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 		delete(db.waiters, w)
 		db.mu.Unlock()
 	}()
-	db.hastenNow()
+	db.requestSync()
 	select {
 	case <-w.done:
 		return w.err
@@ -234,7 +155,7 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 
 // barred returns why a wait that is not over never will be, if nothing is written here
 // any more. The replica is in hand.
-func (w *waiter) barred(r *replica, broken error) error {
+func (w *waiter) barred(r *replica.Replica, broken error) error {
 	switch {
 	case broken == nil:
 		return nil
@@ -248,7 +169,7 @@ func (w *waiter) barred(r *replica, broken error) error {
 
 // barWaits ends the waits that nothing can end now that the store takes no more writes.
 // The replica is in hand.
-func (db *DB) barWaits(r *replica, broken error) {
+func (db *DB) barWaits(r *replica.Replica, broken error) {
 	db.endWaits(func(w *waiter) error { return w.barred(r, broken) })
 }
 
@@ -273,22 +194,22 @@ func (db *DB) endWaits(f func(w *waiter) error) {
 }
 
 // met tells whether the wait is over. The replica is in hand.
-func (w *waiter) met(r *replica) bool {
+func (w *waiter) met(r *replica.Replica) bool {
 	if !w.token {
 		return w.holders(r) >= w.peers
 	}
-	w.target = slices.DeleteFunc(w.target, r.known.covers)
+	w.target = slices.DeleteFunc(w.target, r.Known.Covers)
 	return len(w.target) == 0
 }
 
 // aim fixes what peers must hold. Writes of an earlier opening that a crash left
 // without a claim cannot be asked for under their name: they get another.
-func (w *waiter) aim(r *replica) bool {
-	if w.target == nil && !r.orphans() {
-		w.target = vector{}
-		for _, k := range r.known.rows {
-			if r.own[k.origin] && k.at[claimed] > 0 {
-				w.target = append(w.target, dot{k.origin, k.at[claimed]})
+func (w *waiter) aim(r *replica.Replica) bool {
+	if w.target == nil && !r.Orphans() {
+		w.target = causal.Vector{}
+		for _, k := range r.Known.Rows {
+			if r.Own[k.Origin] && k.Seqs[causal.Covered] > 0 {
+				w.target = append(w.target, causal.Dot{Origin: k.Origin, Seq: k.Seqs[causal.Covered]})
 			}
 		}
 	}
@@ -296,24 +217,24 @@ func (w *waiter) aim(r *replica) bool {
 }
 
 // holders counts the peers that have it on disk.
-func (w *waiter) holders(r *replica) (n int) {
+func (w *waiter) holders(r *replica.Replica) (n int) {
 	if !w.aim(r) {
 		return 0
 	}
-	for _, m := range r.counted() {
-		if !m.replaced && w.heldBy(m) {
+	for _, m := range r.ActiveMembers() {
+		if !m.Replaced && w.heldBy(m) {
 			n++
 		}
 	}
 	return n
 }
 
-func (w *waiter) heldBy(m *member) bool {
-	if m.rev == 0 {
+func (w *waiter) heldBy(m *replica.Member) bool {
+	if m.Rev == 0 {
 		return false
 	}
 	for _, d := range w.target {
-		if m.known.at(durable, d.origin) < d.seq {
+		if m.Known.Seq(causal.Durable, d.Origin) < d.Seq {
 			return false
 		}
 	}
@@ -322,7 +243,7 @@ func (w *waiter) heldBy(m *member) bool {
 
 // wake ends the waits that are over. The replica is in hand; reports tells whether
 // a peer has reported since, else this server has learnt something.
-func (db *DB) wake(r *replica, reports bool) {
+func (db *DB) wake(r *replica.Replica, reports bool) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for w := range db.waiters {
@@ -334,13 +255,13 @@ func (db *DB) wake(r *replica, reports bool) {
 }
 
 // reported is called when a peer has told what it knows.
-func (db *DB) reported() { db.at(func(r *replica) { db.wake(r, true) }) }
+func (db *DB) reported() { db.with(func(r *replica.Replica) { db.wake(r, true) }) }
 
 // wants tells whether somebody waits for a report of a peer. The replica is in hand.
-func (db *DB) wants(r *replica, peer Origin) bool {
+func (db *DB) wants(r *replica.Replica, peer causal.Origin) bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	m := r.members[peer]
+	m := r.Members[peer]
 	for w := range db.waiters {
 		if !w.token && (m == nil || !w.aim(r) || !w.heldBy(m)) {
 			return true
@@ -356,17 +277,17 @@ func (db *DB) latestCall() uint64 {
 	return db.calls
 }
 
-// hastenNow has sessions held for those who wait.
-func (db *DB) hastenNow() {
-	notify(db.urgent)
+// requestSync has sessions held for those who wait.
+func (db *DB) requestSync() {
+	notify(db.syncRequests)
 }
 
-// hasten starts sessions for those who wait, with as many peers at once as they
+// serveRequests starts sessions for those who wait, with as many peers at once as they
 // need: first with those that have what is missing here, if that is known. A peer
 // is asked once for each call; after that the usual rounds go on.
-func (db *DB) hasten(ctx context.Context) {
+func (db *DB) serveRequests(ctx context.Context) {
 	if all, call := db.heardAll(); all {
-		db.at(func(r *replica) {
+		db.with(func(r *replica.Replica) {
 			db.endWaits(func(w *waiter) error {
 				if !w.token || w.number > call {
 					return nil
@@ -376,14 +297,14 @@ func (db *DB) hasten(ctx context.Context) {
 		})
 	}
 	n, newest := 0, uint64(0)
-	held := map[Origin]bool{}   // by these, and nobody waits for more
-	source := map[Origin]bool{} // these wrote what is missing here
-	db.at(func(r *replica) {
+	held := map[causal.Origin]bool{}   // by these, and nobody waits for more
+	source := map[causal.Origin]bool{} // these wrote what is missing here
+	db.with(func(r *replica.Replica) {
 		db.mu.Lock()
 		defer db.mu.Unlock()
 		n, newest = db.needs(r, source)
 		if n > 0 && len(source) == 0 {
-			for o, m := range r.members {
+			for o, m := range r.Members {
 				held[o] = db.satisfies(m)
 			}
 		}
@@ -392,14 +313,14 @@ func (db *DB) hasten(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	db.peers.each(func(p *peer) { n -= int(btoi(p.busy && p.live())) })
+	db.peers.each(func(p *peer) { n -= int(store.Btoi(p.busy && p.live())) })
 	due := func(p *peer) bool { return p.asked < newest && !held[p.origin] }
 	for _, first := range []bool{true, false} {
 		skip := func(p *peer) bool { return !due(p) || first && !source[p.origin] }
 		live, others := db.peers.pick(max(n, 0), probesPerRound, now, skip)
 		n -= len(live)
 		for _, p := range append(live, others...) {
-			db.spawn(func() { db.call(ctx, p, purpose{}) })
+			db.spawn(func() { db.call(ctx, p, session.Goal{}) })
 		}
 	}
 }
@@ -425,23 +346,23 @@ func (db *DB) heardAll() (all bool, call uint64) {
 }
 
 // lost returns an error if a write that is waited for is lost, see [ErrTokenLost].
-func (w *waiter) lost(r *replica) error {
+func (w *waiter) lost(r *replica.Replica) error {
 	for _, d := range w.target {
-		if d.origin == r.self {
-			return fmt.Errorf("replicator: the token names write %d of this replica, which has made only %d", d.seq, r.seq)
+		if d.Origin == r.Self {
+			return fmt.Errorf("replicator: the token names write %d of this replica, which has made only %d", d.Seq, r.Seq)
 		}
-		switch lost, err := r.lost(d); {
+		switch lost, err := r.Lost(d); {
 		case err != nil:
 			return err
 		case lost:
-			return fmt.Errorf("%w: nobody who can be reached knows write %d of opening %s, and that has ended; read what it wrote anew", ErrTokenLost, d.seq, d.origin.Short())
+			return fmt.Errorf("%w: nobody who can be reached knows write %d of opening %s, and that has ended; read what it wrote anew", ErrTokenLost, d.Seq, d.Origin.Short())
 		}
 	}
 	return nil
 }
 
 // needs tells how many peers to ask at once. The replica and db.mu are in hand.
-func (db *DB) needs(r *replica, source map[Origin]bool) (n int, newest uint64) {
+func (db *DB) needs(r *replica.Replica, source map[causal.Origin]bool) (n int, newest uint64) {
 	for w := range db.waiters {
 		newest = max(newest, w.number)
 		if !w.token {
@@ -450,14 +371,14 @@ func (db *DB) needs(r *replica, source map[Origin]bool) (n int, newest uint64) {
 		}
 		n = max(n, db.opts.Fanout)
 		for _, d := range w.target {
-			source[d.origin] = true
+			source[d.Origin] = true
 		}
 	}
 	return n, newest
 }
 
 // satisfies tells whether a peer has all that anybody waits for. db.mu is in hand.
-func (db *DB) satisfies(m *member) bool {
+func (db *DB) satisfies(m *replica.Member) bool {
 	for w := range db.waiters {
 		if w.token || w.target == nil || !w.heldBy(m) {
 			return false
@@ -466,33 +387,33 @@ func (db *DB) satisfies(m *member) bool {
 	return true
 }
 
-// hardTime is for how long after a peer asked for it what is pulled is written
+// syncAfterAsked is for how long after a peer asked for it what is pulled is written
 // with Sync: more will be asked for, and then nothing need be flushed.
-const hardTime = 10 * time.Second
+const syncAfterAsked = 10 * time.Second
 
 // makeDurable brings to disk what is claimed, and waits for it. All who ask while it is
 // under way are served by the next one.
 func (db *DB) makeDurable() error {
-	defer func() { db.hardened.Store(time.Now().UnixNano()) }() // it may have taken longer than hardTime
-	db.hardened.Store(time.Now().UnixNano())
+	defer func() { db.durableAsked.Store(time.Now().UnixNano()) }() // it may have taken longer than hardTime
+	db.durableAsked.Store(time.Now().UnixNano())
 	return db.flushAll()
 }
 
 // flushAll brings to disk what is claimed. At most one flush is under way.
 func (db *DB) flushAll() error {
 	var need uint64
-	db.at(func(r *replica) { need = r.commits })
+	db.with(func(r *replica.Replica) { need = r.Commits })
 	select {
 	case db.flushing <- struct{}{}:
 		defer func() { <-db.flushing }()
 	case <-db.ending:
 		return leveldb.ErrClosed
 	}
-	var m mark
+	var m replica.FlushMark
 	safe := false
-	db.at(func(r *replica) {
-		safe = !r.unsynced || r.safe >= need
-		m = mark{claim: r.known.vector(claimed), commits: r.commits, resume: r.resumePoint()}
+	db.with(func(r *replica.Replica) {
+		safe = !r.Unsynced || r.Safe >= need
+		m = replica.FlushMark{Vector: r.Known.Vector(causal.Covered), Commits: r.Commits, Resume: r.ResumePoint()}
 	})
 	if safe {
 		return nil
@@ -500,25 +421,25 @@ func (db *DB) flushAll() error {
 	if err := db.queue.broken(); err != nil {
 		return err
 	}
-	if err := db.commit((*txn).secureAll); err != errMuchInDoubt && !errors.Is(err, ErrDamaged) {
+	if err := db.commit((*replica.Txn).SecureAll); err != replica.ErrMuchInDoubt && !errors.Is(err, store.ErrCorrupted) {
 		return err
 	}
-	if err := flush(db.raw); err != nil {
+	if err := store.Flush(db.raw); err != nil {
 		if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly && !starved(err) {
 			db.queue.fail(err)
 		}
 		return err
 	}
-	db.at(func(r *replica) { r.onDisk(m) })
+	db.with(func(r *replica.Replica) { r.OnDisk(m) })
 	// A claim that a crash could take back would be no report.
-	return db.commit(func(t *txn) error {
-		t.stageCheckpoints()
-		t.sync = true
+	return db.commit(func(t *replica.Txn) error {
+		t.StageCheckpoints()
+		t.Sync = true
 		return nil
 	})
 }
 
-// hard tells whether what is pulled should be written with Sync.
-func (db *DB) hard() bool {
-	return db.opts.Sync || time.Now().UnixNano()-db.hardened.Load() < int64(hardTime)
+// wantsSync tells whether what is pulled should be written with Sync.
+func (db *DB) wantsSync() bool {
+	return db.opts.Sync || time.Now().UnixNano()-db.durableAsked.Load() < int64(syncAfterAsked)
 }

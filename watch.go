@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/level-replicator/replicator/internal/replica"
 )
 
 // Change is what happened to one key, for those who [DB.Watch].
@@ -160,7 +162,7 @@ func (w *watcher) take() (c Change, ok bool) {
 func (c *Change) size() int { return len(c.Key) + len(c.Value) + changeOverhead }
 
 // add keeps what a commit did for the reader.
-func (w *watcher) add(changes []change) {
+func (w *watcher) add(changes []replica.Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	limit := watchLimit
@@ -172,10 +174,10 @@ func (w *watcher) add(changes []change) {
 	}
 	for i := range changes {
 		c := &changes[i]
-		if c.quiet || !bytes.HasPrefix(c.key, w.prefix) {
+		if c.Quiet || !bytes.HasPrefix(c.Key, w.prefix) {
 			continue
 		}
-		if w.missed || w.size+len(c.key)+len(c.shown().value)+changeOverhead > limit {
+		if w.missed || w.size+len(c.Key)+len(c.Winner().Value)+changeOverhead > limit {
 			w.missed = true
 			break
 		}
@@ -187,20 +189,20 @@ func (w *watcher) add(changes []change) {
 }
 
 // publicChange is a change as those who watch see it. It shares no memory.
-func publicChange(c *change) Change {
-	v := c.shown()
-	v.value = slices.Clone(v.value)
-	return Change{Key: slices.Clone(c.key), Value: v.value, Deleted: v.deleted, Local: c.local, Conflict: c.conflict, Version: publicVersion(&v)}
+func publicChange(c *replica.Change) Change {
+	v := c.Winner()
+	v.Value = slices.Clone(v.Value)
+	return Change{Key: slices.Clone(c.Key), Value: v.Value, Deleted: v.Deleted, Local: c.Local, Conflict: c.Conflict, Version: publicVersion(&v)}
 }
 
 // publish tells those who watch of a commit.
-func (db *DB) publish(changes []change) {
+func (db *DB) publish(changes []replica.Change) {
 	if len(changes) == 0 {
 		return
 	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if len(db.watchers) > 0 && slices.ContainsFunc(changes, func(c change) bool { return !c.local }) {
+	if len(db.watchers) > 0 && slices.ContainsFunc(changes, func(c replica.Change) bool { return !c.Local }) {
 		changes = inTime(changes)
 	}
 	for w := range db.watchers {
@@ -212,27 +214,27 @@ func (db *DB) publish(changes []change) {
 // in which it was written, by the hybrid clock. A write of a caller's that is in the same
 // batch stays where it is, and so does a key that is there twice: what is before it and
 // what is behind it are ordered apart.
-func inTime(changes []change) []change {
+func inTime(changes []replica.Change) []replica.Change {
 	changes = slices.Clone(changes)
 	keys := map[string]bool{}
 	from := 0
 	run := func(to int) {
-		slices.SortStableFunc(changes[from:to], func(a, b change) int {
-			x, y := a.shown(), b.shown()
-			return cmp.Or(cmp.Compare(x.stamp, y.stamp), x.dot.compare(y.dot))
+		slices.SortStableFunc(changes[from:to], func(a, b replica.Change) int {
+			x, y := a.Winner(), b.Winner()
+			return cmp.Or(cmp.Compare(x.Stamp, y.Stamp), x.Dot.Compare(y.Dot))
 		})
 		clear(keys)
 		from = to
 	}
 	for i := range changes {
-		if changes[i].local || keys[string(changes[i].key)] {
+		if changes[i].Local || keys[string(changes[i].Key)] {
 			run(i)
 		}
-		if changes[i].local {
+		if changes[i].Local {
 			from = i + 1
 			continue
 		}
-		keys[string(changes[i].key)] = true
+		keys[string(changes[i].Key)] = true
 	}
 	run(len(changes))
 	return changes

@@ -3,16 +3,19 @@ package replicator
 import (
 	"testing"
 
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 )
 
 func TestChangesOfAPullAreToldInOrderOfTimeBesideWritesOfCallers(t *testing.T) {
-	ch := func(key string, at stamp, local bool) change {
-		return change{key: []byte(key), local: local, versions: state{{dot: dot{Origin{1}, uint64(at)}, stamp: at}}}
+	ch := func(key string, at causal.Stamp, local bool) replica.Change {
+		return replica.Change{Key: []byte(key), Local: local, Versions: store.Siblings{{Dot: causal.Dot{Origin: causal.Origin{1}, Seq: uint64(at)}, Stamp: at}}}
 	}
-	told := func(cs ...change) (s string) {
+	told := func(cs ...replica.Change) (s string) {
 		for _, c := range inTime(cs) {
-			s += string(c.key)
+			s += string(c.Key)
 		}
 		return s
 	}

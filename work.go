@@ -1,6 +1,12 @@
 package replicator
 
-import "time"
+import (
+	"time"
+
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/transport"
+)
 
 // progress keeps long work for Status and tells Events of it.
 func (db *DB) progress(p Progress) {
@@ -33,23 +39,23 @@ type pullWork struct {
 const tellAfter = time.Second
 
 // follow is called after each frame that came.
-func (w *pullWork) follow(s *session, pace *progressConn) {
+func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	now := time.Now()
 	work := ""
 	switch {
-	case s.pulling == nil:
-	case s.pulling.repair != nil:
+	case s.Pulling == nil:
+	case s.Pulling.Repair != nil:
 		work = "repair"
 	default:
 		work = "pull"
 	}
-	keys, bytes := int64(s.stats.pulled+s.stats.repaired), pace.in.Load()
+	keys, bytes := int64(s.Stats.Pulled+s.Stats.Repaired), pace.In.Load()
 	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
 	if work != w.now.Work {
 		w.end()
 		w.now, w.began, w.told, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
 		if work == "pull" {
-			w.db.at(func(r *replica) { w.now.Total = r.known.behind(&s.peer) })
+			w.db.with(func(r *replica.Replica) { w.now.Total = r.Known.Behind(&s.Known) })
 		}
 	}
 	if work == "" || now.Sub(w.told) < tellAfter {

@@ -187,7 +187,7 @@ func (a *app) report(err error) int {
 		code, hint = exitUsage, usage.hint
 	case errors.As(err, &hinted):
 		hint = hinted.hint
-	case errors.Is(err, replicator.ErrDamaged):
+	case errors.Is(err, replicator.ErrCorrupted):
 		hint = "levelrepl verify names all that does not fit; levelrepl repair mends it, of a served node with what its peers have"
 	case errors.Is(err, context.Canceled):
 		err = errors.New("interrupted")

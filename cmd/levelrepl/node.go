@@ -183,7 +183,7 @@ func (l *local) entry(s span, key, value []byte) (entry, error) {
 	}
 	if s.versions && l.db != nil {
 		vs, err := l.db.Versions(key)
-		if e.Damaged = errors.Is(err, replicator.ErrDamaged); err != nil && !e.Damaged {
+		if e.Damaged = errors.Is(err, replicator.ErrCorrupted); err != nil && !e.Damaged {
 			return e, err
 		}
 		e.Versions = versionsOf(vs, false)

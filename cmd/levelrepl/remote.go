@@ -226,8 +226,8 @@ func (n *remote) refused(resp *http.Response) error {
 			return known
 		}
 	}
-	if rest, ok := strings.CutPrefix(e.Error, replicator.ErrDamaged.Error()); ok {
-		return fmt.Errorf("%w%s", replicator.ErrDamaged, safe(rest))
+	if rest, ok := strings.CutPrefix(e.Error, replicator.ErrCorrupted.Error()); ok {
+		return fmt.Errorf("%w%s", replicator.ErrCorrupted, safe(rest))
 	}
 	return fmt.Errorf("%s: %s", n.shown, safe(e.Error))
 }

@@ -1,0 +1,119 @@
+package causal
+
+import (
+	"cmp"
+	"slices"
+)
+
+var LastDot = Dot{Origin{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, MaxSeq}
+
+// SpanMap are parts of the logs of some origins.
+type SpanMap map[Origin]Spans
+
+// Region is a part of one origin's log, from ≤ seq ≤ to, read in reverse.
+type Region struct {
+	Origin   Origin
+	Alias    uint32
+	From, To uint64
+}
+
+// Span is a range of seqs, both ends included.
+type Span struct{ From, To uint64 }
+
+// Spans are ranges of one origin's log, sorted, apart from each other.
+type Spans []Span
+
+// MaxSpans bounds the spans of one origin, on the wire and in memory. What is not
+// remembered is only sent again.
+const MaxSpans = 1 << 12
+
+func SortedOrigins(m SpanMap) []Origin {
+	os := make([]Origin, 0, len(m))
+	for o := range m {
+		os = append(os, o)
+	}
+	slices.SortFunc(os, Origin.Compare)
+	return os
+}
+
+func (m SpanMap) Has(d Dot) bool {
+	ss := m[d.Origin]
+	i, _ := slices.BinarySearchFunc(ss, d.Seq, func(s Span, n uint64) int { return cmp.Compare(s.To, n) })
+	return i < len(ss) && ss[i].From <= d.Seq
+}
+
+func (m SpanMap) Clone() SpanMap {
+	c := make(SpanMap, len(m))
+	for o, ss := range m {
+		c[o] = slices.Clone(ss)
+	}
+	return c
+}
+
+// Add takes in other parts.
+func (m SpanMap) Add(other SpanMap) {
+	for o, ss := range other {
+		for _, s := range ss {
+			m[o] = m[o].Add(s)
+		}
+	}
+}
+
+// Add puts a range among others.
+func (ss Spans) Add(s Span) Spans {
+	if s.From > s.To || len(ss) >= MaxSpans && !ss.touch(s) {
+		return ss
+	}
+	i := 0
+	for i < len(ss) && ss[i].To+1 < s.From {
+		i++
+	}
+	j := i
+	for j < len(ss) && ss[j].From <= s.To+1 {
+		s.From, s.To = min(s.From, ss[j].From), max(s.To, ss[j].To)
+		j++
+	}
+	return slices.Replace(ss, i, j, s)
+}
+
+// Without takes one seq out.
+func (ss Spans) Without(seq uint64) Spans {
+	i := slices.IndexFunc(ss, func(s Span) bool { return s.From <= seq && seq <= s.To })
+	if i < 0 {
+		return ss
+	}
+	var rest Spans
+	for _, s := range []Span{{ss[i].From, seq - 1}, {seq + 1, ss[i].To}} {
+		if s.From <= s.To {
+			rest = append(rest, s)
+		}
+	}
+	if len(ss)+len(rest)-1 > MaxSpans { // what is not remembered is only sent again
+		rest = rest[:1]
+	}
+	return slices.Replace(ss, i, i+1, rest...)
+}
+
+// touch tells whether a span would join others rather than stand alone.
+func (ss Spans) touch(s Span) bool {
+	return slices.ContainsFunc(ss, func(t Span) bool { return t.From <= s.To+1 && s.From <= t.To+1 })
+}
+
+// Subtract appends to regions what of g is not within the spans, the highest first.
+func (ss Spans) Subtract(regions []Region, g Region) []Region {
+	for i := len(ss) - 1; i >= 0 && g.From <= g.To; i-- {
+		if s := ss[i]; s.From <= g.To && s.To >= g.From {
+			if s.To < g.To {
+				regions = append(regions, Region{g.Origin, g.Alias, s.To + 1, g.To})
+			}
+			if s.From == 0 {
+				return regions
+			}
+			g.To = s.From - 1
+		}
+	}
+	if g.From <= g.To {
+		regions = append(regions, g)
+	}
+	return regions
+}

@@ -1,0 +1,67 @@
+package causal
+
+import "slices"
+
+// Vector is a version vector: for each origin the greatest seq seen. A write
+// with that seq or a smaller one is within the vector.
+//
+// Invariant: sorted by origin, no origin twice, no seq of 0.
+type Vector []Dot
+
+func (v Vector) find(o Origin) (int, bool) {
+	// Nearly all vectors are short: a version has seen one or two writers.
+	if len(v) <= 8 {
+		for i := range v {
+			if c := v[i].Origin.Compare(o); c >= 0 {
+				return i, c == 0
+			}
+		}
+		return len(v), false
+	}
+	return slices.BinarySearchFunc(v, o, func(d Dot, o Origin) int { return d.Origin.Compare(o) })
+}
+
+// Seq is the greatest seq of an origin within v, 0 if there is none.
+func (v Vector) Seq(o Origin) uint64 {
+	if i, ok := v.find(o); ok {
+		return v[i].Seq
+	}
+	return 0
+}
+
+// Contains tells whether d is within v.
+func (v Vector) Contains(d Dot) bool { return d.Seq <= v.Seq(d.Origin) }
+
+// Raise puts d within v and returns the vector, which may share memory with v.
+func (v Vector) Raise(d Dot) Vector {
+	if d.Seq == 0 {
+		return v
+	}
+	i, ok := v.find(d.Origin)
+	if !ok {
+		return slices.Insert(v, i, d)
+	}
+	v[i].Seq = max(v[i].Seq, d.Seq)
+	return v
+}
+
+// Join puts all of w within v and returns the vector, which may share memory
+// with v but not with w.
+func (v Vector) Join(w Vector) Vector {
+	for _, d := range w {
+		v = v.Raise(d)
+	}
+	return v
+}
+
+// Within tells whether all of v is within w.
+func (v Vector) Within(w Vector) bool {
+	for _, d := range v {
+		if !w.Contains(d) {
+			return false
+		}
+	}
+	return true
+}
+
+func (v Vector) Clone() Vector { return slices.Clone(v) }

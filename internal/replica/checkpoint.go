@@ -1,0 +1,286 @@
+package replica
+
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// inDoubt are the keys that were written without Sync since all was known to be on disk,
+// and how many bytes they would take in a batch.
+type inDoubt struct {
+	keys map[string]int
+	size int
+	much bool // they are too many to be kept, or more than keys was written
+}
+
+const (
+	maxInDoubt     = BatchLimit / 2 // bytes of the batch that writes again what is in doubt,
+	maxKeysInDoubt = 512            // and keys, each of which is read for it while others wait
+)
+
+var ErrMuchInDoubt = errors.New("replicator: too much is in doubt to be written again")
+
+// undurable are the origins of which a proof, as far as the checkpoint goes, may not be
+// on disk. What a version rests on may have come in any earlier batch, and a power
+// failure can lose that one and keep the version; so the batch of each version has these
+// proofs along, until they are known to be on disk.
+type undurable struct {
+	origins []causal.Origin
+	asOf    [2]uint64 // changes of proofs, and of checkpoint and disk, when they were worked out
+	moved   uint64    // changes of checkpoint and disk
+}
+
+// FlushMark is a claim taken when goleveldb had flushed its memtable count times.
+type FlushMark struct {
+	count   uint64
+	Vector  causal.Vector
+	Commits uint64
+	Resume  resumePoint
+}
+
+// RequireDurable raises a proof and has it written with Sync, unless it is on disk already.
+// What is no longer held, or no longer named in a vv, and all later versions of the
+// key rely on it, so a power failure must not take it and leave them. That it is
+// known here is not enough: it may have come with a pull that was not synced.
+func (t *Txn) RequireDurable(c causal.Column, d causal.Dot) {
+	t.RaiseWatermark(c, d)
+	if t.R.isDurable(c, d) {
+		return
+	}
+	if n := t.column(c, d.Origin); n > 0 {
+		t.raise(c, causal.Dot{Origin: d.Origin, Seq: n}) // so that the origin is written
+	}
+	t.stageCheckpoint(causal.Vector{d})
+	t.Sync = true
+}
+
+// stageCheckpoint has the checkpoint of some origins written along with a proof
+// that relies on it: after a crash the proof counts no further than the claim,
+// which restarts from there.
+func (t *Txn) stageCheckpoint(v causal.Vector) {
+	for _, d := range v {
+		if n := t.R.Known.Seq(causal.Durable, d.Origin); n > 0 {
+			t.raise(causal.Durable, causal.Dot{Origin: d.Origin, Seq: n})
+		}
+	}
+}
+
+// isDurable tells whether a proof survives a power failure: it is on disk, and so is a
+// checkpoint that goes as far.
+func (r *Replica) isDurable(c causal.Column, d causal.Dot) bool {
+	return d.Seq <= min(r.Durable.Seq(c, d.Origin), r.Durable.Seq(causal.Durable, d.Origin))
+}
+
+// noteDurable notes the proofs and checkpoints that a synced transaction wrote.
+func (r *Replica) noteDurable(t *Txn) {
+	wrote := func(o causal.Origin) {
+		for c := causal.Durable; c < causal.Columns; c++ {
+			r.Durable.Raise(c, causal.Dot{Origin: o, Seq: r.Known.Seq(c, o)})
+		}
+	}
+	for _, w := range t.Rows {
+		if w.Seqs[causal.Durable]|w.Seqs[causal.Pruned]|w.Seqs[causal.Purged] != 0 { // else it was not written
+			wrote(w.Origin)
+		}
+	}
+	for _, o := range t.undurable {
+		wrote(o)
+	}
+	if t.saved > 0 {
+		for _, w := range r.Known.Rows {
+			if w.Rev > t.savedFrom && w.Rev <= t.saved {
+				wrote(w.Origin)
+			}
+		}
+	}
+	r.moved++
+}
+
+// UndurableOrigins are worked out anew when something changed that they depend on.
+func (r *Replica) UndurableOrigins() []causal.Origin {
+	now := [2]uint64{r.Known.WatermarkRev, r.moved}
+	if r.undurable.asOf == now {
+		return r.undurable.origins
+	}
+	r.undurable.asOf, r.undurable.origins = now, nil
+	for i := range r.Known.Rows {
+		w := &r.Known.Rows[i]
+		for c := causal.Pruned; c < causal.Columns; c++ {
+			if n := min(w.Seqs[c], w.Seqs[causal.Durable]); n > 0 && !r.isDurable(c, causal.Dot{Origin: w.Origin, Seq: n}) {
+				r.undurable.origins = append(r.undurable.origins, w.Origin)
+				break
+			}
+		}
+	}
+	return r.undurable.origins
+}
+
+// Checkpoint raises the checkpoint to a claim that is known to be on disk, or to
+// the whole claim if v is nil.
+func (r *Replica) Checkpoint(v causal.Vector) {
+	if v == nil {
+		v = r.Known.Vector(causal.Covered)
+		r.flushMarks = r.flushMarks[:0]
+		r.Safe, r.Unsynced = r.Commits, false
+		r.inDoubt = inDoubt{}
+	}
+	for _, d := range v {
+		r.Known.Raise(causal.Durable, d)
+	}
+	r.StableCache = nil
+	r.moved++
+}
+
+// StageCheckpoints writes the checkpoint where it rose since it was last written.
+func (t *Txn) StageCheckpoints() {
+	for _, w := range t.R.Known.Since(t.R.SavedRev) {
+		t.R.stageOrigin(&t.Batch, w.Origin, w)
+	}
+	t.savedFrom, t.saved = t.R.SavedRev, t.R.Known.Rev
+	t.stageResume()
+}
+
+// Flushed tells the replica how often goleveldb has flushed its memtable so far.
+// It has one frozen memtable at most, so once it has flushed twice since a batch
+// was acknowledged, that batch and all before it are on disk.
+func (r *Replica) Flushed(count uint64) {
+	for len(r.flushMarks) > 0 && count >= r.flushMarks[0].count+2 {
+		m := r.flushMarks[0]
+		r.flushMarks = r.flushMarks[1:]
+		r.OnDisk(m)
+	}
+	if !r.Unsynced {
+		return
+	}
+	m := FlushMark{count, r.Known.Vector(causal.Covered), r.Commits, r.ResumePoint()}
+	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].count == count {
+		r.flushMarks[n-1] = m // a later claim, due no later
+	} else {
+		r.flushMarks = append(r.flushMarks, m)
+	}
+}
+
+// OnDisk raises the checkpoint to what a mark vouches for. If nothing was
+// committed without Sync since it was taken, that is the whole claim.
+func (r *Replica) OnDisk(m FlushMark) {
+	if r.Safe = max(r.Safe, m.Commits); r.Safe >= r.dirty {
+		r.Checkpoint(nil)
+		r.resumable(r.ResumePoint())
+		return
+	}
+	r.Checkpoint(m.Vector)
+	r.resumable(m.Resume)
+}
+
+// stableVector is what every member is known to have on disk, and we too.
+func (r *Replica) stableVector() causal.Vector {
+	if r.StableCache == nil {
+		v := r.Known.Vector(causal.Durable)
+		for _, m := range r.ActiveMembers() {
+			v = slices.DeleteFunc(v, func(d causal.Dot) bool { return m.Known.Seq(causal.Durable, d.Origin) == 0 })
+			for i := range v {
+				v[i].Seq = min(v[i].Seq, m.Known.Seq(causal.Durable, v[i].Origin))
+			}
+		}
+		r.StableCache = v
+	}
+	return r.StableCache
+}
+
+// note takes in a transaction that was committed without Sync.
+func (d *inDoubt) note(t *Txn) {
+	for i := range t.Changes {
+		if d.much = d.much || t.beside; d.much {
+			break
+		}
+		c := &t.Changes[i]
+		k := RemoteKey{Key: c.Key, Versions: c.Versions}
+		n := k.Size() + store.WriteOverhead
+		if d.keys == nil {
+			d.keys = map[string]int{}
+		}
+		d.size += n - d.keys[string(c.Key)]
+		d.keys[string(c.Key)] = n
+		d.much = d.size > maxInDoubt || len(d.keys) > maxKeysInDoubt
+	}
+	if d.much = d.much || t.beside; d.much {
+		d.keys = nil
+	}
+}
+
+// SecureAll writes everything that is in doubt once more, with Sync, and the checkpoint
+// along: every batch has the whole state of its keys, so nothing depends any more on the
+// batches that a power failure could take. What log entries these had deleted may come
+// back, and is swept as ever. It costs one sync, where a flush costs five or so. If it is
+// too much, or a key does not fit together, the error says so and a flush must do.
+func (t *Txn) SecureAll() error {
+	d := &t.R.inDoubt
+	if d.much || len(t.R.Known.Rows) > OriginStep {
+		return ErrMuchInDoubt
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.keys)) {
+		if err := t.rewrite([]byte(key)); err != nil {
+			return err
+		}
+	}
+	for _, rows := range [][]causal.Row{t.R.Known.Rows, slices.Clone(t.Rows)} {
+		for _, w := range rows {
+			n := t.column(causal.Covered, w.Origin)
+			for c := causal.Durable; c < causal.Columns && n > 0; c++ {
+				if n > t.R.Durable.Seq(causal.Durable, w.Origin) || t.column(c, w.Origin) > t.R.Durable.Seq(c, w.Origin) {
+					t.raise(causal.Durable, causal.Dot{Origin: w.Origin, Seq: n}) // so that the origin is written
+				}
+			}
+		}
+	}
+	t.Sync, t.secures = true, true
+	return nil
+}
+
+// rewrite stages a key as it is, unless that is done already.
+func (t *Txn) rewrite(key []byte) error {
+	s, k, err := t.Lookup(key)
+	if err != nil || k != nil {
+		return err
+	}
+	if len(s) == 0 {
+		t.Batch.Delete(key)
+		for _, kind := range []byte{store.KindIndex, store.KindTombstone, store.KindConflict} {
+			t.Batch.Delete(store.KindKey(kind, key))
+		}
+		return nil
+	}
+	raw, err := t.R.Store.Get(key, nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return err
+	}
+	odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownOf(raw, err == leveldb.ErrNotFound))
+	if err != nil {
+		return err
+	}
+	if odd { // written past the wrapper: not to be taken back here
+		return store.Corrupted(key, "its value is not the one that was logged")
+	}
+	vs, err := t.full(key, s, k)
+	if err != nil {
+		return err
+	}
+	// The batch that took a mark away may be among those that are in doubt.
+	if !InConflict(vs) {
+		t.Batch.Delete(store.KindKey(store.KindConflict, key))
+	}
+	if !s.HasTombstone() {
+		t.Batch.Delete(store.KindKey(store.KindTombstone, key))
+	}
+	n := len(t.Changes)
+	err = t.ReplaceQuietly(key, s, k, vs)
+	for i := range t.Changes[n:] {
+		t.Changes[n+i].Same = true
+	}
+	return err
+}

@@ -1,0 +1,183 @@
+package replica
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/printable"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+const (
+	memberSaveInterval = time.Hour   // how far the stored time of a member may lag
+	strangerTTL        = time.Minute // who has not held a whole session counts no longer
+)
+
+// Member is a server whose reports count when something is to be forgotten: one
+// that was seen within PeerTTL.
+type Member struct {
+	Origin        causal.Origin
+	Name          string
+	Seen          time.Time
+	saved         time.Time        // seen as last written to the store
+	Met           bool             // a session with it has ended well, now or before it was written
+	Known         causal.Knowledge // what it last told us of its knowledge
+	Rev           uint64           // its revision then
+	AddrHash      uint32           // sum of the addresses it last told us
+	VectorSum     causal.Sum       // what it claimed when last asked,
+	Digest        causal.Sum       // and of what it held then
+	Agreed        time.Time        // when it last held what we did
+	BlockingSince time.Time        // since when it is seen to hold back the forgetting of deletions; zero: it does not
+	earlier       []causal.Origin  // its earlier openings, the latest first, at most lineageLimit
+	Replaced      bool             // somebody else answered where it did: it counts no more until it is heard again
+}
+
+// ActiveMembers are the members, sorted by origin.
+func (r *Replica) ActiveMembers() []*Member {
+	now := r.Now()
+	var ms []*Member
+	for _, o := range slices.SortedFunc(maps.Keys(r.Members), causal.Origin.Compare) {
+		if m := r.Members[o]; m.unseenFor(now) <= r.PeerTTL {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// NoteSeen notes that a peer was heard, and gives what is known of it.
+func (r *Replica) NoteSeen(o causal.Origin, name string) *Member {
+	m := r.Members[o]
+	if m == nil {
+		m = &Member{Origin: o}
+		r.Members[o] = m
+		r.StableCache = nil
+	}
+	m.Name, m.Seen, m.Replaced = name, r.Now(), false
+	delete(r.Succeeded, o) // it still runs: what succeeded it is a copy
+	return m
+}
+
+// NoteReplaced notes that somebody else answers where a member did. It may have lost
+// its disk, and would count twice.
+func (r *Replica) NoteReplaced(o causal.Origin) {
+	if m := r.Members[o]; m != nil {
+		m.Replaced = true
+	}
+}
+
+// NoteSuccession drops the members that a peer says were itself, opened earlier.
+func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
+	for _, o := range earlier {
+		if o != now && r.Members[o] != nil {
+			r.Members[o].Seen = time.Time{}
+			r.Succeeded[o] = true
+			r.StableCache = nil
+		}
+	}
+	if m := r.Members[now]; m != nil && len(earlier) > 0 {
+		m.earlier = slices.Clone(earlier[:min(len(earlier), LineageLimit)])
+	}
+}
+
+// Lineage are the latest origins of this database: who knew it by one of them
+// knows it still.
+func (r *Replica) Lineage(limit int) []causal.Origin {
+	var os []causal.Origin
+	for i := len(r.Aliases) - 1; i >= 0 && len(os) < limit; i-- {
+		if o := r.Aliases[i]; r.Own[o] && o != r.Self {
+			os = append(os, o)
+		}
+	}
+	return os
+}
+
+// Dismiss drops a member that broke the rules before a session with it had ever
+// ended well.
+func (r *Replica) Dismiss(o causal.Origin) {
+	if m := r.Members[o]; m != nil && !m.Met {
+		delete(r.Members, o)
+		r.StableCache = nil
+	}
+}
+
+// stageMembers writes who was seen since it was last written, and drops whom
+// nobody has seen for long. Their reports are not stored: until a member was
+// heard again it holds everything back. Whoever only introduced itself is not
+// written at all: it may be anybody, under a new name each time.
+func (r *Replica) stageMembers(b leveldb.BatchReplay) {
+	now := r.Now()
+	for _, o := range slices.SortedFunc(maps.Keys(r.Members), causal.Origin.Compare) {
+		m := r.Members[o]
+		key := store.KindKey(store.KindMember, o[:])
+		switch {
+		case !m.Met:
+			if m.unseenFor(now) > strangerTTL {
+				delete(r.Members, o)
+				r.StableCache = nil
+			}
+		case m.unseenFor(now) > r.PeerTTL:
+			b.Delete(key)
+			delete(r.Members, o)
+			r.StableCache = nil
+		case m.Seen.Sub(m.saved).Abs() >= memberSaveInterval:
+			rec := binary.BigEndian.AppendUint64([]byte{store.FormatVersion}, uint64(m.Seen.UnixMilli()))
+			b.Put(key, append(rec, m.Name...))
+			m.saved = m.Seen
+		}
+	}
+}
+
+func (t *Txn) StageMembers() { t.R.stageMembers(&t.Batch) }
+
+func (r *Replica) ReadMembers() error {
+	it := r.Store.NewIterator(store.KindRange(store.KindMember), nil)
+	defer it.Release()
+	for it.Next() {
+		d := store.Decoder{B: it.Value()}
+		if len(it.Key()) != 3+16 || len(d.B) < 9 || d.Byte() != store.FormatVersion {
+			return fmt.Errorf("replicator: member record %x is damaged or of a later release", it.Key())
+		}
+		seen := time.UnixMilli(int64(d.Uint64()))
+		o := causal.Origin(it.Key()[3:])
+		r.Members[o] = &Member{Origin: o, Name: printable.Printable(string(d.B)), Seen: seen, saved: seen, Met: true}
+	}
+	return it.Error()
+}
+
+// unclear reports whether nothing can be said of what a member may still come up
+// with. What it wrote before it knew of a deletion may still be on its way, unless
+// all that it has on disk is claimed here.
+func (r *Replica) unclear(m *Member) bool {
+	return m.Rev == 0 || !m.Known.Within(causal.Durable, &r.Known, causal.Covered)
+}
+
+// Blockers are the members that hold back the forgetting of deletions, and notes
+// since when: those that are unclear, and those that have not reported to have on
+// disk what the deletions need that are held since the last look.
+func (r *Replica) Blockers() []*Member {
+	if len(r.left.seen) == 0 {
+		return nil
+	}
+	now := r.Now()
+	var ms []*Member
+	for _, m := range r.ActiveMembers() {
+		lacks := func(d causal.Dot) bool { return d.Seq > m.Known.Seq(causal.Durable, d.Origin) }
+		if !r.unclear(m) && !slices.ContainsFunc(r.left.seen, lacks) {
+			m.BlockingSince = time.Time{}
+			continue
+		}
+		if m.BlockingSince.IsZero() {
+			m.BlockingSince = now
+			if m.Rev == 0 { // not heard since the opening
+				m.BlockingSince = m.Seen
+			}
+		}
+		ms = append(ms, m)
+	}
+	return ms
+}

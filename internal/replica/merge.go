@@ -1,0 +1,145 @@
+package replica
+
+import (
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// JoinWatermarks takes in what the peer can prove, as far as it is claimed here too. A
+// version may rely on it, so it comes with the first that is merged.
+func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
+	for _, w := range peer.Rows {
+		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
+		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
+	}
+}
+
+// DropPurged takes in what the peer holds of a key, and then drops what the peer has
+// purged: held here, not there, and within both its proof and its claim.
+func (t *Txn) DropPurged(key []byte, theirs []store.Version, peer *causal.Knowledge) error {
+	if _, err := t.Merge(key, theirs, peer); err != nil {
+		return err
+	}
+	old, k, err := t.Lookup(key)
+	if err != nil {
+		return err
+	}
+	full, err := t.full(key, old, k)
+	if err != nil {
+		return err
+	}
+	kept := make(store.Siblings, 0, len(full))
+	for _, v := range full {
+		if store.Siblings(theirs).Has(v.Dot) || v.Seq > peer.Seq(causal.Purged, v.Origin) || v.Seq > peer.Seq(causal.Covered, v.Origin) {
+			kept = append(kept, v)
+		}
+	}
+	if kept.SameDots(old) {
+		return nil
+	}
+	return t.replace(key, old, k, kept, false)
+}
+
+// Reconcile brings a key to terms with a peer that claims the same and holds
+// something else. Where the peer holds versions of the key, its proof stands.
+// Where a whole key is missing, a purge cannot be told from damage, and what is
+// held comes back: a deleted key that returns is the lesser evil. It returns how
+// many versions came back.
+func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowledge) (back int, err error) {
+	old, k, err := t.Lookup(key)
+	if err != nil {
+		return 0, err
+	}
+	full, lost, err := t.Intact(key, old, k)
+	if err != nil {
+		return 0, err
+	}
+	now := slices.Clone(full)
+	if len(theirs) > 0 {
+		now = slices.DeleteFunc(now, func(y store.Version) bool { return !store.Siblings(theirs).Has(y.Dot) && peer.Superseded(y.Dot) })
+	}
+	all := slices.Clone(now)
+	now = slices.DeleteFunc(now, func(y store.Version) bool {
+		return slices.ContainsFunc(all, func(z store.Version) bool { return z.Dot != y.Dot && z.HasSeen(y.Dot) })
+	})
+	had := len(now) > 0
+	for _, x := range theirs {
+		if had && !lost.Has(x.Dot) && x.Seq <= max(t.column(causal.Pruned, x.Origin), t.column(causal.Purged, x.Origin)) {
+			continue
+		}
+		if slices.ContainsFunc(now, func(y store.Version) bool { return y.Dot == x.Dot || y.HasSeen(x.Dot) }) {
+			continue
+		}
+		now = append(slices.DeleteFunc(now, func(y store.Version) bool { return x.HasSeen(y.Dot) }), x)
+		if t.Covers(x.Dot) {
+			back++
+		} else {
+			t.loose = t.loose.Raise(x.Dot)
+		}
+	}
+	if now.SameDots(old) && len(lost) == 0 {
+		return 0, nil
+	}
+	for _, y := range lost { // what nothing replaces stays, for somebody else to mend
+		proved := len(theirs) > 0 && peer.Superseded(y.Dot)
+		if !proved && !slices.ContainsFunc(now, func(z store.Version) bool { return z.Dot == y.Dot || z.HasSeen(y.Dot) }) {
+			return 0, nil
+		}
+	}
+	return back, t.stage(key, old, k, now, false)
+}
+
+// Merge takes in the state that a peer holds of one key; proof is what the peer could
+// prove then. All siblings are named. What is missing of their contents is left to a
+// later merge, and so is to drop what only the peer's proof is against: what has seen it
+// may be what is missing.
+func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge) (fresh int, err error) {
+	news, whole := false, true
+	for i := range theirs {
+		news = news || !t.has(theirs[i].Dot)
+		whole = whole && theirs[i].Whole()
+	}
+	if !news { // it came with another session, say
+		return 0, nil
+	}
+	old, k, err := t.Lookup(key)
+	if err != nil {
+		return 0, err
+	}
+	now := old
+	for i := range theirs {
+		x := &theirs[i]
+		if t.has(x.Dot) || !x.Whole() {
+			continue // held, superseded or forgotten here; or not here yet
+		}
+		if slices.ContainsFunc(now, func(y store.Version) bool { return y.Dot == x.Dot || y.HasSeen(x.Dot) }) {
+			continue
+		}
+		if x.NameOnly && x.Listed {
+			continue // it was held, and is superseded
+		}
+		if x.NameOnly {
+			return fresh, ProtocolErrorf("key %q: version %v was sent without its content", key, x.Dot)
+		}
+		kept := store.Siblings(t.versions.Take(len(now) + 1))
+		for j := range now {
+			y := &now[j]
+			if !x.HasSeen(y.Dot) {
+				kept = append(kept, *y)
+			}
+		}
+		now = append(kept, *x)
+		fresh++
+		t.R.clock.See(x.Stamp)
+		t.loose = t.loose.Raise(x.Dot)
+	}
+	if whole {
+		now = t.dropProved(now, theirs, proof)
+	}
+	if fresh == 0 && len(now) == len(old) {
+		return 0, nil
+	}
+	return fresh, t.replace(key, old, k, now, false)
+}

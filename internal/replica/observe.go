@@ -1,0 +1,43 @@
+package replica
+
+import "github.com/level-replicator/replicator/internal/store"
+
+// Change is what a transaction did to one key, for those who watch.
+type Change struct {
+	Key         []byte
+	Old         store.Siblings // what the key held before; values may be missing
+	Versions    store.Siblings // what it holds now
+	resolved    *store.Version // what is shown if these are several
+	index       []byte         // its record, nil for none
+	Local       bool
+	Conflict    bool // it is in conflict now
+	WasConflict bool // it was in conflict before
+	Panicked    any  // what the resolver panicked with
+	Quiet       bool // nobody wrote: something was forgotten or named anew
+	Same        bool // nothing is different: it was only written again
+}
+
+// observer is told of the changes that a replica takes in, while nobody else uses the
+// replica. It must not keep c.
+type observer interface{ Note(c *Change) }
+
+// Observe has an observer told of all changes from now on, until it is let go.
+func (r *Replica) Observe(o observer) {
+	if r.observers == nil {
+		r.observers = map[observer]struct{}{}
+	}
+	r.observers[o] = struct{}{}
+}
+
+func (r *Replica) Unobserve(o observer) { delete(r.observers, o) }
+
+// Winner is what the key shows now.
+func (c *Change) Winner() store.Version {
+	switch {
+	case c.resolved != nil:
+		return *c.resolved
+	case len(c.Versions) == 0:
+		return store.Version{Deleted: true}
+	}
+	return c.Versions[0]
+}

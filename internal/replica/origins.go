@@ -1,0 +1,105 @@
+package replica
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// OriginStep is how many new origins the claim may bring in one batch.
+const OriginStep = 1024
+
+// Assign gives an origin the next alias.
+func (r *Replica) Assign(o causal.Origin) uint32 {
+	a := uint32(len(r.Aliases))
+	r.Aliases = append(r.Aliases, o)
+	if r.opened { // sessions may be reading the map
+		r.Alias = maps.Clone(r.Alias)
+	}
+	r.Alias[o] = a
+	return a
+}
+
+// stageOrigin writes what is stored of an origin. The claim itself is not: after
+// a crash only the checkpoint may be believed, and after a clean close the two
+// are the same.
+func (r *Replica) stageOrigin(b leveldb.BatchReplay, o causal.Origin, w causal.Row) {
+	rec := append(make([]byte, 0, 48), store.FormatVersion, 0)
+	if r.Own[o] {
+		rec[1] = 1
+	}
+	rec = append(rec, o[:]...)
+	for _, c := range []causal.Column{causal.Durable, causal.Pruned, causal.Purged} {
+		rec = binary.AppendUvarint(rec, w.Seqs[c])
+	}
+	b.Put(store.KindKey(store.KindOrigin, binary.BigEndian.AppendUint32(nil, r.Alias[o])), rec)
+}
+
+// stageOrigins writes the new origin and, unless all was known to be on disk, those
+// that were read. A record may stem from a batch whose Sync failed: what was read
+// can still be lost, and what this opening writes builds on its aliases and proofs.
+func (r *Replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
+	os := r.Aliases
+	if clean {
+		os = os[len(os)-1:]
+	}
+	for _, o := range os {
+		w := causal.Row{Origin: o}
+		if i, ok := r.Known.Find(o); ok {
+			w = r.Known.Rows[i]
+		}
+		r.stageOrigin(b, o, w)
+	}
+}
+
+func (r *Replica) ReadOrigins() error {
+	it := r.Store.NewIterator(store.KindRange(store.KindOrigin), nil)
+	defer it.Release()
+	for it.Next() {
+		if len(it.Key()) != 7 || binary.BigEndian.Uint32(it.Key()[3:]) != uint32(len(r.Aliases)) {
+			return fmt.Errorf("replicator: origin record %d is missing; the database is damaged", len(r.Aliases))
+		}
+		d := store.Decoder{B: it.Value()}
+		if d.Byte() != store.FormatVersion && d.Err == nil {
+			return store.ErrVersion
+		}
+		own := d.Byte()&1 != 0
+		w := causal.Row{Origin: d.Origin()}
+		for _, c := range []causal.Column{causal.Durable, causal.Pruned, causal.Purged} {
+			w.Seqs[c] = d.Seq()
+		}
+		if err := d.End(); err != nil {
+			return fmt.Errorf("origin record %d: %w", len(r.Aliases), err)
+		}
+		r.Assign(w.Origin)
+		if own {
+			r.Own[w.Origin] = true
+		}
+		// What lies above the checkpoint may be lost, so nothing above it is
+		// claimed, and absence proves nothing about it.
+		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
+		w.Seqs[causal.Pruned] = min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered])
+		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])
+		r.Known.Take([]causal.Row{w})
+	}
+	return it.Error()
+}
+
+// Number and origin make the replica the origins of what it stores.
+func (r *Replica) Number(o causal.Origin) uint64 {
+	if a, ok := r.Alias[o]; ok {
+		return uint64(a)
+	}
+	return uint64(r.Assign(o))
+}
+
+func (r *Replica) Origin(n uint64) (causal.Origin, bool) { return r.Aliases.Origin(n) }
+
+func (r *Replica) AliasOf(o causal.Origin) (uint32, bool) {
+	a, ok := r.Alias[o]
+	return a, ok
+}

@@ -1,0 +1,108 @@
+package replica
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/indexcache"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// Recount puts the figures right that a verification counted anew. What changed
+// since it began is in both.
+func (t *Txn) Recount(whole bool, counted, kept store.Counters) {
+	t.R.Cache = indexcache.Cache{Limit: t.R.Cache.Limit} // it may have kept what the store lost
+	if !whole {
+		return
+	}
+	t.Digest = t.Digest.Add(counted.Digest).Sub(kept.Digest)
+	t.Keys += counted.Keys - kept.Keys
+	t.Tombstones += counted.Tombstones - kept.Tombstones
+}
+
+// Intact gives the versions of a key that can be read as they were logged, with
+// values and times, and those that cannot.
+func (t *Txn) Intact(key []byte, s store.Siblings, k *stagedKey) (full, lost store.Siblings, err error) {
+	if k != nil && k.full {
+		return s, nil, nil
+	}
+	for i := range s {
+		vs, err := store.ReadVersions(t.R.Store, key, s[i:i+1], t.R)
+		switch {
+		case errors.Is(err, store.ErrCorrupted):
+			lost = append(lost, s[i])
+		case err != nil:
+			return nil, nil, err
+		default:
+			full = append(full, vs[0])
+		}
+	}
+	return full, lost, nil
+}
+
+// RepairLocal puts a key right with what is here of it; litter are log entries that its
+// log-index does not name. It tells whether that was enough.
+func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err error) {
+	rec, err := t.R.Store.Get(store.KindKey(store.KindIndex, key), nil)
+	if err != nil && !errors.Is(err, leveldb.ErrNotFound) {
+		return false, err
+	}
+	s, unreadable := store.DecodeIndex(rec, t.R)
+	if rec == nil {
+		unreadable = nil
+	}
+	full, lost, err := t.Intact(key, s, nil)
+	if err != nil || len(lost) > 0 {
+		return false, err
+	}
+	if len(s) == 0 {
+		if full, err = t.unindexed(key, litter); err != nil {
+			return false, err
+		}
+	}
+	for _, d := range litter {
+		if a, ok := t.R.AliasOf(d.Origin); ok && !full.Has(d) {
+			t.Batch.Delete(store.AppendLogKey(nil, a, d.Seq))
+		}
+	}
+	if len(full) > 0 {
+		return true, t.stage(key, s, nil, full, false)
+	}
+	if unreadable != nil {
+		t.Batch.Delete(store.KindKey(store.KindIndex, key))
+	}
+	return unreadable == nil, nil
+}
+
+// unindexed gives the versions of a key without a log-index that the log still has:
+// those that no other saw, if their values are there. What a proof covers is garbage
+// that a crash left.
+func (t *Txn) unindexed(key []byte, litter []causal.Dot) (vs store.Siblings, err error) {
+	for _, d := range litter {
+		if a, ok := t.R.AliasOf(d.Origin); ok && d.Seq > max(t.column(causal.Pruned, d.Origin), t.column(causal.Purged, d.Origin)) {
+			logKey := store.AppendLogKey(nil, a, d.Seq)
+			rec, err := t.R.Store.Get(logKey, nil)
+			if errors.Is(err, leveldb.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			e, err := store.DecodeEntry(logKey, rec, t.R)
+			if err != nil {
+				continue
+			}
+			if err := e.ReadValue(t.R.Store); err == nil {
+				vs = append(vs, e.Version)
+			} else if !errors.Is(err, store.ErrCorrupted) {
+				return nil, err
+			}
+		}
+	}
+	all := slices.Clone(vs)
+	return slices.DeleteFunc(vs, func(y store.Version) bool {
+		return slices.ContainsFunc(all, func(z store.Version) bool { return z.Dot != y.Dot && z.HasSeen(y.Dot) })
+	}), nil
+}

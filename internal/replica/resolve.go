@@ -1,0 +1,101 @@
+package replica
+
+import (
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// ResolveFunc decides between two siblings of a key. It returns one of them, or one whose
+// value is merged or which is deleted, of which only that counts.
+type ResolveFunc func(key []byte, a, b *store.Version) store.Version
+
+// HighestClock decides where a resolver panicked.
+func HighestClock(_ []byte, a, b *store.Version) store.Version {
+	if a.Compare(b) >= 0 {
+		return *a
+	}
+	return *b
+}
+
+// InConflict reports whether the versions of a key differ in content. Equal content
+// written in several places is no conflict.
+func InConflict(vs []store.Version) bool {
+	for i := range vs {
+		if !vs[i].SameContent(&vs[0]) {
+			return true
+		}
+	}
+	return false
+}
+
+// Canonical returns the versions of a key in the order that all servers agree on.
+func Canonical(vs []store.Version) []store.Version {
+	return slices.SortedFunc(slices.Values(vs), func(a, b store.Version) int { return a.Compare(&b) })
+}
+
+// Resolve folds a resolver over the versions of a key. Of versions with equal
+// content only the last in canonical order takes part. If the resolver panics,
+// highestClock decides, and what it panicked with is returned.
+func Resolve(resolve ResolveFunc, key []byte, vs []store.Version) (shown store.Version, panicked any) {
+	sorted := Canonical(vs)
+	distinct := sorted[:0:0]
+	for i, v := range sorted {
+		if !slices.ContainsFunc(sorted[i+1:], func(w store.Version) bool { return v.SameContent(&w) }) {
+			distinct = append(distinct, v)
+		}
+	}
+	defer func() {
+		if panicked = recover(); panicked != nil {
+			shown = fold(HighestClock, key, distinct)
+		}
+	}()
+	return fold(resolve, key, distinct), nil
+}
+
+func fold(resolve ResolveFunc, key []byte, vs []store.Version) store.Version {
+	shown := vs[0]
+	for _, v := range vs[1:] {
+		r := resolve(key, &shown, &v)
+		switch {
+		case r.Dot == shown.Dot && r.SameContent(&shown):
+		case r.SameContent(&v):
+			shown = v
+		default: // merged: it stands where the greater version does
+			shown, shown.Value, shown.Deleted = v, r.Value, r.Deleted
+		}
+		if shown.Deleted {
+			shown.Value = nil
+		}
+	}
+	return shown
+}
+
+// resolveConflicts stages what a key in conflict shows, if that is something else, with all
+// its state, as ever.
+func (t *Txn) resolveConflicts(key []byte) error {
+	s, k, err := t.Lookup(key)
+	if err != nil || k != nil { // just written: resolved
+		return err
+	}
+	vs, err := t.full(key, s, k)
+	if err != nil {
+		return err
+	}
+	if len(vs) < 2 || !InConflict(vs) {
+		has, err := t.hasKey(store.KindConflict, key)
+		if has { // left behind by a crash
+			t.Batch.Delete(store.KindKey(store.KindConflict, key))
+			t.Conflicts--
+		}
+		return err
+	}
+	odd, err := showsOther(t.R.Store, key, vs, func(key []byte, vs []store.Version) store.Version {
+		shown, _ := t.resolve(key, vs)
+		return shown
+	})
+	if err != nil || !odd {
+		return err
+	}
+	return t.replace(key, s, nil, vs, false)
+}

@@ -1,0 +1,175 @@
+package replica
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// PendingPull is what an unfinished pull already brought, so that it need not be
+// sent again.
+type PendingPull struct {
+	Done  causal.SpanMap // all live entries in these were merged
+	Basis causal.Vector  // but only at a peer that claims all of this may they be skipped
+}
+
+// Remember notes what an unfinished pull brought: the regions of the log that are merged, but
+// for what is held back, and all that the peer claimed or held then. A pull that needs a
+// repair cannot be resumed.
+func (r *Replica) Remember(done []causal.Region, reach causal.Vector, back *HeldBack, peer *causal.Knowledge) {
+	r.Resume.Rev++
+	if !peer.Within(causal.Purged, &r.Known, causal.Covered) {
+		r.Pending = nil
+		return
+	}
+	if back.Over { // who knows whether a region has something that is held back
+		return
+	}
+	if r.Pending == nil {
+		r.Pending = &PendingPull{Done: causal.SpanMap{}}
+	}
+	for _, m := range done {
+		r.Pending.Done[m.Origin] = r.Pending.Done[m.Origin].Add(causal.Span{From: m.From, To: m.To})
+	}
+	back.cut(r.Pending.Done)
+	r.Pending.Basis = r.Pending.Basis.Join(reach)
+}
+
+// Skippable is what need not be sent by a peer: what is known here above the claim, and
+// what an unfinished pull brought, if the peer claims all that its server knew and that
+// is not claimed here.
+func (r *Replica) Skippable(peer *causal.Knowledge) causal.SpanMap {
+	skip := r.Above.Clone()
+	if p := r.Pending; p != nil && !slices.ContainsFunc(p.Basis, func(d causal.Dot) bool { return !peer.Covers(d) && !r.Known.Covers(d) }) {
+		skip.Add(p.Done)
+	}
+	return skip
+}
+
+// resume is what is stored of the above, so that a replica that is opened again goes on where
+// a pull broke off. A record says only what was merged, and is true for as long as that
+// is on disk: after a crash the claim is what may be less than it was then, and what may
+// be skipped goes by the claim of now.
+type resume struct {
+	Rev    uint64 // grows with each change of what is remembered
+	saved  uint64 // of what is stored
+	safe   resumePoint
+	stored bool   // there may be a record
+	from   uint64 // no point before this counts: a repair may have dropped what it says
+}
+
+// resumePoint is a record, as of some revision: of nothing, it is empty.
+type resumePoint struct {
+	rev    uint64
+	Record []byte
+}
+
+// ResumePoint encodes what is remembered now.
+func (r *Replica) ResumePoint() resumePoint {
+	p := resumePoint{rev: r.Resume.Rev}
+	if p.rev == r.Resume.safe.rev {
+		return r.Resume.safe
+	}
+	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].Resume.rev == p.rev {
+		return r.flushMarks[n-1].Resume
+	}
+	pending := r.Pending
+	if pending == nil {
+		pending = &PendingPull{}
+	}
+	if len(pending.Done)+len(r.Above) == 0 {
+		return p
+	}
+	b := store.AppendSpanMap([]byte{store.FormatVersion}, pending.Done)
+	b = binary.AppendUvarint(b, uint64(len(pending.Basis)))
+	for _, d := range pending.Basis {
+		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
+	}
+	p.Record = store.AppendSpanMap(b, r.Above)
+	return p
+}
+
+// resumable notes a point that is on disk.
+func (r *Replica) resumable(p resumePoint) {
+	if p.rev >= r.Resume.from && p.rev > r.Resume.safe.rev {
+		r.Resume.safe = p
+	}
+}
+
+// stageResume writes the latest point that is on disk, if it is another than is stored.
+func (t *Txn) stageResume() {
+	r := t.R
+	if p := r.ResumePoint(); !r.Unsynced || len(p.Record) == 0 { // that there is none is always true
+		r.resumable(p)
+	}
+	if p := r.Resume.safe; p.rev > r.Resume.saved {
+		t.resumed = p.rev
+		r.writeResume(&t.Batch, p)
+	}
+}
+
+func (r *Replica) writeResume(b leveldb.BatchReplay, p resumePoint) {
+	switch {
+	case len(p.Record) > 0:
+		r.Resume.stored = true
+		b.Put(store.MetaResume, p.Record)
+	case r.Resume.stored:
+		b.Delete(store.MetaResume)
+	}
+}
+
+// readResume reads where a pull broke off. It is a hint: what cannot be read is left, and
+// all is sent again.
+func (r *Replica) readResume() error {
+	v, err := r.Store.Get(store.MetaResume, nil)
+	if err == leveldb.ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.Resume.stored = true
+	if p, above, ok := DecodeResume(v); ok {
+		r.Pending, r.Above = p, above
+	}
+	return nil
+}
+
+func DecodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
+	d := store.Decoder{B: record}
+	if d.Byte() != store.FormatVersion {
+		return nil, nil, false
+	}
+	p = &PendingPull{Done: d.SpanMap()}
+	for range d.Count(17) {
+		o := d.Origin()
+		if n := d.Seq(); n > 0 && (len(p.Basis) == 0 || p.Basis[len(p.Basis)-1].Origin.Compare(o) < 0) {
+			p.Basis = append(p.Basis, causal.Dot{Origin: o, Seq: n})
+		} else {
+			d.Fail(store.ErrShort)
+		}
+	}
+	above = d.SpanMap()
+	return p, above, d.End() == nil
+}
+
+// StartOver forgets where a pull broke off: a repair drops what may have been counted as
+// merged.
+func (r *Replica) StartOver() {
+	if r.Pending == nil && len(r.Above) == 0 && !r.Resume.stored {
+		return
+	}
+	r.Resume.Rev++
+	r.Pending, r.Above, r.Resume.from = nil, nil, r.Resume.Rev
+	r.resumable(resumePoint{rev: r.Resume.Rev})
+}
+
+// DropResume has the record go in the batch of a repair, or before it.
+func (t *Txn) DropResume() {
+	if t.R.Resume.stored && t.R.Resume.saved < t.R.Resume.from {
+		t.Batch.Delete(store.MetaResume)
+	}
+}

@@ -1,0 +1,85 @@
+package replica
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// A store can be opened at an older state than it was closed in: goleveldb takes a
+// MANIFEST that was cut off for a shorter one. The tables that were added since are
+// missing then, while the latest journal, and with it the mark of the clean close, is
+// there. So a close has one record flushed to a table, and its mark names it.
+var (
+	metaFlushed = store.KindKey(store.KindMeta, []byte("flushed")) // the last opening whose close flushed the memtable
+	metaClosed  = store.KindKey(store.KindMeta, []byte("closed"))  // the same, as it was when the mark was written
+)
+
+// Rewound is a store as it was when it was closed, and as it was found.
+type Rewound struct {
+	claim         causal.Vector
+	closed, found store.Counters
+}
+
+func (w *Rewound) String() string {
+	return fmt.Sprintf("the store is older than its clean mark: it held %d keys with a value and %d deleted ones when it was closed, and %d and %d when it was opened again",
+		w.closed.Keys, w.closed.Tombstones, w.found.Keys, w.found.Tombstones)
+}
+
+// StageFlushed writes the record that is to be flushed to a table.
+func (r *Replica) StageFlushed(b leveldb.BatchReplay) {
+	b.Put(metaFlushed, append([]byte{store.FormatVersion}, r.Self[:]...))
+}
+
+// StageClosed names, beside the mark of a clean close, the record that was flushed, and
+// writes once more what an opening needs of an older state.
+func (r *Replica) StageClosed(b leveldb.BatchReplay) error {
+	for key, from := range map[string][]byte{
+		string(metaClosed): metaFlushed, string(store.MetaFormat): store.MetaFormat, string(store.MetaLocal): store.MetaLocal, string(store.MetaAdopt): store.MetaAdopt,
+	} {
+		switch rec, err := r.Store.Get(from, nil); err {
+		case nil:
+			b.Put([]byte(key), rec)
+		case leveldb.ErrNotFound:
+			b.Delete([]byte(key))
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFlushed reports whether the store has what its clean mark names. If not, nobody
+// knows what is missing: nothing is claimed or proved any more, and the peers send
+// whatever is not held, as to a directory that was restored from a backup.
+func (r *Replica) checkFlushed() (bool, error) {
+	closed, err := r.Store.Get(metaClosed, nil)
+	if err == leveldb.ErrNotFound { // no close has flushed, or it was one of an earlier release
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	flushed, err := r.Store.Get(metaFlushed, nil)
+	if err != nil && err != leveldb.ErrNotFound {
+		return false, err
+	}
+	if bytes.Equal(closed, flushed) {
+		return true, nil
+	}
+	r.Rewound = &Rewound{claim: r.Known.Vector(causal.Covered), closed: r.Counters}
+	r.Known, r.Counters, r.Cloud = causal.Knowledge{}, store.Counters{}, nil
+	return false, nil
+}
+
+// StillRewound is how the store was found at the opening, or nil if it was found as it had
+// been closed, or if all that it knew of then is known again.
+func (r *Replica) StillRewound() *Rewound {
+	if r.Rewound != nil && r.Rewound.claim.Within(r.Known.Vector(causal.Covered)) {
+		r.Rewound = nil
+	}
+	return r.Rewound
+}

@@ -1,0 +1,267 @@
+package replica
+
+import (
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/indexcache"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// BatchLimit is what the server's own transactions stop at. What is left to
+// groupSize is for small writes of callers that were staged before in the same
+// batch, and for the records of origins.
+const BatchLimit = store.GroupSize - 2*GroupSlack
+
+// GroupSlack is how large a batch may be to be joined by the server's own
+// transactions, whose size is not known beforehand, or to follow them.
+const GroupSlack = 128 << 10
+
+// Txn stages changes of a replica into one batch. The replica takes them in with
+// apply once the batch is committed; a transaction that was not committed leaves
+// no trace. Everything that the batch says of a key (value, log entries, log-index,
+// marks) is the key's whole state: a power failure may lose any batch and keep a
+// later one, and what is left must still fit together.
+type Txn struct {
+	R     *Replica
+	Batch store.Batch
+	Sync  bool // must be committed with Sync
+
+	Staged    stagedKeys
+	Rows      []causal.Row    // the columns that rise, sorted by origin
+	seq       uint64          // of the last local write
+	loose     causal.Vector   // dots that were merged
+	gone      []causal.Dot    // loose dots of which nothing is left
+	swept     bool            // the log holds no garbage any more
+	aliases   int             // that were recorded before
+	saved     uint64          // revision up to which checkpoints were staged, or 0
+	undurable []causal.Origin // of which proofs are along because versions may rest on them
+	ownSafe   bool            // it is synced, and all own writes are on disk with it
+	beside    bool            // it writes local keys, which are nowhere logged
+	secures   bool            // all that was in doubt is written again
+
+	savedFrom uint64 // revision from which checkpoints were staged
+	resumed   uint64 // revision of the resume point that was staged, or 0
+
+	store.Counters // by how much they change
+
+	Decisions *Decisions // of the request that is being staged; nil: its resolver is asked at once
+
+	Changes []Change
+	buf     []byte
+	keyBuf  []byte
+
+	versions store.Slab[store.Version] // of states
+	dots     store.Slab[causal.Dot]    // of vvs
+	records  store.Slab[byte]          // of log-indexes
+	last     indexcache.Table          // of lastWrites
+}
+
+// Large tells whether a transaction of the server's own should end.
+func (t *Txn) Large() bool { return t.Size() > BatchLimit }
+
+// Size is how many bytes are staged.
+func (t *Txn) Size() int { return t.Batch.Size() }
+
+// Begin starts a transaction. There is one at a time, and its batch and what it
+// collected are valid until the next begins or it is cleared.
+func (r *Replica) Begin() *Txn {
+	t := &r.Txn
+	t.Clear()
+	t.R, t.Sync, t.seq, t.aliases = r, false, r.Seq, r.recorded
+	t.Rows = t.Rows[:0]
+	t.loose, t.gone, t.undurable, t.saved, t.savedFrom, t.swept, t.resumed = nil, nil, nil, 0, 0, false, 0
+	t.Counters, t.Decisions = store.Counters{}, nil
+	t.ownSafe, t.beside, t.secures = false, false, false
+	return t
+}
+
+// Clear empties what a transaction has collected of keys. It keeps the memory for the next, if
+// it is not much.
+func (t *Txn) Clear() {
+	t.Batch.Reset()
+	t.Staged.reset()
+	t.Changes = store.Emptied(t.Changes)
+	t.versions.Reset()
+	t.dots.Reset()
+	t.records.Reset()
+}
+
+// Empty tells whether there is nothing to commit.
+func (t *Txn) Empty() bool {
+	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.Counters == (store.Counters{}) && len(t.R.Aliases) == t.aliases
+}
+
+// column is one column of what will be known once this is committed.
+func (t *Txn) column(c causal.Column, o causal.Origin) uint64 {
+	n := t.R.Known.Seq(c, o)
+	if i, ok := causal.FindRow(t.Rows, o); ok {
+		n = max(n, t.Rows[i].Seqs[c])
+	}
+	return n
+}
+
+// raise lifts one column.
+func (t *Txn) raise(c causal.Column, d causal.Dot) {
+	i, ok := causal.FindRow(t.Rows, d.Origin)
+	if !ok {
+		t.Rows = slices.Insert(t.Rows, i, causal.Row{Origin: d.Origin})
+	}
+	t.Rows[i].Seqs[c] = max(t.Rows[i].Seqs[c], d.Seq)
+}
+
+func (t *Txn) Covers(d causal.Dot) bool { return d.Seq <= t.column(causal.Covered, d.Origin) }
+
+// has tells whether a write is held, superseded or forgotten here.
+func (t *Txn) has(d causal.Dot) bool { return t.Covers(d) || t.R.Above.Has(d) }
+
+// RaiseWatermark raises a proof, but never above the claim.
+func (t *Txn) RaiseWatermark(c causal.Column, d causal.Dot) {
+	if d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin)); d.Seq > t.R.Known.Seq(c, d.Origin) {
+		t.raise(c, d)
+	}
+}
+
+// Cover raises the claim.
+func (t *Txn) Cover(d causal.Dot) {
+	if d.Seq > t.R.Known.Seq(causal.Covered, d.Origin) {
+		t.raise(causal.Covered, d)
+	}
+}
+
+// Lookup gives a key's state as this transaction has it so far.
+func (t *Txn) Lookup(key []byte) (store.Siblings, *stagedKey, error) {
+	if k := t.Staged.find(key); k != nil {
+		return k.state, k, nil
+	}
+	rec, err := t.R.indexRecord(key)
+	if len(rec) == 0 || err != nil {
+		return nil, nil, err
+	}
+	s, err := t.R.decodeState(key, rec, &t.versions, &t.dots)
+	return s, nil, err
+}
+
+// full gives a key's versions with values and times.
+func (t *Txn) full(key []byte, s store.Siblings, k *stagedKey) (store.Siblings, error) {
+	if k != nil && k.full || len(s) == 0 {
+		return s, nil
+	}
+	vs, err := store.ReadVersions(t.R.Store, key, s, t.R)
+	return vs, err
+}
+
+// dropProved drops of a key what a peer knows and no longer holds, all of whose versions
+// are merged: something there saw it.
+func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *causal.Knowledge) store.Siblings {
+	proved := func(y store.Version) bool { return proof.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
+	if !slices.ContainsFunc(now, proved) {
+		return now
+	}
+	kept := store.Siblings(t.versions.Take(len(now)))
+	for _, y := range now {
+		if !proved(y) {
+			kept = append(kept, y)
+			continue
+		}
+		for _, d := range y.Context {
+			t.RaiseWatermark(causal.Pruned, d)
+		}
+		t.RaiseWatermark(causal.Pruned, y.Dot)
+	}
+	return kept
+}
+
+// Finish stages what the transaction learnt of origins and gives the batch.
+func (t *Txn) Finish() *leveldb.Batch {
+	if t.ownSafe = t.Sync && t.seq > t.R.Seq && t.R.Safe >= t.R.ownDirty; t.ownSafe {
+		// All own writes are on disk with this batch: a crash takes no name from them.
+		t.raise(causal.Durable, causal.Dot{Origin: t.R.Self, Seq: t.seq})
+	}
+	for i := range t.Rows {
+		w := &t.Rows[i]
+		a, had := t.R.Alias[w.Origin]
+		if !had {
+			a = uint32(t.R.Number(w.Origin))
+		}
+		if had && int(a) < t.aliases && w.Seqs[causal.Durable]|w.Seqs[causal.Pruned]|w.Seqs[causal.Purged] == 0 {
+			continue // only the claim rose, and that is not stored
+		}
+		t.R.stageOrigin(&t.Batch, w.Origin, t.mergedRow(*w))
+	}
+	if len(t.Changes) > 0 {
+		t.undurable = t.R.UndurableOrigins()
+		for _, o := range t.undurable {
+			t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
+		}
+	}
+	for a := t.aliases; a < len(t.R.Aliases); a++ {
+		// A later batch may survive a power failure that loses this one, and
+		// would make no sense without the alias.
+		t.Sync = true
+		o := t.R.Aliases[a]
+		t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
+	}
+	return t.Batch.Whole()
+}
+
+// mergedRow is a row as it will be once this is committed.
+func (t *Txn) mergedRow(w causal.Row) causal.Row {
+	for c := range causal.Columns {
+		w.Seqs[c] = t.column(c, w.Origin)
+	}
+	return w
+}
+
+// Apply takes in a transaction whose batch was committed.
+func (r *Replica) Apply(t *Txn, synced bool) {
+	if !synced && t.seq > r.Seq {
+		r.ownDirty = r.Commits + 1
+	}
+	if t.ownSafe {
+		r.StableCache = nil
+		r.moved++
+	}
+	r.Seq, r.recorded = t.seq, len(r.Aliases)
+	r.Known.Take(t.Rows)
+	if synced { // before the checkpoint rises below: that was not written
+		r.noteDurable(t)
+	}
+	r.Counters.Add(t.Counters)
+	for i := range t.Changes { // in order, so that the same writes leave the same cache
+		c := &t.Changes[i]
+		if len(c.Old) == 0 {
+			r.Filter.Add(c.Key)
+		}
+		if c.Local {
+			r.Cache.Put(c.Key, c.index)
+		} else {
+			r.Cache.Update(c.Key, c.index)
+		}
+		r.buried(c)
+		for o := range r.observers {
+			o.Note(c)
+		}
+	}
+	r.SavedRev = max(r.SavedRev, t.saved)
+	r.Resume.saved = max(r.Resume.saved, t.resumed)
+	r.MayHaveStale = r.MayHaveStale && !t.swept
+	r.Cloud = r.Cloud.Join(t.loose)
+	if len(r.Cloud) > 0 {
+		r.Cloud = slices.DeleteFunc(r.Cloud, func(d causal.Dot) bool { return r.Known.Covers(d) || slices.Contains(t.gone, d) })
+	}
+	if r.Commits++; !synced {
+		r.dirty, r.Unsynced = r.Commits, true
+		r.inDoubt.note(t)
+	} else if t.secures {
+		r.Checkpoint(nil)
+	}
+	if !r.Unsynced {
+		for _, w := range t.Rows {
+			r.Known.Raise(causal.Durable, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Covered]})
+		}
+		r.StableCache = nil
+		r.moved++
+	}
+}

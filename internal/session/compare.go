@@ -1,0 +1,80 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// Comparison is what a session found that was held to compare.
+type Comparison struct {
+	Begun        bool
+	Name         string     // of the peer
+	Ours, Theirs causal.Sum // digests
+	List         []difference
+	More         int64 // keys that differ beyond those listed
+}
+
+// difference is a key of which one side holds versions that the other should hold, too.
+type difference struct {
+	Key         []byte
+	Here, There []store.Version // without values
+}
+
+// maxDifferences bounds what is listed.
+const maxDifferences = 1000
+
+// startCompare begins the comparison, once both know the same.
+func (s *Session) startCompare() error {
+	c := s.Params.Compare
+	*c = Comparison{Begun: true, Name: s.Theirs.Name, Theirs: s.Theirs.digest}
+	s.host.With(func(r *replica.Replica) { c.Ours = r.Digest })
+	return s.startRepair(forCompare)
+}
+
+// compareKeys notes what differs in keys as they are at the peer.
+func (s *Session) compareKeys(keys []replica.RemoteKey) error {
+	var known causal.Knowledge
+	state, err := s.View(func(r *replica.Replica) { known = r.Known.Clone() })
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	c := s.Params.Compare
+	for _, k := range keys {
+		ours, err := store.ReadIndex(&state, k.Key, &state)
+		if err != nil {
+			return err
+		}
+		d := difference{
+			Key:   k.Key,
+			Here:  lacking(ours, k.Versions, &s.Known),
+			There: lacking(k.Versions, ours, &known),
+		}
+		switch {
+		case len(d.Here)+len(d.There) == 0:
+		case len(c.List) >= maxDifferences:
+			c.More++
+		default:
+			c.List = append(c.List, d)
+		}
+	}
+	return nil
+}
+
+// lacking gives the versions that are held on one side, and that the other claims
+// and yet has neither them nor anything in their place.
+func lacking(held, other store.Siblings, known *causal.Knowledge) (vs []store.Version) {
+	for i := range held {
+		v := held[i]
+		seen := slices.ContainsFunc(other, func(y store.Version) bool { return y.Dot == v.Dot || y.HasSeen(v.Dot) })
+		if !known.Covers(v.Dot) || seen || len(other) > 0 && known.Superseded(v.Dot) {
+			continue
+		}
+		v.Value = nil
+		vs = append(vs, v)
+	}
+	return vs
+}

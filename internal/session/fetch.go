@@ -1,0 +1,106 @@
+package session
+
+import (
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// fetching answers a fetch: the keys that were asked for, as they are now.
+type fetching struct {
+	keys [][]byte
+	dots []causal.Dot
+}
+
+// maxFetch bounds what one fetch may ask for.
+const maxFetch = 1 << 14
+
+func (s *Session) gotFetch(payload []byte) error {
+	d, err := s.Reading.open(payload)
+	if err != nil {
+		return err
+	}
+	f := &fetching{}
+	keys := d.Count(1)
+	for range min(keys, maxFetch) {
+		f.keys = append(f.keys, d.Bytes(s.Params.MaxKey))
+	}
+	dots := 0
+	if keys <= maxFetch {
+		dots = d.Count(2)
+	}
+	if keys+dots > maxFetch {
+		return replica.ProtocolErrorf("fetch asks for more than %d keys", maxFetch)
+	}
+	for range dots {
+		f.dots = append(f.dots, d.Dot(&s.Reading))
+	}
+	if err := d.End(); err != nil {
+		return replica.ProtocolErrorf("fetch: %v", err)
+	}
+	s.serving = &Serving{fetch: f}
+	return nil
+}
+
+func (s *Session) produceFetched(v *Serving) error {
+	f := v.fetch
+	state, err := s.View(func(*replica.Replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	s.tell(&state)
+	p := page{session: s}
+	for len(f.keys) > 0 && !p.full() {
+		if err := v.addKey(&state, &p, f.keys[0]); err != nil {
+			return err
+		}
+		f.keys = f.keys[1:]
+	}
+	for len(f.dots) > 0 && !p.full() {
+		if err := v.addDot(&state, &p, f.dots[0]); err != nil {
+			return err
+		}
+		f.dots = f.dots[1:]
+	}
+	p.flush()
+	if len(f.keys)+len(f.dots) == 0 {
+		s.endServing(true)
+	}
+	return nil
+}
+
+// addKey adds a key as it is, which may be that nothing is held of it.
+func (v *Serving) addKey(st *replica.View, p *page, key []byte) error {
+	if store.Reserved(key) {
+		return replica.ProtocolErrorf("fetch of a reserved key")
+	}
+	s, err := store.ReadIndex(st, key, st)
+	if err != nil {
+		return err
+	}
+	_, err = v.add(st, p, key, s)
+	return err
+}
+
+// addDot adds the key that a dot was written to, if it is still held.
+func (v *Serving) addDot(st *replica.View, p *page, d causal.Dot) error {
+	a, ok := st.AliasOf(d.Origin)
+	if !ok {
+		return nil
+	}
+	logKey := store.AppendLogKey(nil, a, d.Seq)
+	rec, err := st.Get(logKey, nil)
+	if err == leveldb.ErrNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e, err := store.DecodeEntry(logKey, rec, st)
+	if err != nil {
+		return err
+	}
+	return v.addKey(st, p, e.Key)
+}

@@ -1,0 +1,229 @@
+package session
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/printable"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// Hello introduces a server.
+type Hello struct {
+	Min, Max       uint64 // protocol versions
+	Cluster        string
+	Name           string
+	Addr           string // what peers should dial, or just ":port"
+	Origin         causal.Origin
+	Wall           time.Time
+	Rev            uint64 // revision of its knowledge
+	VectorSum      causal.Sum
+	digest         causal.Sum
+	CachedOrigin   causal.Origin // of whom it remembers the knowledge,
+	cachedRev      uint64        // up to this revision
+	following      bool          // vectors and addresses follow
+	wants          bool          // the peer should bring to disk what it claims, and report it
+	hasGoal        bool          // there is something to talk about, even if both hold the same
+	AddrHash       uint32        // sum of the addresses it would tell; 0 for none
+	cachedAddrHash uint32        // sum of the addresses that base last told it
+	Apart          bool          // it asks for values that are named only, and says what it takes:
+	maxValue       uint64        // the greatest value, and
+	maxKey         uint64        // the greatest key
+}
+
+const helloMagic = "lrep"
+
+func (h *Hello) Append(b []byte) []byte {
+	b = append(b, helloMagic...)
+	b = binary.AppendUvarint(b, h.Min)
+	b = binary.AppendUvarint(b, h.Max)
+	b = store.AppendBytes(b, []byte(h.Cluster))
+	b = store.AppendBytes(b, []byte(h.Name))
+	b = store.AppendBytes(b, []byte(h.Addr))
+	b = append(b, h.Origin[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(h.Wall.UnixMilli()))
+	b = binary.AppendUvarint(b, h.Rev)
+	b = store.AppendSum(b, h.VectorSum)
+	b = store.AppendSum(b, h.digest)
+	b = append(b, h.CachedOrigin[:]...)
+	b = binary.AppendUvarint(b, h.cachedRev)
+	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3)
+	b = binary.BigEndian.AppendUint32(b, h.AddrHash)
+	b = binary.BigEndian.AppendUint32(b, h.cachedAddrHash)
+	if h.Apart {
+		b = binary.AppendUvarint(b, h.maxValue)
+		b = binary.AppendUvarint(b, h.maxKey)
+	}
+	return b
+}
+
+// DecodeHello reads a hello. A later protocol may add fields behind those known
+// here, so what is left over is no fault.
+func DecodeHello(b []byte) (h Hello, err error) {
+	d := store.Decoder{B: b}
+	if string(d.Take(len(helloMagic))) != helloMagic {
+		return h, replica.ProtocolErrorf("the peer does not speak this protocol")
+	}
+	h.Min, h.Max = d.Uint(), d.Uint()
+	h.Cluster, h.Name, h.Addr = d.String(64), d.String(255), d.String(255)
+	h.Origin = d.Origin()
+	h.Wall = time.UnixMilli(int64(d.Uint64()))
+	h.Rev = d.Uint()
+	h.VectorSum, h.digest = d.Sum(), d.Sum()
+	h.CachedOrigin, h.cachedRev = d.Origin(), d.Uint()
+	flags := d.Byte()
+	h.following, h.wants, h.hasGoal = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	h.AddrHash, h.cachedAddrHash = d.Uint32(), d.Uint32()
+	if h.Apart = flags&8 != 0; h.Apart {
+		h.maxValue, h.maxKey = d.Uint(), d.Uint()
+	}
+	return h, d.Err
+}
+
+// PrintableError is an error's text on one line, as printable has it.
+func PrintableError(err error) string {
+	return printable.Printable(strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// SendHello introduces this server; peer is whose knowledge may be remembered.
+func (s *Session) SendHello(peer causal.Origin) {
+	s.host.With(func(r *replica.Replica) {
+		s.Mine = Hello{
+			Min: ProtocolMin, Max: ProtocolMax, Cluster: s.Params.Cluster, Name: s.Params.Name, Addr: s.Params.Addr,
+			Origin: r.Self, Wall: r.Now(), Rev: r.Known.Rev, VectorSum: r.Known.VectorSum, digest: r.Digest,
+			Apart: true, maxValue: uint64(s.Params.MaxValue), maxKey: uint64(s.Params.MaxKey),
+		}
+		s.sentVectorSum = r.Known.VectorSum
+		if m := r.Members[peer]; m != nil && m.Rev > 0 {
+			s.Mine.CachedOrigin, s.Mine.cachedRev, s.Mine.cachedAddrHash = peer, m.Rev, m.AddrHash
+			s.Known = m.Known
+		}
+		s.Mine.wants = s.Params.Wants != nil && s.Params.Wants(r, peer)
+		s.Mine.hasGoal = s.Params.Goal.any()
+	})
+	s.addrs = s.host.Addresses()
+	s.addrs = s.addrs[:min(len(s.addrs), MaxAddresses)]
+	s.Mine.AddrHash = addrHash(s.addrs)
+	if !s.Dialed {
+		s.Mine.following = s.Theirs.CachedOrigin != s.Mine.Origin || s.Theirs.cachedRev != s.Mine.Rev || s.Theirs.cachedAddrHash != s.Mine.AddrHash
+	}
+	s.send(FrameHello, s.Mine.Append(nil))
+}
+
+// Refuse ends the conversation and tells the peer why.
+func (s *Session) Refuse(code RefuseCode, err error) error {
+	return s.refuseSaying(code, err, err.Error())
+}
+
+func (s *Session) refuseSaying(code RefuseCode, err error, text string) error {
+	s.queue = nil // it is the last word
+	s.send(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
+	s.Refusing = true
+	s.finish()
+	return err
+}
+
+// gotHello judges the peer's introduction. An acceptor tells nothing of its own
+// before it has: a stranger, or a server of another cluster, gets a refusal
+// and no name, digest or address. Nothing of a refused hello is remembered.
+func (s *Session) gotHello(payload []byte) error {
+	h, err := DecodeHello(payload)
+	if err != nil {
+		return err
+	}
+	if err := s.validateHello(&h); err != nil {
+		return s.refuseSaying(err.code, err, err.told)
+	}
+	h.Name = printable.Printable(h.Name)
+	s.Theirs = h
+	s.Version = min(h.Max, ProtocolMax)
+	if !s.Dialed {
+		s.SendHello(h.Origin)
+	} else if s.Mine.CachedOrigin != h.Origin {
+		s.Known = causal.Knowledge{} // another server, or the same opened anew: it may know less than it did
+	}
+	s.host.With(func(r *replica.Replica) {
+		m := r.NoteSeen(h.Origin, h.Name)
+		m.VectorSum, m.Digest = h.VectorSum, h.digest
+		if h.digest == s.Mine.digest && h.VectorSum == s.Mine.VectorSum {
+			m.Agreed = r.Now()
+		}
+	})
+	if s.OnHello != nil {
+		s.OnHello(&h)
+	}
+	return s.afterHello()
+}
+
+// validateHello tells why a peer is not one to talk to, if so.
+func (s *Session) validateHello(h *Hello) *RejectedError {
+	var self causal.Origin
+	s.host.With(func(r *replica.Replica) { self = r.Self })
+	switch {
+	case h.Min > ProtocolMax || h.Max < ProtocolMin || h.Max < h.Min:
+		return &RejectedError{RefuseVersion,
+			fmt.Sprintf("the peer speaks protocol versions %d to %d, this server %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax),
+			fmt.Sprintf("protocol versions %d to %d, want one of %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax)}
+	case h.Cluster != s.Params.Cluster:
+		return &RejectedError{refuseCluster,
+			fmt.Sprintf("the peer is of cluster %q, this server of %q", h.Cluster, s.Params.Cluster),
+			fmt.Sprintf("this server is of another cluster than %q", h.Cluster)}
+	case h.Origin == self:
+		return &RejectedError{RefuseSelf, ErrSelf.Error(), ErrSelf.Error()}
+	case h.Origin == causal.Origin{}:
+		return &RejectedError{refuseError, "the peer has no origin", "a hello without an origin"}
+	}
+	return nil
+}
+
+func (s *Session) sendAddresses() {
+	b := binary.AppendUvarint(nil, uint64(len(s.addrs)))
+	for _, a := range s.addrs {
+		b = store.AppendBytes(b, []byte(a))
+	}
+	s.send(FrameAddresses, b)
+}
+
+// MaxAddresses bounds what a peer may tell of others.
+const MaxAddresses = 1024
+
+// addrHash stands for addresses in the hello, so that they are told once and again
+// when they have changed: 32 bits, as a missed change only costs a detour.
+func addrHash(addrs []string) uint32 {
+	if len(addrs) == 0 {
+		return 0
+	}
+	return uint32(xxhash.Sum64String(strings.Join(addrs, "\n"))) | 1
+}
+
+func (s *Session) gotAddresses(payload []byte) error {
+	addrs, err := decodeAddresses(payload)
+	if err != nil {
+		return replica.ProtocolErrorf("addresses: %v", err)
+	}
+	s.host.Learn(addrs)
+	s.host.With(func(r *replica.Replica) { r.NoteSeen(s.Theirs.Origin, s.Theirs.Name).AddrHash = s.Theirs.AddrHash })
+	return nil
+}
+
+// decodeAddresses reads addresses and leaves out those that nobody could dial.
+func decodeAddresses(payload []byte) ([]string, error) {
+	d := store.Decoder{B: payload}
+	var addrs []string
+	n := d.Count(1)
+	if n > MaxAddresses {
+		return nil, fmt.Errorf("%d of them, at most %d are allowed", n, MaxAddresses)
+	}
+	for range n {
+		if a := d.String(255); d.Err == nil && netaddr.Dialable(a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, d.End()
+}

@@ -1,0 +1,390 @@
+package session
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// Pulling is the half of a session that brings over what we lack. Pages are
+// merged as they come; the peer's claim is taken, and its proofs, when all of
+// them are, and in the same batch if they fit into one.
+type Pulling struct {
+	keys   []replica.RemoteKey
+	bytes  int             // of the frames they came in
+	size   int             // of the batch they will make, about
+	marks  []causal.Region // of the pages in keys
+	basis  causal.Vector   // what the peer claimed or held then
+	whole  bool            // the peer has sent all
+	torn   bool            // it does not fit into one batch
+	vector causal.Vector   // of the peer, in the first state of those that it sends; nil before that
+
+	watermarks causal.Knowledge // of the peer, in the state of the pages in keys
+
+	apart   []*apartKey      // of which values are to be asked for
+	asked   int              // how many of them were, the first
+	wanting bool             // values are asked for
+	back    replica.HeldBack // what is not taken here
+
+	reconcile bool // claims were equal, digests were not
+	Repair    *Repair
+	repaired  causal.Vector // what the peer had purged when a repair began
+	rounds    int           // repairs begun
+}
+
+// startPull asks for what we lack. What an unfinished pull brought may be skipped
+// by a peer whose claim covers all that its server knew.
+func (s *Session) startPull() error {
+	var news int64
+	none := false
+	s.host.With(func(r *replica.Replica) {
+		news = r.Known.Behind(&s.Known)
+		none = s.nothingNew(r)
+	})
+	if none {
+		return s.pulled()
+	}
+	if s.Skipped = s.host.EnterPull(s.Theirs.Origin, news); s.Skipped != NotSkipped {
+		return s.pulled()
+	}
+	p := &Pulling{}
+	var skip causal.SpanMap
+	s.host.With(func(r *replica.Replica) {
+		p.reconcile = s.differs()
+		skip = r.Skippable(&s.Known)
+	})
+	s.Pulling = p
+	if len(s.Params.Repair) > 0 {
+		s.host.With((*replica.Replica).StartOver)
+		p.Repair = &Repair{Kind: forRepair, keys: s.Params.Repair}
+		return s.fetchNext()
+	}
+	// A pull would bring nothing, if what the peer told of its claim since its hello is no
+	// more than it claimed then; and so there is no claim to be taken.
+	if p.reconcile && len(s.theirCloud) == 0 && s.Known.VectorSum == s.Theirs.VectorSum {
+		p.rounds = 1
+		return s.startRepair(forReconcile)
+	}
+	s.send(FramePull, s.sending.Frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(len(skip)))
+		for _, o := range causal.SortedOrigins(skip) {
+			b = binary.AppendUvarint(b, s.sending.Number(o))
+			b = binary.AppendUvarint(b, uint64(len(skip[o])))
+			for _, sp := range skip[o] {
+				b = binary.AppendUvarint(b, sp.From)
+				b = binary.AppendUvarint(b, sp.To)
+			}
+		}
+		return b
+	}))
+	s.Expect = WantPage
+	return nil
+}
+
+// differs tells that the two claimed the same when they met, and did not hold the same.
+func (s *Session) differs() bool {
+	return s.Mine.VectorSum == s.Theirs.VectorSum && s.Mine.digest != s.Theirs.digest
+}
+
+// nothingNew tells that a pull would bring nothing: all that the peer claims, holds
+// beyond that, and can prove is known here. What it has learnt since it told of that is
+// left to the next session.
+func (s *Session) nothingNew(r *replica.Replica) bool {
+	return !s.differs() && !s.Params.Goal.any() && len(s.theirCloud) == 0 &&
+		s.Known.Within(causal.Covered, &r.Known, causal.Covered) && s.Known.Within(causal.Pruned, &r.Known, causal.Pruned) && s.Known.Within(causal.Purged, &r.Known, causal.Purged)
+}
+
+// spooled is a value that comes in chunks. Of one that is larger than is taken here only
+// the size is kept.
+type spooled struct {
+	parts [][]byte
+	size  uint64
+}
+
+func (v *spooled) value() []byte {
+	value := bytes.Join(v.parts, nil)
+	v.parts = nil
+	return value
+}
+
+// sort takes from the keys of a page those whose values are to be asked for, and notes
+// what is not taken here.
+func (p *Pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
+	var err error
+	return slices.DeleteFunc(keys, func(k replica.RemoteKey) bool {
+		p.back.Set(k)
+		switch {
+		case k.Over:
+			return true
+		case slices.ContainsFunc(k.Versions, func(v store.Version) bool { return v.Apart }):
+			err = errors.Join(err, p.setApart(k))
+			return true
+		}
+		return p.Repair != nil && p.Repair.Kind != forCompare && k.Lacks()
+	}), err
+}
+
+// sameWatermarks tells whether the pages that wait are of a state with the same proofs
+// as the one that the peer speaks of now.
+func (s *Session) sameWatermarks() bool {
+	return s.Pulling.watermarks.WatermarkRev == s.Known.WatermarkRev
+}
+
+// readContent reads the value of a version, if it is taken here.
+func (s *Session) readContent(d *store.Decoder, flags byte, v *store.Version) error {
+	switch {
+	case flags&store.FlagLarge != 0:
+		v.Large = max(1, d.UpTo(math.MaxInt64))
+	case v.Deleted:
+	case flags&store.FlagChunked != 0:
+		if len(s.spool) == 0 || len(s.spool) == 1 && !s.spoolEnded {
+			return replica.ProtocolErrorf("a chunked value without its chunks")
+		}
+		if x := &s.spool[0]; x.size > uint64(s.Params.MaxValue) {
+			v.Large = x.size
+		} else {
+			v.Value = x.value()
+		}
+		s.spool = s.spool[1:]
+	default:
+		if v.Value = d.Bytes(len(d.B)); len(v.Value) > s.Params.MaxValue {
+			v.Value, v.Large = nil, uint64(len(v.Value))
+		}
+	}
+	return nil
+}
+
+// mergeSlice is how many keys of a pull that is not one batch anyway are merged at a time:
+// that takes about 2 ms.
+const mergeSlice = 128
+
+// merging are the pages that wait, to be merged.
+func (s *Session) merging() chunkedCommit {
+	p := s.Pulling
+	m := chunkedCommit{n: len(p.keys), count: &s.Stats.Pulled, ends: func(i int) bool { return p.keys[i].Begins() }}
+	if p.torn {
+		m.most = mergeSlice
+	}
+	if m.n > 0 {
+		m.first = func(t *replica.Txn) error { t.JoinWatermarks(&p.watermarks); return nil }
+	}
+	m.step = func(t *replica.Txn, i int) (int, error) {
+		return t.Merge(p.keys[i].Key, p.keys[i].Versions, &p.watermarks)
+	}
+	return m
+}
+
+func (p *Pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.basis = nil, nil, 0, 0, nil }
+
+// Retained is how many bytes of received frames the session still needs.
+func (s *Session) Retained() int {
+	n := s.spooled
+	if s.Pulling != nil {
+		n += s.Pulling.bytes
+		for _, a := range s.Pulling.apart {
+			n += a.bytes + len(a.key) + 16*len(a.names)
+		}
+	}
+	return n
+}
+
+// commitPages commits what has come so far of a pull that is not whole.
+func (s *Session) commitPages() error {
+	p := s.Pulling
+	p.torn = true
+	if err := s.commitInChunks(s.merging()); err != nil {
+		return err
+	}
+	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.Known) })
+	p.clear()
+	return nil
+}
+
+// Abandon ends a session that was cut off. What came of a pull is kept.
+func (s *Session) Abandon() error {
+	s.LeaveServing()
+	defer s.leavePull()
+	p := s.Pulling
+	if p == nil || p.Repair != nil {
+		return nil
+	}
+	if len(p.keys) > 0 {
+		if err := s.commitPages(); err != nil {
+			return err
+		}
+	}
+	for _, a := range p.apart {
+		if a.bytes > 0 {
+			if err := s.mergePart(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Session) gotEnd(payload []byte) error {
+	if len(payload) != 1 {
+		return replica.ProtocolErrorf("an end of %d bytes", len(payload))
+	}
+	p := s.Pulling
+	switch {
+	case p.asked > 0:
+		return replica.ProtocolErrorf("an end, and no answer to a want")
+	case p.Repair == nil && !p.wanting:
+		p.whole = payload[0]&1 != 0
+	}
+	return s.wantNext()
+}
+
+// allCame goes on when all of a pull, or of a fetch, is here.
+func (s *Session) allCame() error {
+	p := s.Pulling
+	p.wanting = false
+	if p.Repair != nil {
+		return s.fetchNext()
+	}
+	if !p.whole || p.back.Over {
+		s.partial, s.Held = !p.whole, p.back.Over // to come again brings nothing of what is held back
+		if err := s.commitPages(); err != nil {
+			return err
+		}
+		return s.pulled()
+	}
+	if p.vector == nil { // it said nothing new
+		p.vector = s.Known.Vector(causal.Covered)
+	}
+	return s.conclude()
+}
+
+// conclude takes the peer's claim, unless a repair must come first: the peer may
+// have forgotten deletions that we never heard of, or one side may be damaged.
+func (s *Session) conclude() error {
+	p := s.Pulling
+	repair := false
+	s.host.With(func(r *replica.Replica) { repair = !s.watermarksCovered(r) })
+	if settle := p.reconcile && p.rounds == 0; repair || settle {
+		if len(p.keys) > 0 {
+			if err := s.commitPages(); err != nil {
+				return err
+			}
+		}
+		if p.rounds++; p.rounds > replica.MaxRepairs {
+			return s.pulled()
+		}
+		if settle {
+			return s.startRepair(forReconcile)
+		}
+		return s.startRepair(forPurge)
+	}
+	if err := s.recordOrigins(); err != nil {
+		return err
+	}
+	m := s.merging()
+	var claim causal.Vector
+	var above causal.SpanMap
+	m.last = func(t *replica.Txn) error {
+		t.Sync = t.Sync || s.Theirs.wants
+		claim, above = p.vector, nil
+		if len(p.back.Keys) > 0 {
+			claim, above = p.back.Allow(&t.R.Known, p.vector, &s.Known)
+		}
+		for _, d := range claim {
+			t.Cover(d)
+		}
+		t.JoinWatermarks(&s.Known)
+		return nil
+	}
+	if err := s.commitInChunks(m); err != nil {
+		return err
+	}
+	s.host.With(func(r *replica.Replica) {
+		if r.Resume.Rev++; len(p.back.Keys) == 0 {
+			r.Pending = nil
+		} else { // the next pull brings what is above the claim once more
+			r.Remember(p.marks, p.basis, &p.back, &s.Known)
+		}
+		s.Stats.HeldBefore = len(r.HeldBack)
+		r.HoldBack(&p.back, above)
+		s.Held = len(p.back.Keys) > 0
+		s.Stats.HeldNow = len(r.HeldBack)
+	})
+	p.clear()
+	if s.Params.Compare != nil {
+		return s.startCompare()
+	}
+	return s.pulled()
+}
+
+// recordOrigins gives aliases to the origins of a claim that brings very many.
+func (s *Session) recordOrigins() error {
+	var fresh []causal.Origin
+	s.host.With(func(r *replica.Replica) {
+		for _, d := range s.Pulling.vector {
+			if _, ok := r.Alias[d.Origin]; !ok {
+				fresh = append(fresh, d.Origin)
+			}
+		}
+	})
+	for len(fresh) > replica.OriginStep {
+		err := s.host.Commit(func(t *replica.Txn) error {
+			for _, o := range fresh[:replica.OriginStep] {
+				t.R.Number(o)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		fresh = fresh[replica.OriginStep:]
+	}
+	return nil
+}
+
+// watermarksCovered tells whether what the peer purged is claimed here or was repaired.
+func (s *Session) watermarksCovered(r *replica.Replica) bool {
+	for _, w := range s.Known.Rows {
+		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > s.Pulling.repaired.Seq(w.Origin) {
+			return false
+		}
+	}
+	return true
+}
+
+// pulled ends our pull: then it is the peer's turn, or all is said.
+func (s *Session) pulled() error {
+	s.leavePull()
+	s.reportDurable()
+	if s.Dialed {
+		s.send(FrameTurn, nil)
+		s.Expect = wantTheirs
+		return nil
+	}
+	s.send(FrameBye, []byte{byte(s.Skipped)})
+	s.finishWell()
+	return nil
+}
+
+func (s *Session) gotBye(payload []byte) error {
+	if len(payload) != 1 || payload[0] > byte(SkippedReadOnly) {
+		return replica.ProtocolErrorf("a bye of % x", payload)
+	}
+	s.TheirSkip = SkipReason(payload[0])
+	s.finishWell()
+	return nil
+}
+
+// reportDurable brings to disk what is claimed here, if the peer waits for that,
+// and tells it. If that fails it tells what is on disk.
+func (s *Session) reportDurable() {
+	if h, ok := s.host.(flusher); ok && s.Theirs.wants {
+		h.Harden()
+		s.sendVectors(false)
+	}
+}

@@ -1,0 +1,302 @@
+package session
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// A repair finds where two servers differ by comparing ranges of their logs, in
+// the order of origin and seq, by the sum of their dots' hashes, and splitting
+// what differs (range-based set reconciliation, Meyer 2022). Then the keys in
+// question are fetched as they are at the peer, and what the peer has proof
+// against is dropped.
+//
+// There are two reasons for one: the peer purged what we never heard was
+// deleted; or both claim the same and hold different versions, because a purge
+// by age went two ways or because one of them is damaged. The second is settled.
+//
+// The same conversation fetches keys that are damaged here, and finds what differs
+// when somebody asks.
+//
+// Both sides split what differs, in turn, so that a range shrinks by the square of
+// splitInto with each round trip.
+type Repair struct {
+	Kind   RepairKind
+	Ranges []replica.DotRange // asked for, not yet answered
+	queue  []replica.DotRange // to be asked for
+	probes int                // frames of questions so far
+	keys   [][]byte           // that hold a version here which the peer does not hold
+	dots   []causal.Dot       // that only the peer holds
+}
+
+type RepairKind byte
+
+const (
+	forPurge     RepairKind = iota // what the peer has purged
+	forReconcile                   // claims are equal, digests are not
+	forRepair                      // fetches keys that are damaged here
+	forCompare                     // changes nothing
+)
+
+// inDigest tells whether only dots matter that are in the digest: tombstones may
+// be forgotten any time.
+func (p *Repair) inDigest() bool { return p.Kind != forPurge }
+
+func (s *Session) startRepair(kind RepairKind) error {
+	p := &Repair{Kind: kind}
+	if kind != forCompare {
+		s.host.With((*replica.Replica).StartOver)
+	}
+	s.Pulling.Repair, s.Pulling.repaired = p, s.Known.Vector(causal.Purged)
+	state, err := s.View(func(*replica.Replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	whole := []replica.DotRange{{Last: causal.LastDot}}
+	if err := state.Measure(whole, p.inDigest()); err != nil {
+		return err
+	}
+	if err := s.ask(&state, whole[0]); err != nil {
+		return err
+	}
+	return s.probe()
+}
+
+// ask queues a range that was measured, in parts if we hold much of it.
+func (s *Session) ask(state *replica.View, g replica.DotRange) error {
+	p := s.Pulling.Repair
+	if g.Count <= s.Params.ListBelow {
+		p.queue = append(p.queue, g)
+		return nil
+	}
+	parts, err := state.Split(g, p.inDigest())
+	p.queue = append(p.queue, parts...)
+	return err
+}
+
+// probe asks the peer about the next ranges.
+func (s *Session) probe() error {
+	p := s.Pulling.Repair
+	if p.probes++; p.probes > replica.MaxProbes {
+		return replica.ProtocolErrorf("probed: still no end after %d questions", replica.MaxProbes)
+	}
+	gs := p.queue[:min(len(p.queue), replica.ProbeRanges)]
+	p.queue = p.queue[len(gs):]
+	p.Ranges = gs
+	n := &s.sending
+	s.send(FrameProbe, n.Frame(func(b []byte) []byte {
+		b = append(b, byte(store.Btoi(p.inDigest())))
+		b = binary.AppendUvarint(b, uint64(len(gs)))
+		for _, g := range gs {
+			b = store.AppendDot(b, g.First, n)
+			b = store.AppendDot(b, g.Last, n)
+			b = store.AppendSum(b, g.Sum)
+		}
+		return b
+	}))
+	s.Expect = WantProbeReply
+	return nil
+}
+
+const (
+	replySame byte = iota
+	ReplyDots
+	replySplit
+)
+
+// gotProbe answers: the same, or the dots if they are few, or the sums of parts.
+func (s *Session) gotProbe(payload []byte) error {
+	d, err := s.Reading.open(payload)
+	if err != nil {
+		return err
+	}
+	counted := d.Byte()&1 != 0
+	n := d.Count(20)
+	if n > replica.ProbeRanges {
+		return replica.ProtocolErrorf("probe of %d ranges", n)
+	}
+	asked := make([]replica.DotRange, 0, n)
+	for range n {
+		asked = append(asked, replica.DotRange{First: d.Dot(&s.Reading), Last: d.Dot(&s.Reading), Sum: d.Sum()})
+	}
+	if err := d.End(); err != nil {
+		return replica.ProtocolErrorf("probe: %v", err)
+	}
+	if overlap(asked) {
+		return replica.ProtocolErrorf("probe: ranges overlap")
+	}
+	state, err := s.View(func(*replica.Replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	s.tell(&state)
+	ours := slices.Clone(asked)
+	if err := state.Measure(ours, counted); err != nil {
+		return err
+	}
+	os := &s.sending
+	var body []byte
+	for i, g := range ours {
+		switch {
+		case g.Sum == asked[i].Sum:
+			body = append(body, replySame)
+		case g.Count <= s.Params.ListBelow:
+			body, err = appendDots(&state, append(body, ReplyDots), g, counted, os)
+		default:
+			body, err = appendSplit(&state, append(body, replySplit), g, counted, os)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.send(FrameProbeReply, os.Frame(func(b []byte) []byte { return append(b, body...) }))
+	return nil
+}
+
+func (s *Session) gotProbeReply(payload []byte) error {
+	d, err := s.Reading.open(payload)
+	if err != nil {
+		return err
+	}
+	p := s.Pulling.Repair
+	state, err := s.View(func(*replica.Replica) {})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	for _, g := range p.Ranges {
+		switch d.Byte() {
+		case replySame:
+		case ReplyDots:
+			var theirs map[causal.Dot]bool
+			if theirs, err = s.readDots(&d); err == nil && d.Err == nil {
+				err = s.compare(&state, g, theirs)
+			}
+		case replySplit:
+			var parts []replica.DotRange
+			if parts, err = s.readSplit(&d, g); err == nil {
+				err = s.differing(&state, parts)
+			}
+		default:
+			d.Fail(store.ErrTrailing)
+		}
+		if d.Err != nil {
+			return replica.ProtocolErrorf("probed: %v", d.Err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := d.End(); err != nil {
+		return replica.ProtocolErrorf("probed: %v", err)
+	}
+	p.Ranges = nil
+	if len(p.queue) > 0 {
+		return s.probe()
+	}
+	return s.fetchNext()
+}
+
+// differing queues the parts whose sum is another here.
+func (s *Session) differing(state *replica.View, parts []replica.DotRange) error {
+	p, mine := s.Pulling.Repair, slices.Clone(parts)
+	if err := state.Measure(mine, p.inDigest()); err != nil {
+		return err
+	}
+	for i := range mine {
+		if mine[i].Sum != parts[i].Sum {
+			if err := s.ask(state, mine[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compare works out what only one side holds of a range.
+func (s *Session) compare(state *replica.View, g replica.DotRange, theirs map[causal.Dot]bool) error {
+	p := s.Pulling.Repair
+	err := state.Each(g, p.inDigest(), func(e *store.Entry) error {
+		if theirs[e.Dot] {
+			delete(theirs, e.Dot)
+			return nil
+		}
+		if !p.inDigest() && e.Seq > s.Known.Seq(causal.Purged, e.Origin) {
+			return nil // the peer has no proof against it
+		}
+		p.keys = append(p.keys, slices.Clone(e.Key))
+		return nil
+	})
+	if p.inDigest() {
+		p.dots = slices.AppendSeq(p.dots, maps.Keys(theirs))
+		slices.SortFunc(p.dots, causal.Dot.Compare)
+	}
+	return err
+}
+
+// fetchNext asks for some of the keys in question as they are at the peer, or
+// concludes the pull.
+func (s *Session) fetchNext() error {
+	p := s.Pulling.Repair
+	if len(p.keys)+len(p.dots) == 0 {
+		s.Pulling.Repair = nil
+		if p.Kind == forRepair || p.Kind == forCompare {
+			return s.pulled()
+		}
+		return s.conclude()
+	}
+	var keys [][]byte
+	size := 0
+	for len(p.keys) > 0 && len(keys) < replica.FetchKeys && size < s.Params.PageSize {
+		keys, size = append(keys, p.keys[0]), size+len(p.keys[0])
+		p.keys = p.keys[1:]
+	}
+	dots := p.dots[:min(len(p.dots), replica.FetchKeys)]
+	p.dots = p.dots[len(dots):]
+	n := &s.sending
+	s.send(FrameFetch, n.Frame(func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(len(keys)))
+		for _, k := range keys {
+			b = store.AppendBytes(b, k)
+		}
+		b = binary.AppendUvarint(b, uint64(len(dots)))
+		for _, d := range dots {
+			b = store.AppendDot(b, d, n)
+		}
+		return b
+	}))
+	s.Expect = WantPage
+	return nil
+}
+
+// repairKeys takes in keys as they are at the peer.
+func (s *Session) repairKeys(keys []replica.RemoteKey) error {
+	p := s.Pulling.Repair
+	if p.Kind == forCompare {
+		return s.compareKeys(keys)
+	}
+	count := &s.Stats.Repaired
+	if p.Kind == forRepair {
+		count = &s.Stats.fetched
+	}
+	return s.commitInChunks(chunkedCommit{
+		n:     len(keys),
+		most:  mergeSlice,
+		first: func(t *replica.Txn) error { t.JoinWatermarks(&s.Known); t.DropResume(); return nil },
+		step: func(t *replica.Txn, i int) (back int, err error) {
+			k := keys[i]
+			if p.Kind != forPurge {
+				return t.Reconcile(k.Key, k.Versions, &s.Known)
+			}
+			return 0, t.DropPurged(k.Key, k.Versions, &s.Known)
+		},
+		count: count,
+	})
+}

@@ -1,0 +1,356 @@
+package session
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// Serving is the half of a session that sends what the peer lacks. It reads one
+// state of the database after another, one for each page, or for a few pages if much
+// is to be sent, and holds none while a page is on its way.
+//
+// What is superseded between two pages would be missed: its log entry is gone
+// before it was read, and that of its successor lies elsewhere. So the keys that
+// lose a version of the first state are noted, and sent as they are then, until a
+// page has sent the last of them: with that, all of the first state was sent, or
+// what has superseded it.
+type Serving struct {
+	peer    causal.Vector                  // what the peer claims
+	tops    causal.Vector                  // up to where the first state has what it lacks
+	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it
+	regions []causal.Region                // still to be read
+	begun   bool
+	window  int // bytes to send of one state: it grows with each
+	average int // bytes of a version on the wire, as seen so far
+	changed changed
+	after   int                // pages of changed keys so far
+	sent    map[string]sentKey // keys with several versions that were sent
+	apart   int                // keys that were named only
+	left    bool               // something was not sent: the peer must come again
+	fetch   *fetching
+	want    *wanting
+}
+
+// sentKey is how a key was sent.
+type sentKey struct {
+	names causal.Sum // of its versions then
+	apart bool       // named only
+}
+
+// changed collects the keys that must be sent again, as what was to be sent of them
+// is gone.
+type changed struct {
+	keys map[string]struct{}
+	lost bool // there were too many
+}
+
+const (
+	maxChanged = 1 << 16 // such keys, or the peer must come again
+	maxAfter   = 1 << 10 // pages of them
+)
+
+// Note takes in what a commit did to a key.
+func (v *Serving) Note(c *replica.Change) {
+	for i := range c.Old {
+		if d := c.Old[i].Dot; v.tops.Contains(d) && !v.peer.Contains(d) && !c.Versions.Has(d) {
+			v.changed.add(c.Key)
+			return
+		}
+	}
+}
+
+func (c *changed) add(key []byte) {
+	if len(c.keys) >= maxChanged {
+		c.lost = true
+		return
+	}
+	c.keys[string(key)] = struct{}{}
+}
+
+// View takes a state, with what the peer must know of it.
+func (s *Session) View(f func(r *replica.Replica)) (v replica.View, err error) {
+	s.host.With(func(r *replica.Replica) {
+		if v, err = r.Look(); err != nil {
+			return
+		}
+		v.MayHaveStale, v.Keys = r.MayHaveStale, r.Keys
+		v.Rows, v.Rev, v.Cloud = r.Known.Since(s.sentRev), r.Known.Rev, r.Cloud.Clone()
+		f(r)
+	})
+	return v, err
+}
+
+// tell sends what is news in the state of a page, before the page.
+func (s *Session) tell(v *replica.View) {
+	if v.Rev > s.sentRev || len(v.Cloud) > 0 {
+		s.sendRows(v.Rows, v.Rev, v.Cloud, nil)
+	}
+}
+
+func (s *Session) gotPull(payload []byte) error {
+	d, err := s.Reading.open(payload)
+	if err != nil {
+		return err
+	}
+	skip := map[causal.Origin]causal.Spans{}
+	for range d.Count(2) {
+		o, ok := s.Reading.Origin(d.Uint())
+		if !ok {
+			return replica.ProtocolErrorf("pull names an unknown origin")
+		}
+		if _, twice := skip[o]; twice {
+			return replica.ProtocolErrorf("pull names an origin twice")
+		}
+		skip[o] = d.Spans()
+	}
+	if err := d.End(); err != nil {
+		return replica.ProtocolErrorf("pull: %v", err)
+	}
+	s.serving = &Serving{peer: s.Known.Vector(causal.Covered), skip: skip, window: s.Params.PageSize}
+	return nil
+}
+
+// More tells whether produce has something to send.
+func (s *Session) More() bool { return s.serving != nil || len(s.queue) > 0 }
+
+// Produce sends the next page of what is being served, or its end.
+func (s *Session) Produce() error {
+	v := s.serving
+	var err error
+	switch {
+	case len(s.queue) > 0:
+		s.sendQueued()
+	case v.fetch != nil:
+		err = s.produceFetched(v)
+	case v.want != nil:
+		err = s.produceWanted(v)
+	default:
+		err = s.producePage(v)
+	}
+	if err != nil {
+		return s.Refuse(refuseError, err)
+	}
+	return nil
+}
+
+// endServing says that the pull is whole, or that the peer should come again.
+func (s *Session) endServing(whole bool) {
+	s.send(FrameEnd, []byte{byte(store.Btoi(whole))})
+	if v := s.serving; v.fetch == nil && v.want == nil {
+		s.Served, s.Kept = whole, s.Kept || !whole
+	}
+	s.LeaveServing()
+	if s.Expect == WantPull {
+		s.Expect = WantTurn
+	}
+}
+
+func (s *Session) LeaveServing() {
+	if s.serving != nil && s.serving.begun {
+		s.host.With(func(r *replica.Replica) { r.Unobserve(s.serving) })
+	}
+	s.serving = nil
+}
+
+func (s *Session) producePage(v *Serving) error {
+	var keys map[string]struct{}
+	still := false // nothing has changed since the first state
+	first := !v.begun
+	state, err := s.View(func(r *replica.Replica) {
+		if first {
+			s.sentVectorSum = r.Known.VectorSum
+			v.begin(r)
+		}
+		still = len(v.changed.keys) == 0 && v.after == 0
+		if len(v.regions) == 0 {
+			keys, v.changed.keys = v.changed.keys, map[string]struct{}{}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer state.Release()
+	if first { // what is claimed in this state is what the peer will claim at the end
+		s.sendRows(state.Rows, state.Rev, state.Cloud, nil)
+	} else {
+		s.tell(&state)
+	}
+	p := page{session: s}
+	for ended := false; len(v.regions) > 0 && !ended; {
+		if ended, err = v.readRegion(&state, &p); err != nil {
+			return err
+		}
+	}
+	if s.Params.slow {
+		v.window *= slowGrowth
+	} else {
+		v.window *= windowGrowth
+	}
+	v.window = min(v.window, WindowSize)
+	left, err := v.addChanged(&state, &p, keys)
+	if err != nil {
+		return err
+	}
+	p.flush()
+	s.Stats.Served += p.versions
+	if keys == nil { // changed keys are seen to in a state of their own
+		if still && len(v.regions) == 0 {
+			s.endServing(!v.left)
+		}
+		return nil
+	}
+	v.after++
+	switch {
+	case v.changed.lost || v.after > maxAfter:
+		s.endServing(false)
+	case len(left) == 0:
+		s.endServing(!v.left)
+	default:
+		s.host.With(func(*replica.Replica) {
+			for key := range left {
+				v.changed.keys[key] = struct{}{}
+			}
+		})
+	}
+	return nil
+}
+
+// begin works out which parts of the log the peer lacks.
+func (v *Serving) begin(r *replica.Replica) {
+	v.begun, v.regions, v.sent = true, []causal.Region{}, map[string]sentKey{}
+	v.changed.keys = map[string]struct{}{}
+	r.Observe(v)
+	lacks := func(o causal.Origin, top uint64) {
+		if from := v.peer.Seq(o) + 1; top >= from {
+			v.regions = v.skip[o].Subtract(v.regions, causal.Region{Origin: o, Alias: r.Alias[o], From: from, To: top})
+			v.tops = v.tops.Raise(causal.Dot{Origin: o, Seq: top})
+		}
+	}
+	for _, w := range r.Known.Rows {
+		lacks(w.Origin, max(w.Seqs[causal.Covered], r.Cloud.Seq(w.Origin)))
+	}
+	for _, l := range r.Cloud {
+		if _, ok := r.Known.Find(l.Origin); !ok {
+			lacks(l.Origin, l.Seq)
+		}
+	}
+}
+
+// addChanged sends keys that changed meanwhile, and gives those that found no room.
+func (v *Serving) addChanged(st *replica.View, p *page, keys map[string]struct{}) (left map[string]struct{}, err error) {
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if p.full() {
+			return keys, nil
+		}
+		delete(keys, key)
+		s, err := store.ReadIndex(st, []byte(key), st)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(s, func(x store.Version) bool { return !v.peer.Contains(x.Dot) }) {
+			if _, err := v.add(st, p, []byte(key), s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return keys, nil
+}
+
+// readRegion reads of the first region what belongs together, at its end, and tells
+// whether enough was sent of this state.
+func (v *Serving) readRegion(st *replica.View, p *page) (ended bool, err error) {
+	g := &v.regions[0]
+	room := max(p.session.Params.PageSize, min(v.window, p.session.Params.Window)) - p.sent - p.size()
+	entries, all, err := v.ReadLog(st, *g, room)
+	if err != nil {
+		return false, err
+	}
+	if err := ReadValues(st, entries, max(4*room, 1<<20)); err != nil {
+		return false, err
+	}
+	for i := range entries {
+		e := &entries[i]
+		apart, err := v.addEntry(st, p, e)
+		if err != nil {
+			return false, err
+		}
+		if apart { // its values are not sent, so no mark may cover it
+			p.mark(g.Origin, e.Seq+1, g.To)
+			g.To = e.Seq - 1
+		}
+		if e.Seq == g.From {
+			break
+		}
+		// A batch of the writer is not torn, unless it is a large one.
+		if p.full() && e.Offset == 0 || p.overfull() {
+			p.mark(g.Origin, e.Seq, g.To)
+			g.To = e.Seq - 1
+			if v.enough(p) {
+				return true, nil
+			}
+			p.next()
+		}
+	}
+	if all {
+		p.mark(g.Origin, g.From, g.To)
+		v.regions = v.regions[1:]
+		if !p.full() {
+			return false, nil
+		}
+		if ended = v.enough(p); !ended {
+			p.next()
+		}
+		return ended, nil
+	}
+	if last := entries[len(entries)-1].Seq; last <= g.To {
+		p.mark(g.Origin, last, g.To)
+		g.To = last - 1
+	}
+	return false, nil
+}
+
+// enough tells whether a state was read long enough, when a page is full.
+func (v *Serving) enough(p *page) bool {
+	if n := p.sent + p.size(); p.versions > 0 {
+		v.average = n / p.versions
+	}
+	return p.sent+p.size() >= min(v.window, p.session.Params.Window)
+}
+
+// addEntry sends the key of a log entry, with all its versions, and tells whether
+// values of it are still to be sent.
+func (v *Serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, err error) {
+	if !e.Inline && !st.MayHaveStale { // it is alone: the log has one entry for each version
+		if err := ReadValue(st, e); err != nil {
+			return false, err
+		}
+		x := e.Version
+		if x.Large = p.session.tooLarge(e.Key, &x); x.Large > 0 {
+			x.Value = nil
+		}
+		p.put(e.Key, []store.Version{x})
+		e.Value = nil
+		return false, nil
+	}
+	s, err := store.ReadIndex(st, e.Key, st)
+	if err != nil {
+		return false, err
+	}
+	if !s.Has(e.Dot) {
+		return false, nil // garbage that a crash left
+	}
+	if len(s) > 1 {
+		// Only what is still the same was sent: the page also says that all of this
+		// part of the log was, and the key may have grown by a version that is in it.
+		now := s.DotSum()
+		if was, ok := v.sent[string(e.Key)]; ok && was.names == now {
+			return was.apart, nil
+		}
+		defer func() { v.sent[string(e.Key)] = sentKey{now, apart} }()
+	}
+	return v.add(st, p, e.Key, s)
+}

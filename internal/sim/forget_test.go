@@ -1,0 +1,112 @@
+package sim
+
+import (
+	"testing"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPurgedConflictIsNoDamage(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	a.put("other", "x")
+	talk(t, a, b)
+	b.put("k", "v") // clock 1
+	a.put("k", "w")
+	a.put("k", "w2")
+	a.del("k") // clock 3: shown
+	talk(t, a, b)
+	require.Equal(t, "-", a.get("k"))
+	require.Len(t, a.versions("k"), 2)
+	for range 3 {
+		a.r.Checkpoint(nil)
+		b.r.Checkpoint(nil)
+		talk(t, a, b)
+	}
+	a.purge()
+	require.Len(t, a.versions("k"), 2, "a value that nobody has decided against is not forgotten")
+	sa, sb, _ := talk(t, a, b)
+	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	a.del("k")
+	for range 3 {
+		talk(t, a, b)
+		a.r.Checkpoint(nil)
+		b.r.Checkpoint(nil)
+	}
+	a.purge()
+	require.Empty(t, a.versions("k"))
+	sa, sb, _ = talk(t, a, b)
+	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	requireEqualNodes(t, a, b)
+}
+
+func TestConflictOfADeletionAndAValueStaysWhicheverIsShown(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	talk(t, a, b)
+	a.del("k")
+	b.put("k", "v")
+	b.put("k", "w") // clock 2: shown
+	for range 3 {
+		talk(t, a, b)
+		a.r.Checkpoint(nil)
+		b.r.Checkpoint(nil)
+	}
+	for _, n := range []*node{a, b} {
+		require.False(t, n.due(), "nothing is to be looked at")
+		n.purge()
+		require.Equal(t, "w", n.get("k"))
+		require.Len(t, n.versions("k"), 2, "nobody has written the key since")
+		require.EqualValues(t, 1, n.r.Conflicts)
+	}
+	sa, sb, _ := talk(t, a, b)
+	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	requireEqualNodes(t, a, b)
+	a.put("k", "chosen")
+	talk(t, a, b)
+	for _, n := range []*node{a, b} {
+		require.Len(t, n.versions("k"), 1)
+		require.Zero(t, n.r.Conflicts)
+	}
+	requireEqualNodes(t, a, b)
+}
+
+// Releases before took the tombstone from beside the value.
+func TestConflictThatAPeerHasGivenUpEndsHereToo(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	talk(t, a, b)
+	a.del("k")
+	b.put("k", "v")
+	b.put("k", "w")
+	for range 3 {
+		talk(t, a, b)
+		a.r.Checkpoint(nil)
+		b.r.Checkpoint(nil)
+	}
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		old, k, err := t.Lookup([]byte("k"))
+		if err != nil {
+			return err
+		}
+		kept := store.Siblings{}
+		for _, v := range old {
+			if !v.Deleted {
+				kept = append(kept, v)
+				continue
+			}
+			t.RequireDurable(causal.Purged, v.Dot)
+		}
+		return t.ReplaceQuietly([]byte("k"), old, k, kept)
+	}))
+	require.Len(t, a.versions("k"), 1)
+	for range 2 {
+		sa, sb, _ := talk(t, b, a)
+		require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired, "nothing was damaged")
+	}
+	require.Len(t, b.versions("k"), 1)
+	requireEqualNodes(t, a, b)
+}

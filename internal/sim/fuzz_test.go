@@ -1,0 +1,538 @@
+package sim
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/fuzzing"
+	"github.com/level-replicator/replicator/internal/indexcache"
+	"github.com/level-replicator/replicator/internal/mdns"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/printable"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/comparer"
+	"github.com/syndtr/goleveldb/leveldb/iterator"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// To seek inputs by what they reach, and then to run all on five million others each:
+//
+//	go test -run '^$' -fuzz '^FuzzPage$' -fuzztime 1m .
+//	go test -run '^Fuzz' -v -timeout 0 -mutations 5000000 -mutations.corpus $(go env GOCACHE)/fuzz/github.com/level-replicator/replicator .
+
+var fuzzNames = []causal.Origin{{'a', 'l', 'p', 'h', 'a', 15: 1}, {'b', 'e', 't', 'a', 15: 1}}
+
+// dry is a server whose commits are staged and checked, and then forgotten, so
+// that each execution begins in the same state.
+type dry struct {
+	*node
+	base  replica.Replica
+	alias map[causal.Origin]uint32
+}
+
+func newDry(t testing.TB) *dry {
+	n := newFixedNode(t, "beta")
+	n.put("both", "from beta")
+	for _, k := range []string{"a", "b", "c"} {
+		n.put(k, "v")
+		n.put(k, "w")
+	}
+	n.del("c")
+	return &dry{node: n.node, base: *n.r, alias: maps.Clone(n.r.Alias)}
+}
+
+func (d *dry) reset() {
+	txn, cache := d.r.Txn, d.r.Cache
+	*d.r = d.base
+	d.r.Txn, d.r.Cache = txn, cache
+	d.r.Alias, d.r.Members, d.r.Own = maps.Clone(d.alias), map[causal.Origin]*replica.Member{}, maps.Clone(d.base.Own)
+	d.r.Aliases = slices.Clone(d.base.Aliases)
+	d.r.Known = d.base.Known.Clone()
+}
+
+func (d *dry) Commit(stage func(t *replica.Txn) error) error {
+	t := d.r.Begin()
+	if err := stage(t); err != nil {
+		return err
+	}
+	return t.Finish().Replay(honest{d.t})
+}
+
+// honest looks at what is about to be stored.
+type honest struct{ t testing.TB }
+
+func (h honest) Delete(key []byte) {}
+
+func (h honest) Put(key, value []byte) {
+	if store.Reserved(key) && (key[2] == store.KindIndex || key[2] == store.KindTombstone || key[2] == store.KindConflict) && store.Reserved(key[3:]) {
+		h.t.Fatalf("stored an entry for the reserved key %q", key[3:])
+	}
+	if store.Reserved(key) && !strings.ContainsRune("ilmnotxr", rune(key[2])) {
+		h.t.Fatalf("stored %q in the reserved range", key)
+	}
+}
+
+// prepared is a session in the midst of a conversation.
+func (d *dry) prepared(dialed bool, expect session.Step) *session.Session {
+	d.reset()
+	s := session.NewSession(d, dialed, fixedNode{d.node, "beta.example:9000"}.params())
+	s.SendHello(causal.Origin{})
+	s.Theirs = session.Hello{Min: 1, Max: 1, Cluster: "c1", Name: "alpha", Origin: fuzzNames[0], Addr: "alpha:9000"}
+	s.Out, s.Expect = nil, expect
+	s.Reading.List = slices.Clone(fuzzNames)
+	s.Known.Take([]causal.Row{{Origin: fuzzNames[0], Seqs: [causal.Columns]uint64{9, 5, 3, 3}}, {Origin: fuzzNames[1], Seqs: [causal.Columns]uint64{1, 1, 1, 1}}})
+	return s
+}
+
+// play has the session take in a frame and say what follows from it.
+func (d *dry) play(s *session.Session, kind session.FrameType, payload []byte) {
+	if s.Receive(kind, payload) != nil {
+		require.True(d.t, s.Done, "a fault ends the conversation")
+		return
+	}
+	for i := 0; i < 20 && s.More(); i++ {
+		if s.Produce() != nil {
+			return
+		}
+	}
+	for _, f := range s.Out {
+		require.LessOrEqual(d.t, len(f.Payload), session.FrameCap)
+	}
+}
+
+// seeds adds the golden payloads of a kind, and some that are cut or changed.
+func seeds(f *testing.F, kind session.FrameType) *fuzzing.Corpus {
+	c := &fuzzing.Corpus{F: f}
+	files, err := filepath.Glob(filepath.Join("testdata", "format", "*.txt"))
+	require.NoError(f, err)
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		if name == "records" {
+			continue
+		}
+		for _, s := range GoldenFrames(f, name) {
+			if s.Kind == kind {
+				c.Add(s.Payload)
+				c.Add(s.Payload[:len(s.Payload)/2])
+			}
+		}
+	}
+	c.Add([]byte{})
+	c.Add(binary.AppendUvarint(nil, 1<<63))
+	c.Add(bytes.Repeat([]byte{0xff}, 40))
+	return c
+}
+
+func fuzzFrame(f *testing.F, kind session.FrameType, prepare func(d *dry) *session.Session) {
+	d := newDry(f)
+	fuzzing.Run1(seeds(f, kind), func(t testing.TB, payload []byte) {
+		d.t = t
+		d.play(prepare(d), kind, payload)
+	})
+}
+
+func FuzzVectors(f *testing.F) {
+	fuzzFrame(f, session.FrameVectors, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+}
+
+func FuzzAddresses(f *testing.F) {
+	fuzzFrame(f, session.FrameAddresses, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+}
+
+func FuzzPull(f *testing.F) {
+	fuzzFrame(f, session.FramePull, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+}
+
+func FuzzProbe(f *testing.F) {
+	fuzzFrame(f, session.FrameProbe, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+}
+
+func FuzzFetch(f *testing.F) {
+	fuzzFrame(f, session.FrameFetch, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+}
+
+func FuzzWant(f *testing.F) {
+	fuzzFrame(f, session.FrameWant, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+}
+
+// FuzzResumePoint decodes what is stored of an unfinished pull, and encodes it again.
+func FuzzResumePoint(f *testing.F) {
+	in := &fuzzing.Corpus{F: f}
+	r := replica.Replica{Pending: &replica.PendingPull{Done: causal.SpanMap{causal.Origin{1}: {{From: 1, To: 3}, {From: 5, To: 9}}}, Basis: causal.Vector{{Origin: causal.Origin{1}, Seq: 9}, {Origin: causal.Origin{2}, Seq: 1}}}, Above: causal.SpanMap{causal.Origin{2}: {{From: 4, To: 4}}}}
+	r.Resume.Rev = 1
+	in.Add(r.ResumePoint().Record)
+	in.Add([]byte{store.FormatVersion, 0, 0, 0})
+	in.Add(binary.AppendUvarint([]byte{store.FormatVersion}, 1<<63))
+	fuzzing.Run1(in, func(t testing.TB, rec []byte) {
+		p, above, ok := replica.DecodeResume(rec)
+		if !ok {
+			return
+		}
+		for o, ss := range p.Done {
+			for _, s := range ss {
+				require.True(t, p.Done.Has(causal.Dot{Origin: o, Seq: s.From}) && p.Done.Has(causal.Dot{Origin: o, Seq: s.To}))
+			}
+		}
+		r := replica.Replica{Pending: p, Above: above}
+		r.Resume.Rev = 1
+		if len(p.Done)+len(above) == 0 {
+			return
+		}
+		q, again, ok := replica.DecodeResume(r.ResumePoint().Record)
+		require.True(t, ok)
+		require.Equal(t, p, q)
+		require.Equal(t, above, again)
+	})
+}
+
+func FuzzRefuse(f *testing.F) {
+	fuzzFrame(f, session.FrameRefuse, func(d *dry) *session.Session { return d.prepared(true, session.WantPage) })
+}
+
+func FuzzProbed(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	for _, kind := range []byte{0, 1, 3} {
+		c.Add(kind, []byte{0, 0})
+		c.Add(kind, []byte{0, session.ReplyDots, 1, 0, 8, 2})
+		for _, s := range GoldenFrames(f, "repair") {
+			if s.Kind == session.FrameProbeReply {
+				c.Add(kind, s.Payload)
+			}
+		}
+	}
+	d := newDry(f)
+	fuzzing.Run2(c, func(t testing.TB, kind byte, payload []byte) {
+		d.t = t
+		s := d.prepared(true, session.WantProbeReply)
+		s.Pulling = &session.Pulling{Repair: &session.Repair{Kind: session.RepairKind(kind % 4), Ranges: []replica.DotRange{{Last: causal.LastDot}}}}
+		s.Params.Compare = &session.Comparison{}
+		d.play(s, session.FrameProbeReply, payload)
+	})
+}
+
+// FuzzPage plays a page, after a chunk, and the end of the pull.
+func FuzzPage(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	seed := func(name string) {
+		for _, s := range GoldenFrames(f, name) {
+			if s.Kind == session.FramePage {
+				c.Add(false, []byte("\x01chunk"), s.Payload)
+				c.Add(true, []byte{}, s.Payload)
+			}
+		}
+	}
+	seed("pull")
+	seed("repair")
+	d := newDry(f)
+	fuzzing.Run3(c, func(t testing.TB, repairs bool, chunk, payload []byte) {
+		d.t = t
+		s := d.prepared(true, session.WantPage)
+		s.Pulling = &session.Pulling{}
+		if repairs {
+			s.Pulling.Repair = &session.Repair{Kind: session.RepairKind(len(chunk) % 4)}
+			s.Params.Compare = &session.Comparison{}
+		} else if len(chunk) > 0 {
+			d.play(s, session.FrameChunk, chunk)
+		}
+		for _, x := range []session.Frame{{Kind: session.FramePage, Payload: payload}, {Kind: session.FrameEnd, Payload: []byte{1}}} {
+			if !s.Done {
+				d.play(s, x.Kind, x.Payload)
+			}
+		}
+	})
+}
+
+func FuzzHello(f *testing.F) {
+	d := newDry(f)
+	fuzzing.Run1(seeds(f, session.FrameHello), func(t testing.TB, payload []byte) {
+		d.t = t
+		d.reset()
+		d.play(session.NewSession(d, len(payload)%2 == 0, fixedNode{d.node, "beta.example:9000"}.params()), session.FrameHello, payload)
+		h, err := session.DecodeHello(payload)
+		if err != nil {
+			return
+		}
+		again, err := session.DecodeHello(h.Append(nil))
+		require.NoError(t, err)
+		require.Equal(t, h, again)
+	})
+}
+
+func FuzzReadFrame(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	c.Add([]byte{0, 0, 0, 1, 10})
+	c.Add([]byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3})
+	c.Add([]byte{0, 0, 0, 0, 1})
+	fuzzing.Run1(c, func(t testing.TB, b []byte) {
+		kind, payload, _, err := session.ReadFrame(bytes.NewReader(b), nil, 1<<16)
+		if err != nil {
+			return
+		}
+		again := AppendFrame(nil, kind, payload)
+		require.Equal(t, b[:len(again)], again)
+	})
+}
+
+// goldenRecords adds the golden records of a kind, keys included where wanted.
+func goldenRecords(f *testing.F, kind byte, name string, add func(key, value []byte)) {
+	text, err := os.ReadFile(filepath.Join("testdata", "format", "records.txt"))
+	require.NoError(f, err)
+	for line := range strings.Lines(string(text)) {
+		p := strings.Split(strings.TrimSuffix(line, "\n"), " ")
+		k, err := hex.DecodeString(p[1])
+		require.NoError(f, err)
+		v, err := hex.DecodeString(p[2])
+		require.NoError(f, err)
+		if p[0] == string(kind) && strings.HasPrefix(string(k[3:]), name) {
+			add(k, v)
+		}
+	}
+}
+
+func FuzzLogEntry(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindLog, "", func(k, v []byte) { c.Add(k, v) })
+	os := store.AliasTable(fuzzNames)
+	fuzzing.Run2(c, func(t testing.TB, key, record []byte) {
+		e, err := store.DecodeEntry(key, record, os)
+		if err != nil || e.Deleted {
+			return
+		}
+		require.False(t, e.Context.Contains(e.Dot))
+		if !e.Inline {
+			return // the value, and so the checksum, is elsewhere
+		}
+		r := &replica.Replica{Aliases: slices.Clone(fuzzNames), Alias: map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}}
+		again, err := store.DecodeEntry(key, store.AppendEntry(nil, &e, r), os)
+		require.NoError(t, err)
+		require.Equal(t, e.Context, again.Context)
+		require.True(t, bytes.Equal(e.Key, again.Key) && bytes.Equal(e.Value, again.Value))
+	})
+}
+
+func FuzzMarkOfAConflict(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindConflict, "", func(k, v []byte) { c.Add(v) })
+	c.Add([]byte{store.FormatVersion, store.FlagDeleted})
+	c.Add([]byte{})
+	fuzzing.Run1(c, func(t testing.TB, record []byte) {
+		s, known := store.DecodeShown(record)
+		if !known {
+			return
+		}
+		again, known := store.DecodeShown(s.Append(nil))
+		require.True(t, known)
+		require.Equal(t, s, again)
+	})
+}
+
+func FuzzLocalRanges(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	c.Add(store.AppendRanges(nil, nil))
+	c.Add(store.AppendRanges(nil, store.NormalRanges([]*util.Range{{Start: []byte("l"), Limit: []byte("m")}, {Start: []byte("x")}})))
+	fuzzing.Run1(c, func(t testing.TB, record []byte) {
+		ranges, err := store.DecodeRanges(record)
+		if err != nil {
+			return
+		}
+		require.Equal(t, record, store.AppendRanges(nil, ranges))
+		normal := store.NormalRanges(ranges)
+		require.Equal(t, normal, store.NormalRanges(normal))
+		for _, g := range ranges {
+			for _, key := range [][]byte{g.Start, g.Limit, append(slices.Clone(g.Start), 0)} {
+				in := string(key) >= string(g.Start) && string(key) < string(g.Limit)
+				require.False(t, in && !store.Reserved(key) && !store.InRanges(normal, key), "%q is in %q to %q", key, g.Start, g.Limit)
+			}
+		}
+	})
+}
+
+func FuzzLogIndex(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindIndex, "", func(k, v []byte) { c.Add(v) })
+	fuzzing.Run1(c, func(t testing.TB, record []byte) {
+		s, err := store.DecodeIndex(record, store.AliasTable(fuzzNames))
+		if err != nil {
+			return
+		}
+		r := &replica.Replica{Aliases: slices.Clone(fuzzNames), Alias: map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}}
+		again, err := store.DecodeIndex(store.AppendIndex(nil, s, r), r)
+		require.NoError(t, err)
+		require.True(t, s.SameDots(again))
+	})
+}
+
+// oneRecord is a store that holds one record.
+type oneRecord struct{ key, value []byte }
+
+func (o oneRecord) Get([]byte, *opt.ReadOptions) ([]byte, error) { return o.value, nil }
+
+func (o oneRecord) Snapshot() (store.Snapshot, error) { return nil, leveldb.ErrClosed }
+
+func (o oneRecord) Len() int { return 1 }
+
+func (o oneRecord) Index(int) (key, value []byte) { return o.key, o.value }
+
+func (o oneRecord) Search(key []byte) int {
+	return max(comparer.DefaultComparer.Compare(key, o.key), 0)
+}
+
+func (o oneRecord) NewIterator(*util.Range, *opt.ReadOptions) iterator.Iterator {
+	return iterator.NewArrayIterator(o)
+}
+
+func blank(o oneRecord) *replica.Replica {
+	r := &replica.Replica{ReplicaConfig: replica.ReplicaConfig{Store: o, Now: time.Now}, Alias: map[causal.Origin]uint32{}, Own: map[causal.Origin]bool{}, Members: map[causal.Origin]*replica.Member{}}
+	return r
+}
+
+func FuzzOriginRecord(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindOrigin, "", func(k, v []byte) { c.Add(v) })
+	fuzzing.Run1(c, func(t testing.TB, record []byte) {
+		r := blank(oneRecord{store.KindKey(store.KindOrigin, make([]byte, 4)), record})
+		if r.ReadOrigins() != nil {
+			return
+		}
+		for _, w := range r.Known.Rows {
+			for c := range causal.Columns {
+				require.LessOrEqual(t, w.Seqs[c], w.Seqs[causal.Covered])
+			}
+			require.LessOrEqual(t, w.Seqs[causal.Covered], uint64(causal.MaxSeq))
+		}
+	})
+}
+
+func FuzzCleanMark(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindMeta, "clean", func(k, v []byte) { c.Add(v) })
+	fuzzing.Run1(c, func(t testing.TB, record []byte) {
+		r := blank(oneRecord{store.MetaClean, record})
+		r.Assign(fuzzNames[0])
+		r.Assign(fuzzNames[1])
+		if clean, err := r.ReadClean(); err == nil {
+			require.True(t, clean)
+			require.GreaterOrEqual(t, min(r.Keys, r.Tombstones, r.Conflicts), int64(0))
+		}
+	})
+}
+
+func FuzzMemberRecord(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	goldenRecords(f, store.KindMember, "", func(k, v []byte) { c.Add(k, v) })
+	c.Add([]byte("x"), []byte{1})
+	fuzzing.Run2(c, func(t testing.TB, key, record []byte) {
+		if r := blank(oneRecord{key, record}); r.ReadMembers() == nil {
+			require.Len(t, r.Members, 1)
+		}
+	})
+}
+
+func FuzzHint(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	c.Add(strings.Join(mdns.Hint{Cluster: mdns.ClusterHash("c"), Addrs: []string{"10.0.0.1:9000"}}.Txt(), "\n"))
+	c.Add("v=1\ncid=\npid=00112233445566778899aabbccddeeff\na=[::1%eth0]:1\na=x:99999")
+	fuzzing.Run1(c, func(t testing.TB, txt string) {
+		h, ok := mdns.ParseHint(strings.Split(txt, "\n"))
+		if !ok {
+			return
+		}
+		require.LessOrEqual(t, len(h.Addrs), mdns.MaxHintAddrs)
+		for _, a := range h.Addrs {
+			require.NoError(t, netaddr.CheckAddr(a))
+			require.Equal(t, a, printable.Printable(a))
+		}
+	})
+}
+
+// FuzzHostileSession has bytes drive a live session against a store: they are cut
+// into frames, and what the server sends meanwhile is thrown away. Whatever
+// they are, the store afterwards opens, and holds nothing it must not.
+func FuzzHostileSession(f *testing.F) {
+	join := func(name string, dialer bool) (b []byte) {
+		for _, s := range GoldenFrames(f, name) {
+			if s.dialer == dialer {
+				b = AppendFrame(b, s.Kind, s.Payload)
+			}
+		}
+		return b
+	}
+	c := &fuzzing.Corpus{F: f}
+	for _, name := range []string{"pull", "repair", "idle", "refusal"} {
+		c.Add(false, join(name, true))
+		c.Add(true, join(name, false))
+	}
+	fuzzing.Run2(c, func(t testing.TB, dialed bool, b []byte) {
+		n := newFixedNode(t, "omega")
+		n.put("both", "from omega")
+		n.put("gone", "x")
+		n.del("gone")
+		s := session.NewSession(n, dialed, n.params())
+		s.Start()
+		for r := bytes.NewReader(b); !s.Done; {
+			kind, payload, _, err := session.ReadFrame(r, nil, session.FrameCap)
+			if err != nil || s.Receive(kind, payload) != nil {
+				break
+			}
+			for i := 0; i < 50 && s.More(); i++ {
+				if s.Produce() != nil {
+					break
+				}
+			}
+			s.Out = nil
+		}
+		s.Abandon() // may find that what came cannot be merged
+		requireSound(t, n)
+	})
+}
+
+// requireSound looks for what no peer may bring about.
+func requireSound(t testing.TB, n fixedNode) {
+	t.Helper()
+	require.Equal(t, n.r.Seq, n.r.Known.Seq(causal.Covered, n.r.Self), "nobody else writes our log")
+	for _, w := range n.r.Known.Rows {
+		require.LessOrEqual(t, max(w.Seqs[causal.Durable], w.Seqs[causal.Pruned], w.Seqs[causal.Purged]), w.Seqs[causal.Covered])
+	}
+	counted := blank(oneRecord{})
+	counted.Store, counted.Aliases, counted.Alias = n.r.Store, n.r.Aliases, n.r.Alias
+	_, err := counted.Recount()
+	require.NoError(t, err)
+	require.Equal(t, n.r.Digest, counted.Digest)
+	require.Equal(t, n.r.Keys, counted.Keys)
+	it := n.db.NewIterator(store.KindRange(store.KindIndex), nil)
+	defer it.Release()
+	for it.Next() {
+		key := it.Key()[3:]
+		require.False(t, store.Reserved(key), "an entry for the reserved key %q", key)
+		s, err := store.DecodeIndex(it.Value(), n.r)
+		require.NoError(t, err)
+		_, err = store.ReadVersions(n.r.Store, key, s, n.r)
+		require.NoError(t, err, "key %q", key)
+		// The next local write must be one that others accept.
+	}
+	require.NoError(t, it.Error())
+	for it.First(); it.Valid(); it.Next() {
+		key := slices.Clone(it.Key()[3:])
+		require.NoError(t, n.Commit(func(t *replica.Txn) error { return t.Put([]store.Write{{Key: key, Value: []byte("next")}}) }))
+		s, err := n.r.Lookup(key)
+		require.NoError(t, err)
+		require.False(t, s[0].Context.Contains(s[0].Dot), "the next write of key %q would be refused", key)
+		n.r.Cache = indexcache.Cache{}
+		_, err = n.r.Lookup(key)
+		require.NoError(t, err)
+	}
+}

@@ -1,0 +1,62 @@
+package sim
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/stretchr/testify/require"
+)
+
+func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
+	relyOnLearntProof(t, "l") // whose vv is shortened by it
+}
+
+func TestWriteTakesAlongTheProofThatWhatItReplacesRestsOn(t *testing.T) {
+	relyOnLearntProof(t, "k") // whose vv was shortened elsewhere
+}
+
+// relyOnLearntProof has a server write a key while the proof of what is missing in its
+// vv is known and not on disk, and lose all but that write.
+func relyOnLearntProof(t *testing.T, key string) {
+	s := newScenario(t, "HighestClock", 2)
+	a, b := s.nodes[0], s.nodes[1]
+	s.talk(a, b)
+	require.NoError(t, a.upkeep())          // b is a member, whose report a waits for at each opening
+	for i := range replica.PruneAbove + 2 { // two keys with long vvs: each opening writes both
+		s.put(a, "k", fmt.Sprint(i))
+		s.put(a, "l", fmt.Sprint(i))
+		require.NoError(t, a.close())
+		require.NoError(t, a.open())
+	}
+	s.put(a, "other", "v") // so that b knows a's present origin: recording one would sync the rest
+	s.talk(a, b)
+	for _, n := range s.nodes { // all is on disk, and both know it of both; b has not written that down
+		n.disk.flushAll()
+		n.r.Checkpoint(nil)
+	}
+	s.talk(a, b)
+	s.talk(a, b)
+	s.put(a, "k", "shortened")
+	require.LessOrEqual(t, len(a.holds["k"].live[0].Context), 1)
+	s.talk(b, a) // with the key comes the proof
+	first := b.holds["l"].live[0].Context[0]
+	require.True(t, b.r.Known.Superseded(first))
+
+	// The write is on disk, and nothing that was not synced.
+	require.NoError(t, b.commitWith(func(t *replica.Txn) error {
+		return t.Put([]store.Write{{Key: []byte(key), Value: []byte("relies on it")}})
+	}, true))
+	v := b.holds[key].live[0]
+	require.LessOrEqual(t, len(v.Context), 2)
+	b.down()
+	b.disk = newSimDisk(b.disk.afterPowerFailure(s.rand, 0))
+	require.NoError(t, b.open())
+	require.Same(t, v, b.holds[key].live[0])
+	for _, e := range v.key.writes {
+		if v.past.has(e.nth) && !v.Context.Contains(e.Dot) {
+			require.True(t, b.r.Known.Superseded(e.Dot), "nothing tells that %v was superseded", e.Dot)
+		}
+	}
+}

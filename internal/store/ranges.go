@@ -1,0 +1,60 @@
+package store
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/syndtr/goleveldb/leveldb/util"
+)
+
+// NormalRanges returns ranges that hold the same keys, sorted, apart and without
+// empty ones; the reserved range ends the last. They share no bytes with those given.
+func NormalRanges(ranges []*util.Range) []*util.Range {
+	var all []*util.Range
+	for _, g := range ranges {
+		v := Visible(g)
+		if string(v.Start) < string(v.Limit) {
+			all = append(all, &util.Range{Start: slices.Clone(v.Start), Limit: slices.Clone(v.Limit)})
+		}
+	}
+	slices.SortFunc(all, func(a, b *util.Range) int { return bytes.Compare(a.Start, b.Start) })
+	var apart []*util.Range
+	for _, g := range all {
+		if n := len(apart); n > 0 && string(g.Start) <= string(apart[n-1].Limit) {
+			if string(g.Limit) > string(apart[n-1].Limit) {
+				apart[n-1].Limit = g.Limit
+			}
+			continue
+		}
+		apart = append(apart, g)
+	}
+	return apart
+}
+
+// InRanges reports whether a key lies in one of a few normal ranges.
+func InRanges(ranges []*util.Range, key []byte) bool {
+	return slices.ContainsFunc(ranges, func(g *util.Range) bool {
+		return string(key) >= string(g.Start) && string(key) < string(g.Limit)
+	})
+}
+
+// AppendRanges writes the record of the local ranges, which are normal.
+func AppendRanges(b []byte, ranges []*util.Range) []byte {
+	b = append(b, FormatVersion)
+	for _, g := range ranges {
+		b = AppendBytes(AppendBytes(b, g.Start), g.Limit)
+	}
+	return b
+}
+
+func DecodeRanges(rec []byte) ([]*util.Range, error) {
+	d := Decoder{B: rec}
+	if d.Byte() != FormatVersion && d.Err == nil {
+		return nil, ErrVersion
+	}
+	var ranges []*util.Range
+	for d.Err == nil && len(d.B) > 0 {
+		ranges = append(ranges, &util.Range{Start: d.Bytes(len(d.B)), Limit: d.Bytes(len(d.B))})
+	}
+	return ranges, d.End()
+}

@@ -1,0 +1,71 @@
+package transport
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+)
+
+// errSpeaksTLS is what a plain server or client finds out from the first byte.
+var errSpeaksTLS = errors.New("the peer speaks TLS and this server does not: set the same Secret or TLS as there")
+
+// RefusedError says in one sentence what a failure before the peer's hello
+// means to whoever configures the servers.
+type RefusedError struct {
+	Why string
+	err error
+}
+
+func (e *RefusedError) Error() string { return e.Why + " (" + e.err.Error() + ")" }
+
+func (e *RefusedError) Unwrap() error { return e.err }
+
+// HandshakeError explains an error of the handshake, or of any Read or Write
+// until the peer's hello has arrived: there crypto/tls reports only an alert,
+// and TCP often only a reset. Errors that are clear as they are, nil among
+// them, come back unchanged. Later errors mean something else.
+func HandshakeError(err error) error {
+	var (
+		done    *RefusedError
+		header  tls.RecordHeaderError
+		invalid *tls.CertificateVerificationError
+		op      *net.OpError
+	)
+	switch {
+	case err == nil || errors.As(err, &done):
+		return err
+	case errors.As(err, &header):
+		return &RefusedError{"the peer does not speak TLS, or is something else: its Secret or TLS is not set", err}
+	case errors.As(err, &invalid):
+		return &RefusedError{"the peer's certificate is not trusted here", err}
+	case errors.As(err, &op) && op.Op == "remote error":
+		return &RefusedError{"the peer refused this server: it has another secret or cluster, or trusts another authority", err}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return &RefusedError{"the peer hung up before its hello: it has another secret or cluster, or only one side uses TLS, or it is busy", err}
+	}
+	return err
+}
+
+// plainConn recognizes a peer that speaks TLS by the first byte it sends,
+// which would else be reported as a frame of some 350 MB.
+type plainConn struct {
+	net.Conn
+	begun bool // one goroutine reads
+}
+
+func (c *plainConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.begun || n == 0 {
+		return n, err
+	}
+	c.begun = true
+	// TLS record types: 22 handshake, 21 alert. A frame's first byte is the
+	// highest of its length and so, below 16 MiB, always 0.
+	if p[0] == 22 || p[0] == 21 {
+		return 0, errSpeaksTLS
+	}
+	return n, err
+}

@@ -1,0 +1,198 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/session"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+)
+
+// maxPendingPerIP keeps one address from taking all places of those that
+// have not yet proved who they are.
+const maxPendingPerIP = 4
+
+// Admission counts accepted connections. Safe for concurrent use.
+type Admission struct {
+	maxPending, maxConns int
+
+	mu      sync.Mutex
+	pending int
+	waiting []*Ticket // the pending ones, the oldest first
+	conns   int
+	perIP   map[netip.Addr]int // Invariant: the pending ones of each address, no zero entry
+}
+
+func NewAdmission(maxPending, maxConns int) *Admission {
+	return &Admission{maxPending: maxPending, maxConns: maxConns, perIP: map[netip.Addr]int{}}
+}
+
+// Ticket is the place of one connection. Its owner releases it, always.
+type Ticket struct {
+	a        *Admission
+	ip       netip.Addr // zero if no bound by address applies
+	since    time.Time  // when it was admitted
+	cut      func()     // closes the connection; may be nil
+	promoted bool       // guarded by a.mu, as are released and ousted
+	released bool
+	ousted   bool
+}
+
+// pendingTimeout is how long a pending connection keeps its place while others
+// want it: many times what an honest handshake takes, so that connections that are
+// opened and left keep nobody out.
+const pendingTimeout = time.Second
+
+var errOusted = errors.New("the peer did not say who it is, and its place was wanted")
+
+// Admit gives a new connection a place among the pending, or says which bound
+// it would pass. It never waits: whoever is refused had better be closed at once.
+// If there is no place, that of the oldest is taken if it has had its time: cut
+// is called then, and should close the connection.
+func (a *Admission) Admit(remote net.Addr, cut func()) (*Ticket, error) {
+	ip := netaddr.BoundedIP(remote)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.pending >= a.maxPending {
+		a.oustLocked(time.Now())
+	}
+	if a.pending >= a.maxPending {
+		return nil, fmt.Errorf("%d connections have yet to prove who they are, the bound is MaxPending", a.pending)
+	}
+	if ip.IsValid() {
+		if a.perIP[ip] >= maxPendingPerIP {
+			return nil, fmt.Errorf("%d connections of %s have yet to prove who they are, the bound for one address", a.perIP[ip], ip)
+		}
+		a.perIP[ip]++
+	}
+	a.pending++
+	t := &Ticket{a: a, ip: ip, since: time.Now(), cut: cut}
+	a.waiting = append(a.waiting, t)
+	return t, nil
+}
+
+func (a *Admission) oustLocked(now time.Time) {
+	if len(a.waiting) == 0 || a.waiting[0].cut == nil || now.Sub(a.waiting[0].since) < pendingTimeout {
+		return
+	}
+	t := a.waiting[0]
+	t.leavePendingLocked()
+	t.released, t.ousted = true, true
+	t.cut() // closing a connection does not wait
+}
+
+// Explain says of a connection that had to go why it ended.
+func (t *Ticket) Explain(err error) error {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if t.ousted {
+		return errOusted
+	}
+	return err
+}
+
+// Promote moves the connection from the pending to the others, when its peer
+// has proved who it is. If there is no place it stays pending: release it.
+func (t *Ticket) Promote() error {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	switch {
+	case t.released:
+		return errors.New("the connection has already given up its place")
+	case t.promoted:
+		return nil
+	case t.a.conns >= t.a.maxConns:
+		return fmt.Errorf("%d connections are open, the bound is MaxConns", t.a.conns)
+	}
+	t.leavePendingLocked()
+	t.promoted = true
+	t.a.conns++
+	return nil
+}
+
+// Release frees the place; only the first call does anything.
+func (t *Ticket) Release() {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if t.released {
+		return
+	}
+	t.released = true
+	if t.promoted {
+		t.a.conns--
+		return
+	}
+	t.leavePendingLocked()
+}
+
+func (t *Ticket) leavePendingLocked() {
+	t.a.pending--
+	t.a.waiting = slices.DeleteFunc(t.a.waiting, func(w *Ticket) bool { return w == t })
+	if !t.ip.IsValid() {
+		return
+	}
+	if t.a.perIP[t.ip]--; t.a.perIP[t.ip] == 0 {
+		delete(t.a.perIP, t.ip)
+	}
+}
+
+// Rates bound the bytes per second over all connections that share them; a
+// nil one does not.
+type Rates struct{ read, write *rate.Limiter }
+
+// NewRates bounds reading and writing to bytes per second; 0 is no bound.
+func NewRates(read, write int) Rates {
+	limiter := func(perSecond int) *rate.Limiter {
+		if perSecond <= 0 {
+			return nil
+		}
+		// A burst of a tenth of a second lets connections take turns often.
+		return rate.NewLimiter(rate.Limit(perSecond), max(perSecond/10, 1<<10))
+	}
+	return Rates{limiter(read), limiter(write)}
+}
+
+// Inflight bounds the bytes that are held in memory at once. Whoever waits is
+// served in order. Take the whole of a frame in one acquire: two who hold a
+// part and wait for the rest would wait for each other.
+type Inflight struct {
+	Max int64
+	sem *semaphore.Weighted
+}
+
+func NewInflight(maxBytes int) *Inflight {
+	return &Inflight{int64(maxBytes), semaphore.NewWeighted(int64(maxBytes))}
+}
+
+// Acquire waits until n bytes are free or ctx ends.
+func (f *Inflight) Acquire(ctx context.Context, n int) error {
+	if int64(n) > f.Max {
+		return fmt.Errorf("%d bytes at once, want at most MaxInFlight, which is %d", n, f.Max)
+	}
+	return f.sem.Acquire(ctx, int64(n))
+}
+
+// Try acquires n bytes if they are free.
+func (f *Inflight) Try(n int) bool { return f.sem.TryAcquire(int64(n)) }
+
+// Release frees n bytes of those acquired.
+func (f *Inflight) Release(n int) {
+	if n > 0 {
+		f.sem.Release(int64(n))
+	}
+}
+
+// SmallRoom is the part of MaxInFlight that is kept for sessions that hold little.
+func SmallRoom(maxInFlight int) int { return maxInFlight / 8 }
+
+// Share is how much of the room for small frames one session may have: two pages, or a quarter
+// of it.
+func (f *Inflight) Share() int { return int(min(2*session.PageSize, f.Max/4)) }

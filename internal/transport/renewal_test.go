@@ -1,0 +1,88 @@
+package transport
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRenewedCertificatesHoldForTheNextConnection(t *testing.T) {
+	a, b := testca.NewAuthority(t), testca.NewAuthority(t)
+	current, fails := a.Config(t), error(nil)
+	var log bytes.Buffer
+	s := secured(t, Credentials{
+		GetTLS: func() (*tls.Config, error) { return current, fails }, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	of := func(x *testca.Authority) *Security { return mutual(t, x.Config(t)) }
+	both := func(other *Security) {
+		t.Helper()
+		requireTalk(t, s.Client, other.Server)
+		requireTalk(t, other.Client, s.Server)
+	}
+	both(of(a))
+	requireRefused(t, s.Client, of(b).Server)
+	late := time.Now().Add(95 * 24 * time.Hour)
+	_, warn := s.Expiry(late)
+	require.True(t, warn)
+
+	current = b.Config(t) // certificate and authority, in both roles
+	both(of(b))
+	requireRefused(t, s.Client, of(a).Server)
+	requireRefused(t, of(a).Client, s.Server)
+	_, warn = s.Expiry(late)
+	require.True(t, warn, "of the new one")
+	require.Contains(t, log.String(), "renewed=true")
+
+	log.Reset()
+	fails = errors.New("half written")
+	both(of(b))
+	both(of(b))
+	fails, current = nil, &tls.Config{}
+	both(of(b))
+	require.Equal(t, 1, bytes.Count(log.Bytes(), []byte("half written")), &log)
+	require.Contains(t, log.String(), "no certificate to accept peers with")
+	current = a.Config(t)
+	both(of(a))
+}
+
+func TestRenewedSecretsHoldForTheNextConnection(t *testing.T) {
+	type keys struct {
+		secret []byte
+		old    [][]byte
+	}
+	one, two := keys{secret: testca.SecretA}, keys{secret: testca.SecretA}
+	renewable := func(k *keys) *Security {
+		return secured(t, Credentials{Log: slog.New(slog.DiscardHandler), GetSecrets: func() ([]byte, [][]byte, error) { return k.secret, k.old, nil }})
+	}
+	a, b := renewable(&one), renewable(&two)
+	for _, pass := range []keys{{testca.SecretA, [][]byte{testca.SecretB}}, {testca.SecretB, [][]byte{testca.SecretA}}, {testca.SecretB, nil}} {
+		for _, k := range []*keys{&one, &two} {
+			*k = pass
+			requireTalk(t, a.Client, b.Server)
+			requireTalk(t, b.Client, a.Server)
+		}
+	}
+	one = keys{secret: []byte("short")}
+	requireTalk(t, a.Client, b.Server)
+	one = keys{secret: testca.SecretA}
+	requireRefused(t, a.Client, b.Server)
+}
+
+func TestCallbackOfTLSLearnsWhichHostWasDialed(t *testing.T) {
+	a := testca.NewAuthority(t)
+	var host string
+	c := a.Config(t)
+	c.InsecureSkipVerify = true
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		host = cs.ServerName
+		return nil
+	}
+	requireTalk(t, to(mutual(t, c), "node.test:9000"), mutual(t, a.Config(t)).Server)
+	require.Equal(t, "node.test", host)
+}
