@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -33,13 +31,6 @@ type conversation struct {
 	small   int    // and those of them that are of the room for small frames
 	large   bool   // it has the one place of those that hold more than their share
 }
-
-// readers and writers are buffers of connections, used again: most sessions are short,
-// and end before they fill one.
-var (
-	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
-	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
-)
 
 // sessionHost is this server as the host of one session.
 type sessionHost struct {
@@ -71,13 +62,6 @@ func (db *DB) params(remembered causal.Origin) session.Params {
 // window is how much a session may send of one state. All of them together hold
 // about four of the largest in memory.
 func (db *DB) window() int { return session.WindowSize / max(1, int(db.talking.Load())/4) }
-
-func (t *conversation) putBuffers() {
-	t.w.Reset(nil)
-	t.r.Reset(nil)
-	writers.Put(t.w)
-	readers.Put(t.r)
-}
 
 // converse holds a session over a connection that is through with its handshake.
 // The connection is closed then. peer gives the peer's address, once it is greeted.
@@ -176,123 +160,6 @@ func (t *conversation) welcome() error {
 		}
 	}
 	return t.pace.SetDeadline(time.Time{})
-}
-
-// step reads one frame and has the session take it in.
-func (t *conversation) step(ctx context.Context, greeted bool) error {
-	limit := session.HelloCap
-	if greeted {
-		limit = session.FrameCap
-	}
-	kind, payload, err := t.read(ctx, limit)
-	if kind == session.FramePacked && err == nil && greeted {
-		kind, payload, err = t.unpack(ctx, payload)
-	}
-	if err != nil {
-		var broken replica.ProtocolError
-		if errors.As(err, &broken) {
-			return t.session.Reject(err) // a frame of no possible length
-		}
-		if !greeted {
-			err = transport.HandshakeError(err)
-		}
-		return err
-	}
-	t.pace.FrameDone()
-	take := func() error { return t.session.Receive(kind, payload) }
-	if greeted {
-		err = t.withKeepalive(take)
-	} else {
-		err = take()
-	}
-	t.work.follow(t.session, t.pace)
-	if kind == session.FrameVectors {
-		t.db.reported()
-	}
-	t.keep(t.session.Retained())
-	return err
-}
-
-func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, []byte, error) {
-	head, err := t.r.Peek(session.FrameHead)
-	if err != nil {
-		if len(head) > 0 && err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return 0, nil, err
-	}
-	n, err := session.PayloadSize(head, limit)
-	if err != nil {
-		return 0, nil, err
-	}
-	if err := t.reserve(ctx, session.FrameHead+n); err != nil {
-		return 0, nil, err
-	}
-	kind, payload, _, err := session.ReadFrame(t.r, nil, limit)
-	return kind, payload, err
-}
-
-// reserve takes n bytes of MaxInFlight. One session at a time may pass half of it,
-// and is then counted no further: a value may be larger than the bound, and two
-// that each held a half and waited for more would wait for each other.
-//
-// What is small does not wait for what is large: a session that holds little has room
-// of its own, which the others never fill.
-func (t *conversation) reserve(ctx context.Context, n int) error {
-	if !t.large && t.held+n <= t.db.small.Share() && t.db.small.Try(n) {
-		t.held, t.small = t.held+n, t.small+n
-		return nil
-	}
-	wait, cancel := context.WithTimeout(ctx, session.InFlightTimeout)
-	defer cancel()
-	if !t.large && t.held > 0 && int64(t.held-t.small+n) > t.db.inflight.Max/2 {
-		select {
-		case t.db.large <- struct{}{}:
-			t.large = true
-		case <-wait.Done():
-			return fmt.Errorf("another session has held a large value for %v, try again later", session.InFlightTimeout)
-		}
-	}
-	if t.large {
-		return nil
-	}
-	if err := t.db.inflight.Acquire(wait, n); err != nil {
-		return fmt.Errorf("no room for %d bytes more among MaxInFlight in %v: %w", n, session.InFlightTimeout, err)
-	}
-	t.held += n
-	return nil
-}
-
-// keep gives back all but n bytes.
-func (t *conversation) keep(n int) {
-	if t.large && n <= t.held {
-		<-t.db.large
-		t.large = false
-	}
-	if free := t.held - n; free > 0 {
-		large := min(free, t.held-t.small)
-		t.db.inflight.Release(large)
-		t.db.small.Release(free - large)
-		t.held, t.small = n, t.small-(free-large)
-	}
-}
-
-// flush sends what the session has to say.
-func (t *conversation) flush() error {
-	if len(t.session.Out) == 0 {
-		return nil
-	}
-	for _, f := range t.session.Out {
-		f = t.pack(f)
-		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), f.Kind, len(f.Payload))); err != nil {
-			return err
-		}
-		if _, err := t.w.Write(f.Payload); err != nil {
-			return err
-		}
-	}
-	t.session.Out = t.session.Out[:0]
-	return t.w.Flush()
 }
 
 func (c sessionHost) With(f func(r *replica.Replica)) { c.db.with(f) }
@@ -472,34 +339,4 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		db.ended(from, s, pace, started, err)
 	}
 	db.report(addr, s, pace, time.Since(started), err)
-}
-
-// withKeepalive does work that may take long, such as adding up a whole log or committing
-// while goleveldb is behind, and tells the peer now and then that it goes on. Nothing
-// else is sent meanwhile.
-func (t *conversation) withKeepalive(work func() error) error {
-	var mu sync.Mutex
-	over := false
-	var again *time.Timer
-	mu.Lock()
-	again = time.AfterFunc(session.KeepaliveInterval, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if over {
-			return
-		}
-		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), session.FrameKeepalive, 0)); err != nil {
-			return // whoever flushes next is told
-		}
-		if t.w.Flush() == nil {
-			again.Reset(session.KeepaliveInterval)
-		}
-	})
-	mu.Unlock()
-	err := work()
-	again.Stop()
-	mu.Lock() // a word under way is ended first
-	over = true
-	mu.Unlock()
-	return err
 }

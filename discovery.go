@@ -10,6 +10,9 @@ import (
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/mdns"
+	"github.com/level-replicator/replicator/internal/netaddr"
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
 )
 
 // Self is what a Discoverer may tell others about this server.
@@ -35,11 +38,6 @@ type Discoverer interface {
 // DiscovererFunc makes a function a Discoverer.
 type DiscovererFunc func(ctx context.Context, self Self, found func(addr string)) error
 
-// Discover calls f.
-func (f DiscovererFunc) Discover(ctx context.Context, self Self, found func(addr string)) error {
-	return f(ctx, self, found)
-}
-
 // MulticastOptions configures [Multicast]. Zero values are defaults.
 type MulticastOptions struct {
 	// Interfaces names those to use. Default: all that are up, can multicast
@@ -57,6 +55,11 @@ type MulticastOptions struct {
 	// Logger gets one warning when questions cannot be sent, or not answered, and
 	// the noise of the mDNS library at debug level. Default: slog.Default().
 	Logger *slog.Logger
+}
+
+// Discover calls f.
+func (f DiscovererFunc) Discover(ctx context.Context, self Self, found func(addr string)) error {
+	return f(ctx, self, found)
 }
 
 // Multicast finds servers of the same cluster on the local network by DNS-SD
@@ -83,4 +86,34 @@ func Multicast(o *MulticastOptions) Discoverer {
 		}
 		return mdns.RunMulticast(ctx, mdns.MulticastConfig(c), mdns.Announced{Cluster: self.Cluster, Origin: causal.Origin(self.Origin), Addr: self.Addr, Tls: self.TLS}, found)
 	})
+}
+
+// discover runs one source of peers, again with growing pauses if it fails.
+func (db *DB) discover(ctx context.Context, d Discoverer) {
+	const lasting = time.Minute // who worked that long starts afresh
+	wait := time.Second
+	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.advertised(), TLS: db.security.Enabled()}
+	for failures := 0; ; failures++ {
+		began := time.Now()
+		err := d.Discover(ctx, self, func(addr string) {
+			if netaddr.CheckAddr(addr) == nil && addr != self.Addr {
+				db.peers.add(addr, fromDiscovery, time.Now())
+			}
+		})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) >= lasting {
+			failures, wait = 0, time.Second
+		}
+		if failures == 0 {
+			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", session.PrintableError(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(schedule.Jitter(wait)):
+		}
+		wait = min(2*wait, time.Minute)
+	}
 }

@@ -2,11 +2,11 @@ package replicator
 
 import (
 	"errors"
-	"github.com/level-replicator/replicator/internal/replica"
-	"github.com/level-replicator/replicator/internal/store"
 	"strings"
 
+	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
 // ErrFailed refuses writes after the store failed to write once: goleveldb

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"github.com/stretchr/testify/assert"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -22,6 +21,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/testca"
 	"github.com/level-replicator/replicator/internal/transport"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 

@@ -17,6 +17,11 @@ import (
 	"github.com/level-replicator/replicator/internal/transport"
 )
 
+const (
+	maxRefusals  = 32
+	refusalPause = 10 * time.Minute
+)
+
 // Refusal is a connection that was turned away before it had become one of a
 // peer: of another cluster, without the secret, of another protocol, one too many.
 type Refusal struct {

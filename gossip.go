@@ -12,7 +12,6 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
-	"github.com/level-replicator/replicator/internal/transport"
 )
 
 // rounds holds sessions with a few peers at a time: often while much is written
@@ -270,72 +269,6 @@ func (db *DB) leavePull(from causal.Origin) {
 	}
 }
 
-// ended notes how a session with a peer went.
-func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, started time.Time, err error) {
-	now := time.Now()
-	broken := db.queue.broken()
-	theirs := s.TheirVectorSum()
-	var claims causal.Sum
-	var has causal.Vector
-	db.logHeldBack(s.Stats.HeldBefore, s.Stats.HeldNow)
-	covered := s.Idle || s.Served && !s.Kept
-	db.with(func(r *replica.Replica) {
-		if claims = r.Known.VectorSum; err == nil && theirs == claims {
-			has = r.Known.Vector(causal.Covered)
-		}
-		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
-	})
-	db.peers.mu.Lock()
-	was := p.state
-	if s.Dialed {
-		p.freeLocked()
-	}
-	p.tried = true
-	if o := s.Theirs.Origin; o != (causal.Origin{}) && o != p.origin {
-		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
-		db.checkReady()
-		return
-	}
-	p.pulled += int64(s.Stats.Pulled)
-	p.served += int64(s.Stats.Served)
-	if pace != nil {
-		p.in += pace.In.Load()
-		p.out += pace.Out.Load()
-	}
-	if err == nil {
-		p.endedWellLocked(s.Dialed, now)
-		p.claims = theirs
-		if has != nil {
-			p.has = has
-		}
-		if covered {
-			p.covered = s.Mine.Wall
-		}
-		if p.asked = max(p.asked, s.Params.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
-			p.err = &PeerError{p.addr, "pull", broken}
-		}
-	} else if s.Dialed || started.After(p.last) { // else another has ended well since it was cut off
-		if s.Stats.Pulled > 0 { // the next is not to wait long, and goes on from here
-			p.backoff.Reset()
-		}
-		p.failedLocked(s.Dialed, now, err, 4*db.opts.MaxInterval)
-	}
-	// Who left out a pull comes back to it when the other pull is over.
-	// What is held back stays so, however often they talk.
-	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Kept && !s.Held
-	state, name, behind := p.state, p.name, whole && p.claims != claims
-	db.peers.mu.Unlock()
-	if state != was && state != "self" && was != "self" {
-		db.logState(p, name, state, err)
-	}
-	if err == nil && behind {
-		db.noteLocalChanges(0)
-	}
-	db.noteAlone()
-	db.checkReady()
-	db.requestSync()
-}
-
 // noteAlone logs once that no address leads to anybody else, and once that one does again.
 func (db *DB) noteAlone() {
 	switch alone, changed := db.peers.noteAlone(time.Now()); {
@@ -346,49 +279,6 @@ func (db *DB) noteAlone() {
 	default:
 		db.opts.Logger.Info("replicator: another server was found, or is looked for")
 	}
-}
-
-// endedWellLocked: only a session that we dialed proves that we can dial. Of two
-// servers of which one cannot reach the other, the one goes on resting between its
-// attempts while the other's sessions keep both up to date.
-func (p *peer) endedWellLocked(dialed bool, now time.Time) {
-	p.last, p.seen = now, now
-	if dialed {
-		p.failed, p.next, p.err, p.reached = 0, time.Time{}, nil, now
-		p.backoff.Reset()
-	} else {
-		p.came = now
-		if p.failed == 0 {
-			p.err = nil
-		}
-	}
-	if p.state != "self" || dialed {
-		p.state = "ok"
-	}
-}
-
-func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.Duration) {
-	p.err = err
-	state := "failing"
-	var refused *session.RefusedError
-	var rejected *session.RejectedError
-	var step *PeerError
-	switch {
-	case isSelf(err):
-		p.selfLocked(now, lately)
-		return
-	case errors.As(err, &refused):
-		state = "refused"
-	case errors.As(err, &rejected):
-		state = "refused"
-	case errors.As(err, &step) && step.Op == "dial" && !p.came.IsZero() && now.Sub(p.came) < lately:
-		state = "ok" // it dials us, and that is enough
-	}
-	if dialed {
-		p.failed++
-		p.next = now.Add(p.backoff.NextBackOff())
-	}
-	p.state = state
 }
 
 // isSelf reports whether a session failed since it led back to this server.
@@ -418,39 +308,6 @@ func (db *DB) logHeldBack(before, now int) {
 	}
 }
 
-func (db *DB) logState(p *peer, name, state string, err error) {
-	if err != nil {
-		db.opts.Logger.Warn("replicator: peer is "+state, "peer", p.addr, "error", err)
-	} else {
-		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", name)
-	}
-}
-
-// report tells those who asked for it of a session.
-func (db *DB) report(addr string, s *session.Session, pace *transport.ProgressConn, took time.Duration, err error) {
-	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Stats.Pulled, Served: s.Stats.Served, Duration: took, Err: err}
-	if pace != nil {
-		ev.BytesIn, ev.BytesOut = pace.In.Load(), pace.Out.Load()
-	}
-	db.mu.Lock()
-	db.total.sessions++
-	db.total.pulled += int64(ev.Pulled)
-	db.total.served += int64(ev.Served)
-	db.total.in += ev.BytesIn
-	db.total.out += ev.BytesOut
-	db.total.mismatches += int64(s.Stats.Repaired)
-	db.mu.Unlock()
-	if s.Stats.Repaired > 0 {
-		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Stats.Repaired)
-		if f := db.opts.Events.Mismatch; f != nil {
-			f(addr, s.Stats.Repaired)
-		}
-	}
-	if f := db.opts.Events.Session; f != nil {
-		f(ev)
-	}
-}
-
 // incoming notes that a peer has dialed us, and where it can be dialed, if that can be
 // said. It is nil if there are too many peers.
 func (db *DB) incoming(h *session.Hello, remote net.Addr) *peer {
@@ -476,35 +333,5 @@ func (db *DB) replaced(gone []causal.Origin) {
 				r.NoteReplaced(o)
 			}
 		})
-	}
-}
-
-// discover runs one source of peers, again with growing pauses if it fails.
-func (db *DB) discover(ctx context.Context, d Discoverer) {
-	const lasting = time.Minute // who worked that long starts afresh
-	wait := time.Second
-	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.advertised(), TLS: db.security.Enabled()}
-	for failures := 0; ; failures++ {
-		began := time.Now()
-		err := d.Discover(ctx, self, func(addr string) {
-			if netaddr.CheckAddr(addr) == nil && addr != self.Addr {
-				db.peers.add(addr, fromDiscovery, time.Now())
-			}
-		})
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) >= lasting {
-			failures, wait = 0, time.Second
-		}
-		if failures == 0 {
-			db.opts.Logger.Warn("replicator: a source of peers failed; it is tried again", "error", session.PrintableError(err))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(schedule.Jitter(wait)):
-		}
-		wait = min(2*wait, time.Minute)
 	}
 }

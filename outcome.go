@@ -1,0 +1,153 @@
+package replicator
+
+import (
+	"errors"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/transport"
+)
+
+// ended notes how a session with a peer went.
+func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, started time.Time, err error) {
+	now := time.Now()
+	broken := db.queue.broken()
+	theirs := s.TheirVectorSum()
+	var claims causal.Sum
+	var has causal.Vector
+	db.logHeldBack(s.Stats.HeldBefore, s.Stats.HeldNow)
+	covered := s.Idle || s.Served && !s.Kept
+	db.with(func(r *replica.Replica) {
+		if claims = r.Known.VectorSum; err == nil && theirs == claims {
+			has = r.Known.Vector(causal.Covered)
+		}
+		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
+	})
+	db.peers.mu.Lock()
+	was := p.state
+	if s.Dialed {
+		p.freeLocked()
+	}
+	p.tried = true
+	if o := s.Theirs.Origin; o != (causal.Origin{}) && o != p.origin {
+		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
+		db.checkReady()
+		return
+	}
+	p.pulled += int64(s.Stats.Pulled)
+	p.served += int64(s.Stats.Served)
+	if pace != nil {
+		p.in += pace.In.Load()
+		p.out += pace.Out.Load()
+	}
+	if err == nil {
+		p.endedWellLocked(s.Dialed, now)
+		p.claims = theirs
+		if has != nil {
+			p.has = has
+		}
+		if covered {
+			p.covered = s.Mine.Wall
+		}
+		if p.asked = max(p.asked, s.Params.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
+			p.err = &PeerError{p.addr, "pull", broken}
+		}
+	} else if s.Dialed || started.After(p.last) { // else another has ended well since it was cut off
+		if s.Stats.Pulled > 0 { // the next is not to wait long, and goes on from here
+			p.backoff.Reset()
+		}
+		p.failedLocked(s.Dialed, now, err, 4*db.opts.MaxInterval)
+	}
+	// Who left out a pull comes back to it when the other pull is over.
+	// What is held back stays so, however often they talk.
+	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Kept && !s.Held
+	state, name, behind := p.state, p.name, whole && p.claims != claims
+	db.peers.mu.Unlock()
+	if state != was && state != "self" && was != "self" {
+		db.logState(p, name, state, err)
+	}
+	if err == nil && behind {
+		db.noteLocalChanges(0)
+	}
+	db.noteAlone()
+	db.checkReady()
+	db.requestSync()
+}
+
+// endedWellLocked: only a session that we dialed proves that we can dial. Of two
+// servers of which one cannot reach the other, the one goes on resting between its
+// attempts while the other's sessions keep both up to date.
+func (p *peer) endedWellLocked(dialed bool, now time.Time) {
+	p.last, p.seen = now, now
+	if dialed {
+		p.failed, p.next, p.err, p.reached = 0, time.Time{}, nil, now
+		p.backoff.Reset()
+	} else {
+		p.came = now
+		if p.failed == 0 {
+			p.err = nil
+		}
+	}
+	if p.state != "self" || dialed {
+		p.state = "ok"
+	}
+}
+
+func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.Duration) {
+	p.err = err
+	state := "failing"
+	var refused *session.RefusedError
+	var rejected *session.RejectedError
+	var step *PeerError
+	switch {
+	case isSelf(err):
+		p.selfLocked(now, lately)
+		return
+	case errors.As(err, &refused):
+		state = "refused"
+	case errors.As(err, &rejected):
+		state = "refused"
+	case errors.As(err, &step) && step.Op == "dial" && !p.came.IsZero() && now.Sub(p.came) < lately:
+		state = "ok" // it dials us, and that is enough
+	}
+	if dialed {
+		p.failed++
+		p.next = now.Add(p.backoff.NextBackOff())
+	}
+	p.state = state
+}
+
+func (db *DB) logState(p *peer, name, state string, err error) {
+	if err != nil {
+		db.opts.Logger.Warn("replicator: peer is "+state, "peer", p.addr, "error", err)
+	} else {
+		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", name)
+	}
+}
+
+// report tells those who asked for it of a session.
+func (db *DB) report(addr string, s *session.Session, pace *transport.ProgressConn, took time.Duration, err error) {
+	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Stats.Pulled, Served: s.Stats.Served, Duration: took, Err: err}
+	if pace != nil {
+		ev.BytesIn, ev.BytesOut = pace.In.Load(), pace.Out.Load()
+	}
+	db.mu.Lock()
+	db.total.sessions++
+	db.total.pulled += int64(ev.Pulled)
+	db.total.served += int64(ev.Served)
+	db.total.in += ev.BytesIn
+	db.total.out += ev.BytesOut
+	db.total.mismatches += int64(s.Stats.Repaired)
+	db.mu.Unlock()
+	if s.Stats.Repaired > 0 {
+		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Stats.Repaired)
+		if f := db.opts.Events.Mismatch; f != nil {
+			f(addr, s.Stats.Repaired)
+		}
+	}
+	if f := db.opts.Events.Session; f != nil {
+		f(ev)
+	}
+}

@@ -1,8 +1,0 @@
-package replicator
-
-import "time"
-
-const (
-	maxRefusals  = 32
-	refusalPause = 10 * time.Minute
-)
