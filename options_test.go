@@ -1,12 +1,16 @@
 package replicator
 
 import (
+	"crypto/tls"
+	"errors"
 	"math"
 	"testing"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/mdns"
 	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,5 +24,25 @@ func TestPausesThatMeanNeverAreLongPauses(t *testing.T) {
 	require.Positive(t, 4*o.MaxInterval)
 	for _, r := range []float64{0, 0.5, 1} {
 		require.Greater(t, mdns.SpreadInterval(longest, r), 200*24*time.Hour)
+	}
+}
+
+func TestWhatCannotBeHadAtTheOpeningIsRefused(t *testing.T) {
+	for want, o := range map[string]Options{
+		"GetTLS: no file":        {GetTLS: func() (*tls.Config, error) { return nil, errors.New("no file") }},
+		"GetTLS: returned nil":   {GetTLS: func() (*tls.Config, error) { return nil, nil }},
+		"Options.TLS: no certif": {GetTLS: func() (*tls.Config, error) { return &tls.Config{}, nil }},
+		"GetSecrets: 2 bytes":    {GetSecrets: func() ([]byte, [][]byte, error) { return []byte("ab"), nil, nil }},
+	} {
+		_, err := transport.NewSecurity(o.credentials())
+		require.ErrorContains(t, err, want)
+	}
+	for _, o := range []Options{
+		{GetTLS: func() (*tls.Config, error) { return nil, nil }, Secret: testca.SecretA},
+		{GetSecrets: func() ([]byte, [][]byte, error) { return nil, nil, nil }, TLS: &tls.Config{}},
+		{GetSecrets: func() ([]byte, [][]byte, error) { return nil, nil, nil }, OldSecrets: [][]byte{testca.SecretA}},
+	} {
+		_, err := o.withDefaults()
+		require.ErrorContains(t, err, "want one of them")
 	}
 }

@@ -9,8 +9,11 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/klauspost/compress/s2"
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/fuzzing"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/transport"
@@ -138,4 +141,84 @@ func FuzzPacked(f *testing.F) {
 		require.Equal(t, kind, k)
 		require.True(t, bytes.Equal(got, unpacked))
 	})
+}
+
+func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = 64 << 20
+		db := &DB{opts: Options{MaxInFlight: room}, inflight: transport.NewInflight(room - transport.SmallRoom(room)), small: transport.NewInflight(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
+		var slow [3]conversation
+		for i := range slow { // slow peers in the midst of large values
+			slow[i].db = db
+			go func() {
+				for range 1000 { // one of them goes beyond the bound
+					if slow[i].reserve(t.Context(), 256<<10) != nil {
+						return
+					}
+				}
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		fast := conversation{db: db}
+		for range 100 {
+			require.NoError(t, fast.reserve(t.Context(), 300<<10))
+			fast.keep(0)
+		}
+		require.Zero(t, time.Since(began))
+	})
+}
+
+func TestManySessionsShareTheWindow(t *testing.T) {
+	db := serve(t, Options{})
+	require.Equal(t, session.WindowSize, db.window())
+	db.talking.Add(128)
+	require.LessOrEqual(t, 128*db.window(), 4*session.WindowSize)
+	require.GreaterOrEqual(t, db.window(), session.PageSize)
+	db.talking.Add(-128)
+}
+
+func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
+	a := serve(t, Options{})
+	b := serve(t, Options{Peers: []string{a.Addr().String()}})
+	require.Eventually(t, func() bool { return a.enterPull(b.self, 0) == session.NotSkipped }, 5*time.Second, time.Millisecond)
+	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
+
+	before := b.Status().Sessions
+	synced := make(chan error, 1)
+	go func() { synced <- b.Sync(t.Context()) }()
+	require.Eventually(t, func() bool { return b.Status().Sessions > before+3 }, 5*time.Second, time.Millisecond)
+	require.Empty(t, synced)
+	a.leavePull(b.self)
+	require.NoError(t, <-synced)
+	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
+}
+
+func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
+	a, b := causal.Origin{1}, causal.Origin{2}
+	now := time.Unix(0, 0)
+	var ps pulls
+	require.Equal(t, session.NotSkipped, ps.enter(a, bulkWrites+1, now))
+	require.Equal(t, session.SkippedBusy, ps.enter(b, bulkWrites+1, now), "the other brings the same")
+	require.True(t, ps.missed)
+	require.Equal(t, session.SkippedBusy, ps.enter(b, 1, now.Add(bulkAfter+1)))
+	require.Equal(t, session.NotSkipped, ps.enter(b, bulkWrites+1, now.Add(bulkUntil)), "nobody waits long for a slow one")
+
+	ps = pulls{}
+	require.Equal(t, session.NotSkipped, ps.enter(a, 1, now))
+	require.Equal(t, session.NotSkipped, ps.enter(b, bulkWrites+1, now), "a few writes do not hold up many")
+	require.Equal(t, session.SkippedBusy, ps.enter(a, 1, now), "the same session's server twice")
+}
+
+func TestWhoWaitsForAPullIsToldWhenItEnds(t *testing.T) {
+	db := serve(t, Options{})
+	require.Equal(t, session.NotSkipped, db.enterPull(causal.Origin{1}, 0))
+	ended := db.pulls.next()
+	select {
+	case <-ended:
+		t.Fatal("it has not ended")
+	default:
+	}
+	db.leavePull(causal.Origin{1})
+	<-ended
 }

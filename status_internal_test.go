@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -15,14 +16,91 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/printable"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/sim"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/iterator"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
+	"github.com/syndtr/goleveldb/leveldb/util"
 )
+
+// shut is a store that nobody may read.
+type shut struct{ t *testing.T }
+
+func (s shut) Get([]byte, *opt.ReadOptions) ([]byte, error) { s.t.Error("Get"); return nil, nil }
+
+func (s shut) NewIterator(*util.Range, *opt.ReadOptions) iterator.Iterator {
+	s.t.Error("NewIterator")
+	return iterator.NewEmptyIterator(nil)
+}
+
+func (s shut) Snapshot() (store.Snapshot, error) { s.t.Error("snapshot"); return nil, nil }
+
+func TestStatusReadsNothingFromTheStore(t *testing.T) {
+	a := serve(t, Options{})
+	b := serve(t, Options{Peers: []string{a.Addr().String()}})
+	for i := range 100 {
+		require.NoError(t, a.Put(fmt.Append(nil, i), []byte("v"), nil))
+	}
+	require.NoError(t, a.Delete([]byte("7"), nil))
+	require.NoError(t, b.Sync(t.Context()))
+	r := replica.NewReplica(replica.ReplicaConfig{})
+	a.with(func(x *replica.Replica) { *r = *x })
+	r.Store = shut{t}
+	var s Status
+	s.own(r)
+	require.EqualValues(t, 99, s.Keys)
+	require.EqualValues(t, 1, s.Tombstones)
+}
+
+func TestPeerThatClaimsTheSameAndHoldsSomethingElseDiffers(t *testing.T) {
+	known := causal.Knowledge{}
+	known.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 7})
+	ours, theirs := causal.Sum{1, 1}, causal.Sum{2, 2}
+	for _, c := range []struct {
+		name            string
+		m               replica.Member
+		agrees, differs bool
+	}{
+		{"the same", replica.Member{Known: known, VectorSum: known.VectorSum, Digest: ours}, true, false},
+		{"something else", replica.Member{Known: known, VectorSum: known.VectorSum, Digest: theirs}, false, true},
+		{"it had not pulled yet", replica.Member{Known: known, VectorSum: causal.Sum{9}, Digest: theirs}, false, false},
+	} {
+		var s PeerStatus
+		s.compare(&c.m, &peer{}, &known, ours.Digest(), time.Now())
+		require.Equal(t, c.agrees, s.Agrees, c.name)
+		require.Equal(t, c.differs, s.Differs, c.name)
+	}
+}
+
+func TestStatusSaysWhatIsHeldBack(t *testing.T) {
+	a := serve(t, Options{})
+	require.NoError(t, a.Put([]byte("large"), sim.Incompressible(1, 1<<20), nil))
+	require.NoError(t, a.Put([]byte("small"), []byte("v"), nil))
+	b := serve(t, Options{MaxValue: 1000, Peers: []string{a.Addr().String()}})
+	require.NoError(t, b.Sync(t.Context()))
+	v, err := b.Get([]byte("small"), nil)
+	require.NoError(t, err)
+	require.Equal(t, "v", string(v))
+	s := b.Status()
+	require.EqualValues(t, 1, s.HeldBack)
+	require.EqualValues(t, 1<<20, s.Largest)
+	require.Equal(t, "ok", s.Peers[0].State)
+	for _, p := range a.Status().Peers {
+		require.Positive(t, p.Lag, "it must not be taken to hold what it was not sent")
+	}
+	require.NoError(t, a.Put([]byte("large"), []byte("small now"), nil))
+	require.NoError(t, b.Sync(t.Context()))
+	require.Zero(t, b.Status().HeldBack)
+	agree(t, a, b)
+}
 
 // steering is a text that would clear a terminal, set its title, turn text around, and
 // begin a line of its own.
