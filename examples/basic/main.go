@@ -22,13 +22,13 @@ func main() {
 }
 
 // open makes a database one of many masters. The address of one other is
-// enough: servers tell each other whom they know.
+// enough: replicas tell each other whom they know.
 func open(peers ...string) *replicator.DB {
 	db, err := leveldb.Open(storage.NewMemStorage(), nil) // or leveldb.OpenFile(path, nil)
 	check(err)
-	server, err := replicator.Replicate(db, &replicator.Options{Listen: "127.0.0.1:0", Peers: peers})
+	replica, err := replicator.Replicate(db, &replicator.Options{Listen: "127.0.0.1:0", Peers: peers})
 	check(err)
-	return server
+	return replica
 }
 
 func run(ctx context.Context) {
