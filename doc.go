@@ -1,102 +1,97 @@
-// Package replicator makes goleveldb databases masters of each other: each takes
-// writes, offline too, and all come to hold the same.
+// Package replicator makes goleveldb databases masters of each other: every replica takes writes,
+// offline too, and all of them converge.
 //
 //	raw, err := leveldb.OpenFile("data", nil)
 //	…
 //	db, err := replicator.Replicate(raw, &replicator.Options{
 //		Listen: ":9000",
 //		Peers:  []string{"other.example:9000"},
-//		Secret: secret, // of GenerateSecret, the same on all servers
+//		Secret: secret, // from GenerateSecret, the same on all replicas
 //	})
 //	…
 //	defer db.Close()
 //
-// [DB] has the methods of *leveldb.DB: change the type of the variable, and what
-// worked goes on working. Keys and values stay where they were, so that any
-// goleveldb program can read them after Close; what replication needs lies beside
-// them, under keys that start with ff ff.
+// [DB] has the methods of *leveldb.DB: change the type of the variable, and existing code goes on
+// working. Keys and values stay where they were, so any goleveldb program can read them after
+// Close. The records of replication are stored under keys that start with ff ff.
 //
 // # What it promises
 //
-//   - Servers that have heard of the same writes hold the same, whatever the
-//     resolver, the order of arrival, or crashes in between.
-//   - A write disappears only when somebody who had seen it writes the key again.
-//     Writes of one key that did not know of each other are all kept; the
-//     [Resolver] chooses which one the key shows, and [DB.Conflicts] lists them.
-//   - A batch is whole here, always, and on other servers if it is within the bound
-//     that [DB.Write] names.
-//   - Power failures, restored backups and cloned disks make no two servers disagree.
+//   - Replicas that have received the same writes hold the same versions, whatever the resolver,
+//     the order of arrival, or crashes in between.
+//   - A write is dropped only when a causally later write of the same key replaces it. Concurrent
+//     writes to a key are all kept; the [Resolver] picks the one that reads return, and
+//     [DB.Conflicts] lists them.
+//   - A batch is atomic here, and on other replicas up to the size that [DB.Write] names.
+//   - Power failures, restored backups and cloned disks never make replicas disagree.
 //
-// It is not a consensus system. Two servers can both take the last seat on the
-// plane; there are no unique constraints, no counters that add up, and no reads that
-// are sure to be the latest. What needs these needs a database with one leader.
+// It is not a consensus system. Two replicas can both sell the last seat on a plane. There are no
+// unique constraints, no counters that add up, and no reads guaranteed to be the latest. If you
+// need any of these, use a database with a single leader.
 //
 // # Reading your own writes elsewhere
 //
-// A client that writes at one replica and reads at another may come too early. Give
-// it the [DB.WriteToken] with the answer, and let the other replica [DB.WaitFor] it.
-// [DB.Token] is causal: who has waited for it sees all that the first replica had
-// seen, too. It grows with each opening of a database, beyond what a cookie takes.
+// A client that writes to one replica and reads from another may not see its own write. Return
+// [DB.WriteToken] with the response, and have the other replica call [DB.WaitFor] before it reads.
+// [DB.Token] is causal: after waiting for it a reader sees everything that the first replica had
+// seen. It grows each time a database is opened, and may outgrow a cookie.
 //
 // # Knowing that a write is safe
 //
 // Put returns when the write is in this database; with Sync, when it is on this disk.
-// [DB.WaitReplicated] returns when so many other servers have it on theirs. With two
-// of them a write outlives any two disks of the three. It costs a round trip and, at
-// peers that write without Sync, up to two syncs, or a flush of their store if much is
-// not on disk yet; so call it where a person waits for the answer, not for every line of
-// a log. If it ends early the write
-// is not undone: it is here, and will spread.
+// [DB.WaitReplicated] returns once n other replicas have it on theirs: with n = 2 a write survives
+// the loss of any two of the three disks. That takes a round trip and, at peers that write without
+// Sync, up to two syncs, or a flush of their memtable if much of it is not on disk yet. So call it
+// where a person waits for the answer, not for every line of a log. If it ends early the write is
+// not undone: it is stored here, and will spread.
 //
 // # Reacting to changes
 //
-// [DB.Watch] gives local and remote changes in the order in which they were committed
-// here. A reader that is too slow is told so and reads anew; nobody waits for it.
+// [DB.Watch] yields local and remote changes in the order in which they were committed here. It
+// never slows writers down: a reader that falls too far behind learns that it missed changes.
 //
 // # Choosing keys
 //
-// A key is the unit of conflict, so keep what changes together under one key and what
-// changes apart under several. A list that all servers add to is best kept as one key
-// for each entry, with something unique in it (the server's name, a random number);
-// nothing conflicts then. A counter is best kept as one key for each server, summed by
-// the reader. A value that must be merged needs a [Resolver], which every server
-// should have, the same one.
+// A key is the unit of conflict. Keep what changes together under one key, and what changes
+// independently under several. For a list that all replicas append to, give each entry its own key
+// with something unique in it (the replica's name, a random number); then nothing conflicts. For a
+// counter, give each replica its own key and sum them when reading. If values have to be merged,
+// set a [Resolver], the same one on every replica.
 //
-// # Data that is not for others
+// # Data that stays on one replica
 //
-// Options.Local names key ranges that stay on this server: they are neither logged nor
-// sent, and refused from peers. Give all servers the same ranges.
+// Options.Local names key ranges that stay on this replica: they are neither logged nor sent,
+// and are refused from peers. All replicas need the same ranges.
 //
-// Options.Follower makes a server that takes what others write and refuses writes of
-// its own with [ErrFollower]; it still serves what it has, so news spreads through it.
-// [DB.SetReadOnly] stops both: the server serves, and takes nothing. There is no server that only sends and never
-// takes, no replication of a part of the keys, and no right to write that differs
-// between members: every server may serve any other, so each must hold everything, and
-// whoever has the secret may write. Use several databases where some must not see all.
+// Options.Follower makes a replica that takes the writes of others and refuses its own with
+// [ErrFollower]. It still serves what it holds, so changes spread through it. [DB.SetReadOnly]
+// stops both: the replica serves, and takes nothing.
+//
+// A replica cannot send without receiving, hold a part of the keys, or have fewer rights than
+// others: any replica may serve any other, so each must hold everything, and anyone with the secret
+// may write. Where some must not see everything, use several databases.
 //
 // # Snapshots and transactions
 //
-// [DB.GetSnapshot] and [DB.OpenTransaction] return types of this package with
-// goleveldb's method sets, since goleveldb's own would show the log. A transaction
-// stalls neither writers nor replication, which goleveldb's does; see [Transaction] for
-// what that means to a program that reads in it and then writes.
+// [DB.GetSnapshot] and [DB.OpenTransaction] return types of this package with goleveldb's method
+// sets, since goleveldb's own would show the log. Unlike goleveldb's, a transaction blocks neither
+// writers nor replication; [Transaction] says what that means for a program that reads in one and
+// then writes.
 //
-// # Writing past it
+// # Writing to the handle directly
 //
-// What is written to the *leveldb.DB directly, before Replicate or behind its back, is
-// not in the log. Replicate logs what it finds the first time; [DB.Adopt] does so
-// again on demand.
+// Writes to the *leveldb.DB itself, before Replicate or afterwards, are not in the log. Replicate
+// logs what it finds the first time; call [DB.Adopt] to do so again.
 //
 // # Operating it
 //
-// [DB.Status] says who is reached, who lags and by how much, and whether the store
-// still takes writes; it marshals to JSON. Alarm on a peer whose Behind grows, on
-// Failed, and on Mismatches, which count what had to be repaired. Events tell the same
-// as it happens. Package statuspage makes a page of it, and the module in
-// metrics/prometheus figures for Prometheus.
+// [DB.Status] reports which peers are reached, how far each lags, and whether the store still takes
+// writes; it marshals to JSON. Raise an alarm when a peer's lag grows, when Failed is set, and when
+// Mismatches rises, which counts differences that had to be repaired. Events report the same as it
+// happens. Package statuspage shows the status as a web page, and the module metrics/prometheus
+// exports it.
 //
-// [DB.Verify] reads everything and names what does not fit together, [DB.Repair] mends
-// it with what is here and what peers have, and [DB.Compare] names what differs from
-// one peer. A server may be stopped at any time; Sync before a planned stop leaves
-// nothing behind that only it has.
+// [DB.Verify] reads everything and names what is corrupted, [DB.Repair] restores it from what is
+// here and from peers, and [DB.Compare] lists the differences from one peer. A replica may be
+// stopped at any time; call Sync before a planned stop, and no write is left on it alone.
 package replicator
