@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
@@ -145,12 +146,13 @@ func (db *DB) Stats(s *leveldb.DBStats) error { return db.raw.Stats(s) }
 // SetReadOnly makes the database read-only until it is opened again: writes fail
 // with leveldb.ErrReadOnly. It goes on serving peers what it has, and takes nothing.
 func (db *DB) SetReadOnly() error {
-	db.queue.slot <- struct{}{}
-	defer func() { <-db.queue.slot }()
-	if err := db.raw.SetReadOnly(); err != nil {
-		return err
-	}
-	db.queue.close(leveldb.ErrReadOnly)
-	db.barWaits(db.queue.replica, leveldb.ErrReadOnly)
-	return nil
+	err := leveldb.ErrClosed
+	db.with(func(r *replica.Replica) {
+		if err = db.raw.SetReadOnly(); err != nil {
+			return
+		}
+		db.queue.close(leveldb.ErrReadOnly)
+		db.barWaits(r, leveldb.ErrReadOnly)
+	})
+	return err
 }

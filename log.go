@@ -58,20 +58,37 @@ type request struct {
 // unless they meet versions of others.
 func (req *request) size() int { return store.SizeOf(req.writes) }
 
-// with calls f with the slot held. It does not if Close gave up waiting for the
-// store: then the slot is never free again.
-func (q *queue) with(f func(r *replica.Replica)) {
+// acquire waits for the slot and reports whether it got it. It does not if Close gave up on
+// the store: whoever holds the slot then may never release it.
+func (q *queue) acquire() bool {
+	if q.tryAcquire() {
+		return true
+	}
 	select {
 	case q.slot <- struct{}{}:
-	default:
-		select {
-		case q.slot <- struct{}{}:
-		case <-q.over:
-			return
-		}
+		return true
+	case <-q.over:
+		return false
 	}
-	defer func() { <-q.slot }()
-	f(q.replica)
+}
+
+func (q *queue) tryAcquire() bool {
+	select {
+	case q.slot <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (q *queue) release() { <-q.slot }
+
+// with calls f with the slot held, or not at all: see acquire.
+func (q *queue) with(f func(r *replica.Replica)) {
+	if q.acquire() {
+		defer q.release()
+		f(q.replica)
+	}
 }
 
 // do has a request committed.
@@ -79,11 +96,9 @@ func (q *queue) do(req *request) error {
 	q.mu.Lock()
 	q.waiting = append(q.waiting, req)
 	q.mu.Unlock()
-	select {
-	case q.slot <- struct{}{}: // mostly it is free
+	if q.tryAcquire() { // it is free more often than not
 		q.lead()
-		<-q.slot
-	default:
+		q.release()
 	}
 	for {
 		if given, err := req.answer(); given {
@@ -93,9 +108,9 @@ func (q *queue) do(req *request) error {
 		case err := <-req.done:
 			req.answered = true
 			return err
-		case q.slot <- struct{}{}:
+		case q.slot <- struct{}{}: // acquire cannot wait for an answer as well
 			q.lead()
-			<-q.slot
+			q.release()
 		case <-q.over:
 			if given, err := req.answer(); given {
 				return err

@@ -562,14 +562,15 @@ func (db *DB) Close() error {
 
 // markClean marks the database as cleanly closed. The mark counts only if all that it
 // vouches for is on disk before it.
-func (db *DB) markClean() error {
-	db.queue.slot <- struct{}{}
-	defer func() { <-db.queue.slot }()
-	if db.queue.broken() != nil {
-		return nil
-	}
-	db.queue.close(leveldb.ErrClosed) // nothing is committed any more
-	return ignoreReadOnly(replica.MarkClean(db.raw, db.queue.replica))
+func (db *DB) markClean() (err error) {
+	db.with(func(r *replica.Replica) {
+		if db.queue.broken() != nil {
+			return
+		}
+		db.queue.close(leveldb.ErrClosed) // nothing is committed any more
+		err = ignoreReadOnly(replica.MarkClean(db.raw, r))
+	})
+	return err
 }
 
 func ignoreReadOnly(err error) error {
