@@ -154,6 +154,7 @@ func TestReadOnlyServerServesAndTakesNothing(t *testing.T) {
 
 // Of a key in conflict, too, what was written past the wrapper is logged: while it is
 // open, and while it was closed, whatever its resolver would show.
+// design.md: M9
 func TestAdoptLogsWhatWasWrittenPastAKeyInConflict(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
@@ -216,6 +217,7 @@ func TestAdoptLogsWhatWasWrittenPastAKeyInConflict(t *testing.T) {
 	})
 }
 
+// design.md: O7
 func TestFollowerIsRefusedOverDataThatWasNeverLogged(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
@@ -252,6 +254,7 @@ func TestFollowerIsRefusedOverDataThatWasNeverLogged(t *testing.T) {
 	})
 }
 
+// design.md: O8
 func TestLocalRangesStayAsTheyWereWhenTheDatabaseWasMade(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

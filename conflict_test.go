@@ -49,6 +49,7 @@ func conflicts(t *testing.T, a, b *replicator.DB, n int) {
 	}
 }
 
+// design.md: M8
 func TestSlowResolverBlocksNoWriter(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

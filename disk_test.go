@@ -52,6 +52,7 @@ func syncedWith(t *testing.T, db *replicator.DB) {
 	require.NoError(t, db.Sync(ctx))
 }
 
+// design.md: W5
 func TestServerWithAFailingDiskRefusesWritesAndServes(t *testing.T) {
 	for name, c := range map[string]struct {
 		fail  func(fs *crashfs.Storage)
@@ -143,6 +144,7 @@ func requireFailed(t *testing.T, db *replicator.DB, err, cause error) {
 
 // TestDamagedTablesNeverLookLikeDeletions flips bits all over the tables of a
 // server. Whatever it still says, no peer may come to lack a key for it.
+// design.md: R3, R4
 func TestDamagedTablesNeverLookLikeDeletions(t *testing.T) {
 	served := 0
 	for seed := range uint64(20) {

@@ -281,6 +281,7 @@ func filling(key string) *leveldb.Batch {
 
 var newJournal = crashfs.Fault{Op: crashfs.OpCreate, Type: storage.TypeJournal}
 
+// design.md: W5
 func TestWriteAfterWhichNoFileCouldBeOpenedIsWritten(t *testing.T) {
 	q, _ := starvedQueue(t, func(*leveldb.DB) {}, newJournal)
 	batch := filling("k")
@@ -299,6 +300,7 @@ func has1(t *testing.T, raw *leveldb.DB, key string) bool {
 	return ok
 }
 
+// design.md: W5
 func TestNothingIsWrittenWhileItIsInDoubtWhatWas(t *testing.T) {
 	q, fs := starvedQueue(t, func(raw *leveldb.DB) {
 		for _, k := range []string{"a", "z"} { // a table that any key may be in

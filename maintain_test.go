@@ -18,6 +18,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
+// design.md: C1
 func TestFlushBringsEverythingToDiskWhateverTheWriteBuffer(t *testing.T) {
 	for _, buffer := range []int{1 << 10, 6 << 10, 16 << 10, 64 << 10, 4 << 20} {
 		for writes := range 6 {
@@ -62,6 +63,7 @@ func (s *heldFlush) Log(text string) {
 	}
 }
 
+// design.md: O3
 func TestCloseWaitsUntilNothingIsFlushed(t *testing.T) {
 	st := &heldFlush{Storage: crashfs.New(nil), under: make(chan struct{}), gate: make(chan struct{})}
 	raw, err := leveldb.Open(st, &opt.Options{WriteBuffer: 32 << 10})

@@ -105,6 +105,7 @@ func TestStoreOlderThanItsMarkGoesOnAlone(t *testing.T) {
 	require.True(t, report.OK(), "%v", report.Faults)
 }
 
+// design.md: O3
 func TestCleanCloseIsNoOlderThanItsMark(t *testing.T) {
 	dir := t.TempDir()
 	for i, n := range []int{0, 1, 300, 0, 1, 300} { // some closes flush, others need not

@@ -252,6 +252,7 @@ func replicated(t testing.TB, db *replicator.DB, peers int) error {
 	return db.WaitReplicated(ctx, peers)
 }
 
+// design.md: S1
 func TestPeersBehindOneAddressAreToldApart(t *testing.T) {
 	for why, advertise := range map[string]string{
 		"the address that is seen":       "0.0.0.0:9000",
@@ -315,6 +316,7 @@ func TestPeersBehindOneAddressAreToldApart(t *testing.T) {
 }
 
 // A forwarded port leads to one of the two: the other must not be taken for it.
+// design.md: S1
 func TestForwardedPortLeadsToOneOfThoseBehindIt(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

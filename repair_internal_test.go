@@ -60,6 +60,7 @@ func requireWhole(t testing.TB, db *DB) {
 	require.Empty(t, r.Faults)
 }
 
+// design.md: R2, R3
 func TestRepairMendsWhatIsLostHereAndHeldThere(t *testing.T) {
 	for _, what := range []string{"v", "l", "i", "vi", "vl", "il", "vil"} {
 		t.Run("without "+what, func(t *testing.T) {
@@ -104,6 +105,7 @@ func TestRepairPutsBackWhatWasChangedPastTheWrapper(t *testing.T) {
 	require.Equal(t, want, shown(t, b))
 }
 
+// design.md: R4
 func TestRepairDropsNothingThatNobodyElseHas(t *testing.T) {
 	b := serve(t, Options{})
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
@@ -140,6 +142,7 @@ func TestRepairRebuildsALogIndexFromTheLog(t *testing.T) {
 	require.EqualValues(t, 1, vs[0].Clock)
 }
 
+// design.md: R4
 func TestDamagedValueIsNotServedAsIfItWereWhole(t *testing.T) {
 	for _, others := range []int{0, 200} { // values of many are read in another way
 		for _, missing := range []bool{false, true} {
@@ -216,6 +219,7 @@ func TestCompareNamesTheKeysThatDifferAndChangesNothing(t *testing.T) {
 	require.ErrorIs(t, err, leveldb.ErrClosed)
 }
 
+// design.md: O4
 func TestGarbageOfACrashIsNotTakenForAKey(t *testing.T) {
 	b := serve(t, Options{})
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))

@@ -285,6 +285,7 @@ func TestConflictsAreListedUntilSomebodyWritesTheKey(t *testing.T) {
 	})
 }
 
+// design.md: M8
 func TestPanickingResolverStopsNothing(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
@@ -335,6 +336,7 @@ func TestNothingIsLeftAfterClose(t *testing.T) {
 	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"))
 }
 
+// design.md: O7
 func TestDataThatWasThereBeforeIsReplicated(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

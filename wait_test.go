@@ -322,6 +322,7 @@ func (c *cluster) killed(name string, db *replicator.DB, s *crashfs.Storage, mod
 
 // A write that was not synced is issued again after a crash, if it is still there, under
 // a name that its token does not know. Whoever waits for it is told.
+// design.md: O5
 func TestTokenOfAWriteThatACrashTookTheNameOfIsLost(t *testing.T) {
 	for _, mode := range []crashfs.Mode{crashfs.Everything, crashfs.DropUnsynced} {
 		replicatortest.Bubble(t, 0, func(t *testing.T) {
@@ -360,6 +361,7 @@ func TestTokenOfAWriteThatACrashTookTheNameOfIsLost(t *testing.T) {
 }
 
 // A write with Sync keeps its name, although what is pulled is not synced.
+// design.md: O6
 func TestTokenOfASyncedWriteOutlivesACrash(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
@@ -390,6 +392,7 @@ func TestTokenOfASyncedWriteOutlivesACrash(t *testing.T) {
 
 // What a peer pulled before the crash is not lost, however late it answers; nor is what
 // the original still writes of which a copy was opened.
+// design.md: O5
 func TestTokenIsNotLostWhileSomebodyHasTheWrite(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

@@ -194,6 +194,7 @@ func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
 	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
 }
 
+// design.md: P7
 func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
 	a, b := causal.Origin{1}, causal.Origin{2}
 	now := time.Unix(0, 0)

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestOversizeValueIsHeldBack(t *testing.T) {
+// design.md: M10
+func TestMerge_HoldsBackAnOversizeValue(t *testing.T) {
 	victim := newFixedNode(t, "victim")
 	p := victim.params()
 	p.MaxValue = 100
@@ -35,7 +36,7 @@ func TestOversizeValueIsHeldBack(t *testing.T) {
 	}
 }
 
-func TestFramesThatWouldTakeQuadraticTimeAreRefused(t *testing.T) {
+func TestPull_RefusesFramesThatWouldTakeQuadraticTime(t *testing.T) {
 	d := newDry(t)
 	// 60,000 origins in falling order.
 	b := binary.AppendUvarint(nil, 60_000)
@@ -64,7 +65,8 @@ func TestFramesThatWouldTakeQuadraticTimeAreRefused(t *testing.T) {
 	require.ErrorContains(t, d.prepared(false, session.WantTurn).Receive(session.FrameProbe, probe), "ranges overlap")
 }
 
-func TestPeerThatKnowsMoreOfUsThanWeWroteIsRefused(t *testing.T) {
+// design.md: P8
+func TestPull_RefusesAPeerThatCoversMoreThanWeWrote(t *testing.T) {
 	d := newDry(t)
 	s := d.prepared(false, session.WantPull)
 	rows := append([]byte{0, 9, 0, 0, 1, 1}, 200, 1, 0, 0, 0) // origin 1, beta itself: claims 200
@@ -72,7 +74,7 @@ func TestPeerThatKnowsMoreOfUsThanWeWroteIsRefused(t *testing.T) {
 }
 
 // A clock at its bound, which a hostile peer may have brought, leaves the key usable.
-func TestClockAtItsBoundDoesNotPoisonTheKey(t *testing.T) {
+func TestWrite_ClockAtItsBoundLeavesTheKeyUsable(t *testing.T) {
 	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
 	a.put("k", "v")
 	s, err := a.r.Lookup([]byte("k"))
@@ -91,22 +93,4 @@ func TestClockAtItsBoundDoesNotPoisonTheKey(t *testing.T) {
 	require.Len(t, b.versions("k"), 1)
 	converseFixed(t, a, b)
 	requireEqualNodes(t, a.node, b.node)
-}
-
-func TestCompareCountsNoWritesThatAreOnTheirWay(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	gossip(t, a, b)
-	c := &session.Comparison{}
-	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10, Goal: session.Goal{Compare: c}}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
-	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
-		if f.Kind == session.FrameProbe { // after the pull
-			a.put("from a", "v")
-			b.put("from b", "v")
-		}
-		require.NoError(t, to.Receive(f.Kind, f.Payload))
-	})
-	require.Empty(t, c.List)
-	require.Empty(t, c.More)
 }

@@ -4,16 +4,19 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 )
 
-func TestProofThatWasOnlyLearntIsWrittenBeforeAVectorReliesOnIt(t *testing.T) {
+// design.md: C3
+func TestCheckpoint_LearntWatermarkIsWrittenBeforeAContextReliesOnIt(t *testing.T) {
 	relyOnLearntProof(t, "l") // whose vv is shortened by it
 }
 
-func TestWriteTakesAlongTheProofThatWhatItReplacesRestsOn(t *testing.T) {
+// design.md: C3
+func TestCheckpoint_WriteCarriesTheWatermarkThatItsContextNeeds(t *testing.T) {
 	relyOnLearntProof(t, "k") // whose vv was shortened elsewhere
 }
 
@@ -59,4 +62,26 @@ func relyOnLearntProof(t *testing.T, key string) {
 			require.True(t, b.r.Known.Superseded(e.Dot), "nothing tells that %v was superseded", e.Dot)
 		}
 	}
+}
+
+// design.md: C1
+func TestCheckpoint_NeedsTwoFlushes(t *testing.T) {
+	a := newNode(t)
+	a.put("k", "v")
+	a.r.Flushed(7)
+	a.r.Flushed(8)
+	require.Zero(t, a.r.Known.Seq(causal.Durable, a.r.Self), "it may have been in the second memtable")
+	a.r.Flushed(9)
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Durable, a.r.Self))
+}
+
+// design.md: G1
+func TestCheckpoint_IsWhatPeersReport(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	talk(t, b, a)
+	require.Zero(t, b.r.Members[a.r.Self].Known.Seq(causal.Durable, a.r.Self))
+	a.saved()
+	talk(t, b, a)
+	require.EqualValues(t, 1, b.r.Members[a.r.Self].Known.Seq(causal.Durable, a.r.Self))
 }

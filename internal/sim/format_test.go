@@ -208,7 +208,7 @@ func golden(t testing.TB, name, got string) {
 		"If that is meant, say so in docs/format.md and run with -update")
 }
 
-func TestBytesOnDiskAndOnTheWireAreThoseOfTheGoldenFiles(t *testing.T) {
+func TestFormat_BytesAreThoseOfTheGoldenFiles(t *testing.T) {
 	all, n := fixedConversations(t)
 	seen := map[session.FrameType]bool{}
 	for name, c := range all {
@@ -245,7 +245,7 @@ func GoldenFrames(t testing.TB, name string) (all []said) {
 	return all
 }
 
-func TestGoldenHelloIsUnderstood(t *testing.T) {
+func TestFormat_GoldenHelloIsUnderstood(t *testing.T) {
 	frames := GoldenFrames(t, "pull")
 	h, err := session.DecodeHello(frames[0].Payload)
 	require.NoError(t, err)
@@ -266,7 +266,7 @@ func TestGoldenHelloIsUnderstood(t *testing.T) {
 
 // The frames that alpha once sent, played to a server like the one that got them,
 // bring it what alpha held, and the answers are those that it gave.
-func TestGoldenPullIsUnderstood(t *testing.T) {
+func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	b.put("both", "from beta")
 	s := session.NewSession(b, false, b.params())
@@ -289,7 +289,7 @@ func TestGoldenPullIsUnderstood(t *testing.T) {
 }
 
 // A server of before values were asked for says so by leaving it out of its hello.
-func TestGoldenPullOfAnEarlierServerIsUnderstood(t *testing.T) {
+func TestFormat_GoldenPullOfAnEarlierReleaseIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	b.put("both", "from beta")
 	s := session.NewSession(b, false, b.params())
@@ -306,7 +306,7 @@ func TestGoldenPullOfAnEarlierServerIsUnderstood(t *testing.T) {
 	require.Len(t, b.versions("both"), 2)
 }
 
-func TestGoldenRecordsOpenAsADatabase(t *testing.T) {
+func TestFormat_GoldenRecordsOpenAsADatabase(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("testdata", "format", "records.txt"))
 	require.NoError(t, err)
 	st := storage.NewMemStorage()
@@ -350,7 +350,7 @@ func later(h session.Hello) []byte {
 	return append(h.Append(nil), "\x07from the future"...)
 }
 
-func TestLaterVersionTalksToThisOne(t *testing.T) {
+func TestFormat_LaterVersionTalksToThisOne(t *testing.T) {
 	for _, dials := range []bool{true, false} {
 		t.Run("dialing "+strconv.FormatBool(dials), func(t *testing.T) {
 			a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
@@ -383,7 +383,7 @@ func TestLaterVersionTalksToThisOne(t *testing.T) {
 	}
 }
 
-func TestVersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
+func TestFormat_VersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	s := session.NewSession(b, false, b.params())
 	h := session.Hello{Min: 2, Max: 3, Cluster: "c1", Origin: causal.Origin{1}}
@@ -398,7 +398,7 @@ func TestVersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
 	require.Empty(t, b.r.Members, "nothing is remembered of it")
 }
 
-func TestServerOfAnotherClusterIsToldNothing(t *testing.T) {
+func TestFormat_ReplicaOfAnotherClusterIsToldNothing(t *testing.T) {
 	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
 	p := b.params()
 	p.Cluster = "a very secret project"

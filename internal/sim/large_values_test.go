@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"testing"
@@ -71,7 +72,8 @@ func siblings(t testing.TB, key string, n, size int) *node {
 	return a
 }
 
-func TestLargeValuesJoin(t *testing.T) {
+// design.md: P9
+func TestPull_LargeValues(t *testing.T) {
 	for _, x := range []struct{ n, size, maxValue int }{{5, 1 << 20, 1 << 20}, {40, 1 << 20, 64 << 20}, {4, 24 << 20, 24 << 20}} {
 		t.Run(fmt.Sprintf("%d of %d", x.n, x.size), func(t *testing.T) {
 			a, b := newNode(t), newNode(t)
@@ -89,7 +91,8 @@ func TestLargeValuesJoin(t *testing.T) {
 	}
 }
 
-func TestSiblingsLargerTogetherThanAnyBoundJoin(t *testing.T) {
+// design.md: M6, P9
+func TestPull_SiblingsLargerTogetherThanAnyBound(t *testing.T) {
 	for _, x := range []struct{ n, size, maxValue int }{{6, 1 << 20, 1 << 20}, {270, 16_000, 64 << 20}, {20, 250 << 10, 64 << 20}, {300, 1, 1 << 20}, {300, 20_000, 20_000}} {
 		t.Run(fmt.Sprintf("%d of %d", x.n, x.size), func(t *testing.T) {
 			a, b := siblings(t, "k", x.n, x.size), newNode(t)
@@ -107,7 +110,8 @@ func TestSiblingsLargerTogetherThanAnyBoundJoin(t *testing.T) {
 }
 
 // A replica that takes less than its peers has all else, and is not sent it again.
-func TestWhatIsTooLargeIsHeldBackAndNothingElse(t *testing.T) {
+// design.md: M10
+func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 	a, b, c := newNode(t), newNode(t), newNode(t)
 	a.put("early", "v")
 	a.put("large", string(Incompressible(1, 2000)))
@@ -146,7 +150,8 @@ func TestWhatIsTooLargeIsHeldBackAndNothingElse(t *testing.T) {
 }
 
 // Whoever sends all values with their names sends also what is too large.
-func TestWhatAnEarlierServerSendsTooLargeIsHeldBack(t *testing.T) {
+// design.md: M10
+func TestMerge_HoldsBackWhatAnEarlierReleaseSends(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("large", string(Incompressible(1, 2000)))
 	a.put("chunked", string(Incompressible(1, 600<<10)))
@@ -166,7 +171,8 @@ func TestWhatAnEarlierServerSendsTooLargeIsHeldBack(t *testing.T) {
 }
 
 // Of a key whose siblings came in part, the rest is sent when the session broke off.
-func TestPullOfLargeSiblingsGoesOnWhereItBrokeOff(t *testing.T) {
+// design.md: P9
+func TestPull_LargeSiblingsGoOnWhereTheyBrokeOff(t *testing.T) {
 	a, b := siblings(t, "k", 12, 400<<10), newNode(t)
 	a.put("other", "v")
 	p := shellParams(1 << 20)
@@ -217,7 +223,8 @@ func driveUntil(t testing.TB, sa, sb *session.Session, cut func(f session.Frame)
 }
 
 // A replica that is closed, or killed, in the midst of its first pull goes on where it was.
-func TestFirstPullGoesOnAfterARestart(t *testing.T) {
+// design.md: P5
+func TestPull_ResumesAfterARestart(t *testing.T) {
 	for _, how := range []string{"closed", "killed", "killed before anything was known to be on disk"} {
 		t.Run(how, func(t *testing.T) {
 			a := newNode(t)
@@ -272,7 +279,8 @@ func TestFirstPullGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
-func TestResumePointThatCannotBeReadIsLeft(t *testing.T) {
+// design.md: P5
+func TestPull_LeavesAResumePointThatCannotBeRead(t *testing.T) {
 	for _, rec := range []string{"", "\x01", "\x02\x00\x00\x00", "\x01\xff\xff\xff\xff\x0f", "\x01\x00\x01"} {
 		st := storage.NewMemStorage()
 		b := openNode(t, st, replica.HighestClock)
@@ -286,7 +294,7 @@ func TestResumePointThatCannotBeReadIsLeft(t *testing.T) {
 
 // Every size around the bounds of pages and of what is sent with its name, alone and beside
 // others of one key, in one pull.
-func TestValuesOfAllSizesJoin(t *testing.T) {
+func TestPull_ValuesOfAllSizes(t *testing.T) {
 	const page = 1 << 10
 	sizes := []int{0, 1, 100, page - 1, page, page + 1, 3 * page, session.ApartPages*page - session.SentAtLeast, session.ApartPages * page, session.ApartPages*page + 1, 20 * page}
 	a, b := newNode(t), newNode(t)
@@ -316,4 +324,16 @@ func TestValuesOfAllSizesJoin(t *testing.T) {
 	require.Positive(t, sa.Stats.Pulled)
 	again, _, _ := carry(t, b, a, p, p)
 	require.Less(t, again.bytes, 20_000, "all is there")
+}
+
+func TestPull_LargeValuesTravelInChunks(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	big := make([]byte, 100<<10)
+	rand.Read(big)
+	a.put("big", string(big))
+	a.put("small", "s")
+	b.put("big", string(big[:50<<10]))
+	talk(t, a, b)
+	require.Len(t, a.versions("big"), 2)
+	requireEqualNodes(t, a, b)
 }

@@ -7,9 +7,11 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-func TestKeyThatGrewWhileItsResolverWasAskedIsResolvedAnew(t *testing.T) {
+// design.md: M8
+func TestMerge_AsksTheResolverAgainAboutAKeyThatGrew(t *testing.T) {
 	a := newNode(t)
 	a.put("k", "v")
 	ds := &replica.Decisions{Made: map[replica.Question]replica.Decision{}}
@@ -37,4 +39,87 @@ func TestKeyThatGrewWhileItsResolverWasAskedIsResolvedAnew(t *testing.T) {
 	ds.Rounds = replica.DecisionRounds
 	stage(foreign(3, 1))
 	require.Empty(t, ds.Open, "in the end it is asked at once")
+}
+
+// design.md: M3
+func TestMerge_DropsWhatTheVersionHasSeen(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "1")
+	talk(t, b, a)
+	a.put("k", "2")
+	a.put("k", "3")
+	talk(t, b, a)
+	require.Equal(t, "3", b.get("k"))
+	require.Len(t, b.versions("k"), 1)
+	require.Len(t, b.log(), 1)
+}
+
+// design.md: M5, M8
+func TestMerge_ConcurrentVersionsGoToTheResolver(t *testing.T) {
+	var calls int
+	longest := func(_ []byte, a, b *store.Version) store.Version {
+		calls++
+		if len(a.Value) > len(b.Value) {
+			return *a
+		}
+		return *b
+	}
+	a, b := openNode(t, storage.NewMemStorage(), longest), openNode(t, storage.NewMemStorage(), longest)
+	a.put("k", "the longer one")
+	b.put("k", "short")
+	talk(t, a, b)
+	require.Positive(t, calls)
+	require.Equal(t, "the longer one", a.get("k"))
+	require.Equal(t, "the longer one", b.get("k"))
+	require.Len(t, a.versions("k"), 2, "the other version is kept")
+	require.EqualValues(t, 1, a.r.Conflicts)
+	requireEqualNodes(t, a, b)
+}
+
+// design.md: M8
+func TestMerge_EqualContentIsNoConflict(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "same")
+	b.put("k", "same")
+	talk(t, a, b)
+	require.Zero(t, a.r.Conflicts)
+	require.Len(t, a.versions("k"), 2)
+	requireEqualNodes(t, a, b)
+}
+
+// design.md: M5
+func TestMerge_KeepsConcurrentVersionsWhateverTheirClocks(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "base")
+	talk(t, b, a)
+	a.put("k", "a1")
+	a.put("k", "a2")
+	b.put("k", "b1")
+	talk(t, a, b)
+	require.Equal(t, "a2", a.get("k"), "the highest clock is shown")
+	require.Len(t, a.versions("k"), 2, "and what was written without knowing of it is kept")
+	b.put("k", "settled")
+	talk(t, a, b)
+	require.Len(t, a.versions("k"), 1)
+	requireEqualNodes(t, a, b)
+}
+
+// design.md: M2
+func TestMerge_SkipsWhatAHeldVersionHasSeen(t *testing.T) {
+	a := newNode(t)
+	x := foreign(1, 1)
+	a.mergeFrom(&causal.Knowledge{}, foreign(2, 1, x.Dot))
+	a.mergeFrom(&causal.Knowledge{}, x)
+	require.Equal(t, []string{"2/1"}, a.values("k"))
+}
+
+// design.md: M4
+func TestMerge_WatermarkOfTheSenderSupersedes(t *testing.T) {
+	a := newNode(t)
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
+	proof := &causal.Knowledge{}
+	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	proof.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	a.mergeFrom(proof, foreign(2, 1))
+	require.Equal(t, []string{"2/1"}, a.values("k"))
 }

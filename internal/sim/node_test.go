@@ -2,14 +2,11 @@ package sim
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
-	"github.com/level-replicator/replicator/internal/crashfs"
-	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
@@ -205,192 +202,39 @@ func userData(t testing.TB, db *leveldb.DB) map[string]string {
 	return m
 }
 
-func TestFirstWriteOfAKeyGetsClockZero(t *testing.T) {
-	a := newNode(t)
-	a.put("k", "v")
-	v := a.versions("k")
-	require.Len(t, v, 1)
-	require.Zero(t, v[0].Clock)
-	require.EqualValues(t, 1, v[0].Seq)
-	require.Equal(t, a.r.Self, v[0].Origin)
+// foreign is a version by another server.
+func foreign(o byte, seq uint64, vv ...causal.Dot) store.Version {
+	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: vv, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
 }
 
-func TestUpdateFindsTheOldEntryRaisesTheClockAndDeletesTheOldEntry(t *testing.T) {
-	a := newNode(t)
-	a.put("other", "x")
-	a.put("k", "1")
-	a.r.Cache = indexcache.Cache{} // found through the log-index on disk, not in memory
-	a.put("k", "2")
-	v := a.versions("k")
-	require.Len(t, v, 1)
-	require.EqualValues(t, 1, v[0].Clock)
-	require.EqualValues(t, 3, v[0].Seq)
-	require.Equal(t, []causal.Dot{{Origin: a.r.Self, Seq: 1}, {Origin: a.r.Self, Seq: 3}}, a.log(), "the entry of the first write of k is gone")
-	a.del("k")
-	require.EqualValues(t, 2, a.versions("k")[0].Clock)
-	require.True(t, a.versions("k")[0].Deleted)
-	require.Equal(t, "-", a.get("k"))
+func (n *node) mergeFrom(proof *causal.Knowledge, vs ...store.Version) {
+	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
+		_, err := t.Merge([]byte("k"), vs, proof)
+		return err
+	}))
 }
 
-func TestValueEntryAndIndexAreOneBatch(t *testing.T) {
-	fs := crashfs.New(nil)
-	a := openNode(t, fs, replica.HighestClock)
-	a.put("k", "old")
-	before := a.log()
-	cause := errors.New("disk full")
-	fs.Fail(crashfs.Fault{Op: crashfs.OpWrite, Type: storage.TypeJournal, Nth: 1, Err: cause})
-	err := a.Commit(func(t *replica.Txn) error {
-		return t.Put([]store.Write{{Key: []byte("k"), Value: []byte("new"), Deleted: false}})
-	})
-	require.ErrorIs(t, err, cause)
-	require.Equal(t, "old", a.get("k"))
-	require.Equal(t, before, a.log())
-	require.EqualValues(t, 0, a.versions("k")[0].Clock)
-	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, a.r.Self), "what was not committed is not claimed")
-}
+func (n *node) purge() { require.NoError(n.t, LookOnce(n, 100)) }
 
-func TestReverseReadingStopsAtTheFirstKnownEntry(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	for i := range 1000 {
-		a.put(fmt.Sprint("old", i), "v")
-	}
-	talk(t, b, a)
-	a.entries = 0
-	for i := range 10 {
-		a.put(fmt.Sprint("new", i), "v")
-	}
-	talk(t, b, a)
-	requireEqualNodes(t, a, b)
-	require.LessOrEqual(t, a.entries, 10, "of 1,010 entries only the unknown ones are read")
-}
-
-func TestUnknownLogIsCommitted(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	talk(t, b, a)
-	require.Equal(t, "v", b.get("k"))
-	require.Equal(t, a.log(), b.log(), "under the name that its writer gave it")
-	requireEqualNodes(t, a, b)
-}
-
-func TestEarlierClockIsReplaced(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "1")
-	talk(t, b, a)
-	a.put("k", "2")
-	a.put("k", "3")
-	talk(t, b, a)
-	require.Equal(t, "3", b.get("k"))
-	require.Len(t, b.versions("k"), 1)
-	require.Len(t, b.log(), 1)
-}
-
-func TestEqualClocksGoToTheResolver(t *testing.T) {
-	var calls int
-	longest := func(_ []byte, a, b *store.Version) store.Version {
-		calls++
-		if len(a.Value) > len(b.Value) {
-			return *a
-		}
-		return *b
-	}
-	a, b := openNode(t, storage.NewMemStorage(), longest), openNode(t, storage.NewMemStorage(), longest)
-	a.put("k", "the longer one")
-	b.put("k", "short")
-	talk(t, a, b)
-	require.Positive(t, calls)
-	require.Equal(t, "the longer one", a.get("k"))
-	require.Equal(t, "the longer one", b.get("k"))
-	require.Len(t, a.versions("k"), 2, "the other version is kept")
-	require.EqualValues(t, 1, a.r.Conflicts)
-	requireEqualNodes(t, a, b)
-}
-
-func TestEqualContentIsNoConflict(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "same")
-	b.put("k", "same")
-	talk(t, a, b)
-	require.Zero(t, a.r.Conflicts)
-	require.Len(t, a.versions("k"), 2)
-	requireEqualNodes(t, a, b)
-}
-
-func TestQuietServerLosesNothingToABusyOne(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "base")
-	talk(t, b, a)
-	a.put("k", "a1")
-	a.put("k", "a2")
-	b.put("k", "b1")
-	talk(t, a, b)
-	require.Equal(t, "a2", a.get("k"), "the highest clock is shown")
-	require.Len(t, a.versions("k"), 2, "and what was written without knowing of it is kept")
-	b.put("k", "settled")
-	talk(t, a, b)
-	require.Len(t, a.versions("k"), 1)
-	requireEqualNodes(t, a, b)
-}
-
-func TestThirdServerGetsAWriteThroughTheSecond(t *testing.T) {
-	a, b, c := newNode(t), newNode(t), newNode(t)
-	a.put("k", "v")
-	talk(t, a, b)
-	talk(t, b, c)
-	require.Equal(t, "v", c.get("k"))
-	c.put("k", "w")
-	talk(t, b, c)
-	talk(t, a, b)
-	require.Equal(t, "w", a.get("k"))
-	requireEqualNodes(t, a, c)
-}
-
-func TestIdleSessionIsShort(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	for i := range 100 {
-		a.put(fmt.Sprint(i), "v")
-	}
-	for range 2 {
-		talk(t, a, b)
-	}
-	sa, sb, bytes := talk(t, a, b)
-	require.True(t, sa.Idle && sb.Idle)
-	require.Less(t, bytes, 2*200)
-}
-
-func TestPullInPagesWhileTheServerIsWrittenTo(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	value := string(make([]byte, 300))
-	for i := range 50 {
-		a.put(fmt.Sprint("k", i), value)
-	}
-	n := 0
-	talkWith(t, b, a, func() { // between any two frames
-		if n++; n <= 40 {
-			a.put(fmt.Sprint("k", n), "later")
-			a.del(fmt.Sprint("k", 50-n))
-		}
-	})
-	for _, d := range b.r.Known.Vector(causal.Covered) {
-		require.True(t, a.r.Known.Covers(d))
-	}
-	for i := range 50 { // what b claims it holds, or something that saw it
-		for _, v := range a.versions(fmt.Sprint("k", i)) {
-			require.True(t, !b.r.Known.Covers(causal.Dot{Origin: v.Origin, Seq: v.Seq}) || len(b.versions(fmt.Sprint("k", i))) > 0)
+// quarrel holds a session that must end in an error, and gives it.
+func quarrel(t testing.TB, a, b *node) error {
+	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 16}
+	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa.Start()
+	for range 100 {
+		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
+			for x.from.More() && len(x.from.Out) == 0 {
+				require.NoError(t, x.from.Produce())
+			}
+			out := x.from.Out
+			x.from.Out = nil
+			for _, f := range out {
+				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
+					require.True(t, x.to.Done, "it goes on after an error")
+					return err
+				}
+			}
 		}
 	}
-	talk(t, b, a)
-	requireEqualNodes(t, a, b)
-}
-
-func TestLargeValuesTravelInChunks(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	big := make([]byte, 100<<10)
-	rand.Read(big)
-	a.put("big", string(big))
-	a.put("small", "s")
-	b.put("big", string(big[:50<<10]))
-	talk(t, a, b)
-	require.Len(t, a.versions("big"), 2)
-	requireEqualNodes(t, a, b)
+	return nil
 }

@@ -53,7 +53,8 @@ func written(t *testing.T) *node {
 	return a
 }
 
-func TestPullBringsTheSameHoweverMuchIsSentOfOneState(t *testing.T) {
+// design.md: P3
+func TestPull_BringsTheSameForEveryWindow(t *testing.T) {
 	a := written(t)
 	for _, window := range []int{0, 5000, session.WindowSize} {
 		for _, littered := range []bool{false, true} {
@@ -68,7 +69,7 @@ func TestPullBringsTheSameHoweverMuchIsSentOfOneState(t *testing.T) {
 	}
 }
 
-func TestPagesOfOneStateTearNoBatch(t *testing.T) {
+func TestPull_PagesOfOneStateTearNoBatch(t *testing.T) {
 	for _, window := range []int{0, 5000, session.WindowSize} {
 		a, b := newNode(t), newNode(t)
 		const batches, size = 300, 7
@@ -97,7 +98,7 @@ func TestPagesOfOneStateTearNoBatch(t *testing.T) {
 	}
 }
 
-func TestValuesAreReadTogetherOnlyUpToABound(t *testing.T) {
+func TestPull_ReadsValuesTogetherUpToABound(t *testing.T) {
 	a := newNode(t)
 	for i := range 200 {
 		a.put(fmt.Sprintf("%03d", i*77%200), fmt.Sprint("value", i))

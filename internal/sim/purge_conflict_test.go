@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestPurgedConflictIsNoDamage(t *testing.T) {
+// design.md: G2
+func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "base")
 	a.put("other", "x")
@@ -43,7 +44,8 @@ func TestPurgedConflictIsNoDamage(t *testing.T) {
 	requireEqualNodes(t, a, b)
 }
 
-func TestConflictOfADeletionAndAValueStaysWhicheverIsShown(t *testing.T) {
+// design.md: G2
+func TestPurge_KeepsAConflictWhicheverSiblingWins(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "base")
 	talk(t, a, b)
@@ -75,7 +77,8 @@ func TestConflictOfADeletionAndAValueStaysWhicheverIsShown(t *testing.T) {
 }
 
 // Releases before took the tombstone from beside the value.
-func TestConflictThatAPeerHasGivenUpEndsHereToo(t *testing.T) {
+// design.md: G2, R2
+func TestPurge_ConflictThatAPeerPurgedEndsHereToo(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "base")
 	talk(t, a, b)

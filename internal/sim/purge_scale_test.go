@@ -71,7 +71,8 @@ func requireGone(t testing.TB, n *node) {
 	require.Empty(t, userData(t, n.db))
 }
 
-func TestKeysThatAreDeletedEverywhereLeaveNothingBehind(t *testing.T) {
+// design.md: G1, R1
+func TestPurge_LeavesNothingOfKeysDeletedEverywhere(t *testing.T) {
 	keys := 20_000
 	if *scale {
 		keys = 1_000_000

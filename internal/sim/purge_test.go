@@ -2,7 +2,6 @@ package sim
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,63 +12,8 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// foreign is a version by another server.
-func foreign(o byte, seq uint64, vv ...causal.Dot) store.Version {
-	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: vv, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
-}
-
-func (n *node) mergeFrom(proof *causal.Knowledge, vs ...store.Version) {
-	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
-		_, err := t.Merge([]byte("k"), vs, proof)
-		return err
-	}))
-}
-
-func (n *node) purge() { require.NoError(n.t, LookOnce(n, 100)) }
-
-func TestVersionThatAHeldOneSawIsNotMerged(t *testing.T) {
-	a := newNode(t)
-	x := foreign(1, 1)
-	a.mergeFrom(&causal.Knowledge{}, foreign(2, 1, x.Dot))
-	a.mergeFrom(&causal.Knowledge{}, x)
-	require.Equal(t, []string{"2/1"}, a.values("k"))
-}
-
-func TestProofOfTheSenderSupersedesWhatItsVersionDoesNotName(t *testing.T) {
-	a := newNode(t)
-	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	proof.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	a.mergeFrom(proof, foreign(2, 1))
-	require.Equal(t, []string{"2/1"}, a.values("k"))
-}
-
-func TestRepairBringsWhatReplacedWhatItDrops(t *testing.T) {
-	a := newNode(t)
-	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	proof.Raise(causal.Purged, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.DropPurged([]byte("k"), []store.Version{foreign(2, 1)}, proof) }))
-	require.Equal(t, []string{"2/1"}, a.values("k"))
-}
-
-func TestWhoMissedAPurgeIsRepaired(t *testing.T) {
-	a, c := newNode(t), newNode(t)
-	a.put("k", "v")
-	gossip(t, a, c)
-	a.r.TombstoneTTL = 0
-	a.del("k")
-	a.saved()
-	a.purge()
-	require.Empty(t, a.log(), "it is as if k had never been")
-	talk(t, c, a)
-	require.Equal(t, "-", c.get("k"))
-	requireEqualNodes(t, a, c)
-}
-
-func TestTombstoneStaysUntilItIsOnDiskAndAllMembersHaveIt(t *testing.T) {
+// design.md: G1
+func TestPurge_WaitsUntilAllMembersHaveItOnDisk(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	b.put("first", "v") // without Sync: from now on b has to wait for flushes
 	a.put("k", "v")
@@ -98,7 +42,8 @@ func TestTombstoneStaysUntilItIsOnDiskAndAllMembersHaveIt(t *testing.T) {
 	require.Empty(t, a.versions("k"))
 }
 
-func TestPurgeIsCommittedWithSync(t *testing.T) {
+// design.md: W4, G1
+func TestPurge_IsCommittedWithSync(t *testing.T) {
 	a := newNode(t)
 	a.put("k", "v")
 	a.del("k")
@@ -109,58 +54,8 @@ func TestPurgeIsCommittedWithSync(t *testing.T) {
 	require.True(t, synced)
 }
 
-func TestProofOfAShortenedVectorIsCommittedWithSync(t *testing.T) {
-	a := newNode(t)
-	for i := range replica.PruneAbove + 2 {
-		a.mergeFrom(&causal.Knowledge{}, foreign(byte(i+1), 1))
-	}
-	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		for i := range replica.PruneAbove + 2 {
-			t.Cover(causal.Dot{Origin: causal.Origin{byte(i + 1)}, Seq: 1})
-		}
-		return nil
-	}))
-	a.saved()
-	tx := a.r.Begin()
-	require.NoError(t, tx.Put([]store.Write{{Key: []byte("k"), Value: []byte("v")}}))
-	require.True(t, tx.Sync)
-	require.Empty(t, tx.Changes[0].Versions[0].Context)
-}
-
-func TestOneFlushOfTheMemtableProvesNothing(t *testing.T) {
-	a := newNode(t)
-	a.put("k", "v")
-	a.r.Flushed(7)
-	a.r.Flushed(8)
-	require.Zero(t, a.r.Known.Seq(causal.Durable, a.r.Self), "it may have been in the second memtable")
-	a.r.Flushed(9)
-	require.EqualValues(t, 1, a.r.Known.Seq(causal.Durable, a.r.Self))
-}
-
-func TestServerReportsWhatItHasOnDiskNotWhatItClaims(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	talk(t, b, a)
-	require.Zero(t, b.r.Members[a.r.Self].Known.Seq(causal.Durable, a.r.Self))
-	a.saved()
-	talk(t, b, a)
-	require.EqualValues(t, 1, b.r.Members[a.r.Self].Known.Seq(causal.Durable, a.r.Self))
-}
-
-func TestUnfinishedPullSkipsNothingThatItsServerDidNotClaim(t *testing.T) {
-	a, b, c := newNode(t), newNode(t), newNode(t)
-	for i := range 50 {
-		c.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
-	cutTalk(t, b, c, 10)
-	require.NotEmpty(t, b.r.Cloud, "b holds what it does not claim")
-	cutTalk(t, a, b, 3)
-	require.NotNil(t, a.r.Pending)
-	require.Empty(t, a.r.Pending.Done[c.r.Self])
-	require.True(t, a.r.Pending.Basis.Contains(b.r.Cloud[0]), "and only who covers what b held may be resumed at")
-}
-
-func TestMemberThatWasAwayTooLongHoldsNothingBack(t *testing.T) {
+// design.md: G1
+func TestPurge_MemberAwayBeyondPeerTTLHoldsNothingBack(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "v")
 	gossip(t, a, b)
@@ -174,7 +69,8 @@ func TestMemberThatWasAwayTooLongHoldsNothingBack(t *testing.T) {
 	require.Empty(t, a.log())
 }
 
-func TestOldTombstoneStaysUntilItIsOnDisk(t *testing.T) {
+// design.md: G1
+func TestPurge_OldTombstoneWaitsForTheCheckpoint(t *testing.T) {
 	a := newNode(t)
 	a.r.TombstoneTTL = 0
 	a.put("k", "v")
@@ -189,7 +85,8 @@ func TestOldTombstoneStaysUntilItIsOnDisk(t *testing.T) {
 func (n *node) due() bool { return n.r.PurgeDue() }
 
 // What is held back for a week must not be read every ten seconds.
-func TestTombstonesThatAreHeldBackAreLookedAtOnlyWhenSomethingHasChanged(t *testing.T) {
+// design.md: G5
+func TestPurge_LooksAgainOnlyAfterAChange(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	now := time.Now()
 	a.r.Now = func() time.Time { return now }
@@ -223,7 +120,8 @@ func TestTombstonesThatAreHeldBackAreLookedAtOnlyWhenSomethingHasChanged(t *test
 	require.False(t, a.due())
 }
 
-func TestTombstonesAreLookedAtWhenTheFirstOfThemIsStable(t *testing.T) {
+// design.md: G5
+func TestPurge_LooksAgainOnceATombstoneIsStable(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "v")
 	a.put("l", "v")
@@ -244,7 +142,8 @@ func TestTombstonesAreLookedAtWhenTheFirstOfThemIsStable(t *testing.T) {
 	require.False(t, a.due())
 }
 
-func TestTombstonesAreLookedAtWhenTheFirstIsOld(t *testing.T) {
+// design.md: G5
+func TestPurge_LooksAgainOnceATombstoneIsOld(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	now := time.Now()
 	a.r.Now = func() time.Time { return now }
@@ -268,7 +167,8 @@ func TestTombstonesAreLookedAtWhenTheFirstIsOld(t *testing.T) {
 	require.False(t, a.due(), "that one is young")
 }
 
-func TestTombstonesAreLookedAtWhenAMemberIsGivenUp(t *testing.T) {
+// design.md: G5
+func TestPurge_LooksAgainOnceAMemberIsForgotten(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	now := time.Now()
 	a.r.Now = func() time.Time { return now }
@@ -286,7 +186,8 @@ func TestTombstonesAreLookedAtWhenAMemberIsGivenUp(t *testing.T) {
 	require.Empty(t, a.log())
 }
 
-func TestProofOfAllThatIsForgottenIsSyncedOnce(t *testing.T) {
+// design.md: G1
+func TestPurge_SyncsItsWatermarkOnce(t *testing.T) {
 	a := newNode(t)
 	for i := range 50 {
 		a.put(fmt.Sprint("k", i), "v")
@@ -307,7 +208,8 @@ func TestProofOfAllThatIsForgottenIsSyncedOnce(t *testing.T) {
 	require.EqualValues(t, 100, a.r.Durable.Seq(causal.Purged, a.r.Self))
 }
 
-func TestDamagedTombstoneHoldsNothingElseUp(t *testing.T) {
+// design.md: R4
+func TestPurge_PassesOverACorruptedTombstone(t *testing.T) {
 	a := newNode(t)
 	a.r.TombstoneTTL = 0
 	for _, k := range []string{"a", "b", "c"} {
@@ -331,38 +233,7 @@ func (n *node) versionsNamed(k string) store.Siblings {
 	return s
 }
 
-func TestTokenIsLostOnlyIfNobodyCanStillBringItsWrite(t *testing.T) {
-	a := newNode(t)
-	gone, now := causal.Origin{1}, causal.Origin{2}
-	lost := func(seq uint64) bool {
-		lost, err := a.r.Lost(causal.Dot{Origin: gone, Seq: seq})
-		require.NoError(t, err)
-		return lost
-	}
-	require.False(t, lost(5), "nobody said that it has ended")
-	m := a.r.NoteSeen(now, "now")
-	a.r.NoteSuccession(now, []causal.Origin{gone})
-	require.False(t, lost(5), "by a stranger")
-	m.Met = true
-	require.True(t, lost(5))
-	m.Known.Raise(causal.Covered, causal.Dot{Origin: gone, Seq: 4})
-	require.True(t, lost(5))
-	other := a.r.NoteSeen(causal.Origin{3}, "other")
-	other.Known.Raise(causal.Covered, causal.Dot{Origin: gone, Seq: 5})
-	require.False(t, lost(5), "a member claims it")
-	require.True(t, lost(6))
-	a.mergeFrom(&causal.Knowledge{}, foreign(1, 3))
-	require.False(t, lost(6), "something of it is held")
-	a.put("k", "and now something that saw it")
-	require.True(t, lost(6))
-	a.r.NoteSeen(gone, "a copy was opened")
-	require.False(t, lost(6))
-	a.r.NoteSuccession(now, []causal.Origin{gone})
-	require.True(t, lost(6))
-	require.False(t, a.r.Ended(a.r.Self))
-}
-
-func TestMemberSeenWhileTheClockWasAheadIsForgottenInTime(t *testing.T) {
+func TestPurge_MemberSeenWhileTheClockWasAheadIsForgotten(t *testing.T) {
 	st := storage.NewMemStorage()
 	a, b := openNode(t, st, replica.HighestClock), newNode(t)
 	now := time.Now()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
@@ -13,6 +14,50 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
+
+func TestRepair_CompareIgnoresWritesOnTheirWay(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	gossip(t, a, b)
+	c := &session.Comparison{}
+	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10, Goal: session.Goal{Compare: c}}
+	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
+		if f.Kind == session.FrameProbe { // after the pull
+			a.put("from a", "v")
+			b.put("from b", "v")
+		}
+		require.NoError(t, to.Receive(f.Kind, f.Payload))
+	})
+	require.Empty(t, c.List)
+	require.Empty(t, c.More)
+}
+
+// design.md: R1
+func TestRepair_BringsWhatReplacedWhatItDrops(t *testing.T) {
+	a := newNode(t)
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
+	proof := &causal.Knowledge{}
+	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	proof.Raise(causal.Purged, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.DropPurged([]byte("k"), []store.Version{foreign(2, 1)}, proof) }))
+	require.Equal(t, []string{"2/1"}, a.values("k"))
+}
+
+// design.md: R1
+func TestRepair_FollowsAMissedPurge(t *testing.T) {
+	a, c := newNode(t), newNode(t)
+	a.put("k", "v")
+	gossip(t, a, c)
+	a.r.TombstoneTTL = 0
+	a.del("k")
+	a.saved()
+	a.purge()
+	require.Empty(t, a.log(), "it is as if k had never been")
+	talk(t, c, a)
+	require.Equal(t, "-", c.get("k"))
+	requireEqualNodes(t, a, c)
+}
 
 const rowValue = 100 // bytes of a value in these tests
 
@@ -87,7 +132,8 @@ func measured(t testing.TB, a, b *node) (c cost) {
 	return c
 }
 
-func TestDifferencesAmongManyKeysAreMendedCheaply(t *testing.T) {
+// design.md: R1
+func TestRepair_CostFollowsTheDifference(t *testing.T) {
 	keys := 200_000
 	switch {
 	case *scale:

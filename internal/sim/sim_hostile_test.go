@@ -39,7 +39,7 @@ func (s *scenario) resolver(name string) {
 	require.GreaterOrEqual(s.t, s.conf.resolver, 0, name)
 }
 
-func TestHostileEntriesStoreNothing(t *testing.T) {
+func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]
 	s.put(a, "news", "v") // or b would not pull

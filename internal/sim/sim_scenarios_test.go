@@ -94,7 +94,8 @@ func threeWriters(t testing.TB, resolve replica.ResolveFunc) []*node {
 	return nodes
 }
 
-func TestThreePartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
+// design.md: M5
+func TestMerge_PartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
 	nodes := threeWriters(t, replica.HighestClock)
 	for _, n := range nodes {
 		require.Equal(t, []string{"w0.0", "w1.1", "w2.2"}, n.values("k"))
@@ -112,7 +113,8 @@ func TestThreePartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
 	}
 }
 
-func TestAnotherResolverChangesWhatIsShownAndLosesNothing(t *testing.T) {
+// design.md: M8
+func TestMerge_ResolverCanBeReplacedAndLosesNothing(t *testing.T) {
 	nodes := threeWriters(t, replica.HighestClock)
 	lowest := func(_ []byte, a, b *store.Version) store.Version {
 		if a.Clock < b.Clock {
@@ -134,7 +136,8 @@ func TestAnotherResolverChangesWhatIsShownAndLosesNothing(t *testing.T) {
 	}
 }
 
-func TestConcatenatingResolverConvergesToOneValue(t *testing.T) {
+// design.md: M8
+func TestMerge_ConcatenatingResolverConverges(t *testing.T) {
 	concat := func(_ []byte, a, b *store.Version) store.Version {
 		return store.Version{Value: slices.Concat(a.Value, []byte("+"), b.Value)}
 	}
@@ -150,7 +153,8 @@ func TestConcatenatingResolverConvergesToOneValue(t *testing.T) {
 	}
 }
 
-func TestResolverThatTossesACoinCausesNoTraffic(t *testing.T) {
+// design.md: M8
+func TestMerge_ResolverThatTossesACoinCausesNoTraffic(t *testing.T) {
 	coin := func(_ []byte, a, b *store.Version) store.Version {
 		var c [1]byte
 		rand.Read(c[:])
@@ -172,7 +176,8 @@ func TestResolverThatTossesACoinCausesNoTraffic(t *testing.T) {
 	}
 }
 
-func TestFortyServersFromCopiesOfOneDirectoryLoseNothing(t *testing.T) {
+// design.md: O1
+func TestOpen_FortyCopiesOfOneDirectoryLoseNothing(t *testing.T) {
 	first := newNode(t)
 	first.put("common", "base")
 	first.put("own", "base")
@@ -196,7 +201,8 @@ func TestFortyServersFromCopiesOfOneDirectoryLoseNothing(t *testing.T) {
 	}
 }
 
-func TestServerRestoredFromAnOldCopyLosesAndHidesNothing(t *testing.T) {
+// design.md: O1
+func TestOpen_OldCopyLosesAndHidesNothing(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("k", "old")
 	a.put("gone", "old")
@@ -249,7 +255,8 @@ func cutTalk(t testing.TB, a, b *node, pages int) {
 	}
 }
 
-func TestInterruptedPullClaimsNothingAndResumesOnlyWhereItMay(t *testing.T) {
+// design.md: P1, P5
+func TestPull_InterruptedCoversNothingAndResumesOnlyWhereItMay(t *testing.T) {
 	a, b, c := newNode(t), newNode(t), newNode(t)
 	value := strings.Repeat("x", 300)
 	for i := range 20 {
@@ -278,7 +285,8 @@ func TestInterruptedPullClaimsNothingAndResumesOnlyWhereItMay(t *testing.T) {
 	requireEqualNodes(t, b, d)
 }
 
-func TestKeyWrittenByAThousandOpeningsKeepsAShortVector(t *testing.T) {
+// design.md: G3, G4
+func TestWrite_AThousandIncarnationsLeaveAShortContext(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	longest := 0
 	for i := range 1000 {

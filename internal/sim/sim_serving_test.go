@@ -40,7 +40,8 @@ func (s *scenario) cutOff(c *simConn) {
 	require.NoError(s.t, s.err)
 }
 
-func TestKeyThatGrewAfterItWasSentIsNotSkippedOnResuming(t *testing.T) {
+// design.md: P3, P5
+func TestPull_ResumeSendsAKeyThatGrew(t *testing.T) {
 	s := newScenario(t, "HighestClock", 5)
 	s.conf.pageSize, s.conf.batchSize = 20, 1 // a page for each key, and its siblings with it
 	p, q, o, server, to := s.nodes[0], s.nodes[1], s.nodes[2], s.nodes[3], s.nodes[4]

@@ -1,41 +1,86 @@
 package sim
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
-	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
-	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// quarrel holds a session that must end in an error, and gives it.
-func quarrel(t testing.TB, a, b *node) error {
-	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 16}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
-	sa.Start()
-	for range 100 {
-		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
-			for x.from.More() && len(x.from.Out) == 0 {
-				require.NoError(t, x.from.Produce())
-			}
-			out := x.from.Out
-			x.from.Out = nil
-			for _, f := range out {
-				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
-					require.True(t, x.to.Done, "it goes on after an error")
-					return err
-				}
-			}
-		}
-	}
-	return nil
+// design.md: W1
+func TestWrite_FirstOfAKeyHasClockZero(t *testing.T) {
+	a := newNode(t)
+	a.put("k", "v")
+	v := a.versions("k")
+	require.Len(t, v, 1)
+	require.Zero(t, v[0].Clock)
+	require.EqualValues(t, 1, v[0].Seq)
+	require.Equal(t, a.r.Self, v[0].Origin)
 }
 
-func TestWriteHasALaterTimeThoughTheWallClockWentBack(t *testing.T) {
+// design.md: W1, W2
+func TestWrite_UpdateRaisesTheClockAndDeletesTheOldEntry(t *testing.T) {
+	a := newNode(t)
+	a.put("other", "x")
+	a.put("k", "1")
+	a.r.Cache = indexcache.Cache{} // found through the log-index on disk, not in memory
+	a.put("k", "2")
+	v := a.versions("k")
+	require.Len(t, v, 1)
+	require.EqualValues(t, 1, v[0].Clock)
+	require.EqualValues(t, 3, v[0].Seq)
+	require.Equal(t, []causal.Dot{{Origin: a.r.Self, Seq: 1}, {Origin: a.r.Self, Seq: 3}}, a.log(), "the entry of the first write of k is gone")
+	a.del("k")
+	require.EqualValues(t, 2, a.versions("k")[0].Clock)
+	require.True(t, a.versions("k")[0].Deleted)
+	require.Equal(t, "-", a.get("k"))
+}
+
+// design.md: W2
+func TestWrite_IsOneBatch(t *testing.T) {
+	fs := crashfs.New(nil)
+	a := openNode(t, fs, replica.HighestClock)
+	a.put("k", "old")
+	before := a.log()
+	cause := errors.New("disk full")
+	fs.Fail(crashfs.Fault{Op: crashfs.OpWrite, Type: storage.TypeJournal, Nth: 1, Err: cause})
+	err := a.Commit(func(t *replica.Txn) error {
+		return t.Put([]store.Write{{Key: []byte("k"), Value: []byte("new"), Deleted: false}})
+	})
+	require.ErrorIs(t, err, cause)
+	require.Equal(t, "old", a.get("k"))
+	require.Equal(t, before, a.log())
+	require.EqualValues(t, 0, a.versions("k")[0].Clock)
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, a.r.Self), "what was not committed is not claimed")
+}
+
+// design.md: W4, G3
+func TestWrite_PrunedContextIsCommittedWithSync(t *testing.T) {
+	a := newNode(t)
+	for i := range replica.PruneAbove + 2 {
+		a.mergeFrom(&causal.Knowledge{}, foreign(byte(i+1), 1))
+	}
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		for i := range replica.PruneAbove + 2 {
+			t.Cover(causal.Dot{Origin: causal.Origin{byte(i + 1)}, Seq: 1})
+		}
+		return nil
+	}))
+	a.saved()
+	tx := a.r.Begin()
+	require.NoError(t, tx.Put([]store.Write{{Key: []byte("k"), Value: []byte("v")}}))
+	require.True(t, tx.Sync)
+	require.Empty(t, tx.Changes[0].Versions[0].Context)
+}
+
+func TestWrite_TimeRisesThoughTheWallClockWentBack(t *testing.T) {
 	a := newNode(t)
 	now := time.Now()
 	a.r.Now = func() time.Time { return now }
@@ -45,41 +90,13 @@ func TestWriteHasALaterTimeThoughTheWallClockWentBack(t *testing.T) {
 	require.Greater(t, a.versions("second")[0].Stamp, a.versions("first")[0].Stamp)
 }
 
-func TestWriteFromTheFutureEndsThePullAndIsNotTakenIn(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	b.r.Now = func() time.Time { return time.Now().Add(2 * time.Minute) }
-	b.put("k", "v")
-	require.ErrorIs(t, quarrel(t, a, b), replica.ErrClockSkew)
-	require.Empty(t, a.versions("k"))
-	require.Empty(t, a.r.Known.Vector(causal.Covered))
-	a.r.Now = func() time.Time { return time.Now().Add(time.Minute + time.Second) }
-	talk(t, a, b)
-	require.Equal(t, "v", a.get("k"), "it was held back, not dropped")
-}
-
-func TestPeerCannotWriteReservedKeys(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	b.put("\xff\xffo\x00\x00\x00\x00", "an alias of the peer's choice") // past what a server would refuse its callers
-	before, err := a.db.Get(store.KindKey(store.KindOrigin, []byte{0, 0, 0, 0}), nil)
-	require.NoError(t, err)
-	require.ErrorContains(t, quarrel(t, a, b), "reserved key")
-	after, err := a.db.Get(store.KindKey(store.KindOrigin, []byte{0, 0, 0, 0}), nil)
-	require.NoError(t, err)
-	require.Equal(t, before, after)
-}
-
-func TestCallerCannotWriteReservedKeys(t *testing.T) {
+func TestWrite_RefusesReservedKeys(t *testing.T) {
 	a := newNode(t)
 	require.ErrorIs(t, a.r.CheckUser([]byte("\xff\xff"), nil), store.ErrReservedKey)
 	require.NoError(t, a.r.CheckUser([]byte("\xff\xfe"), nil))
 }
 
-func TestServerDoesNotTalkToItself(t *testing.T) {
-	a := newNode(t)
-	require.ErrorIs(t, quarrel(t, a, a), session.ErrSelf)
-}
-
-func TestDeletingWhatIsNotThereLogsNothing(t *testing.T) {
+func TestWrite_DeletingAnAbsentKeyLogsNothing(t *testing.T) {
 	a := newNode(t)
 	a.del("k")
 	require.Empty(t, a.log())
@@ -88,28 +105,3 @@ func TestDeletingWhatIsNotThereLogsNothing(t *testing.T) {
 	a.del("k")
 	require.Equal(t, []causal.Dot{{Origin: a.r.Self, Seq: 2}}, a.log())
 }
-
-func TestOpeningAfterACrashWritesTheOriginsThatItRead(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	b.put("k", "v")
-	talk(t, a, b)
-	r := replica.NewReplica(replica.ReplicaConfig{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock})
-	batch, err := r.Open("")
-	require.NoError(t, err)
-	rec := &originCounter{}
-	require.NoError(t, batch.Replay(rec))
-	require.Equal(t, 3, rec.n, "those of a, b and of the new opening")
-}
-
-// originCounter counts the origin records in a batch.
-type originCounter struct{ n int }
-
-func (c *originCounter) Put(key, _ []byte) {
-	if key[2] == store.KindOrigin {
-		c.n++
-	}
-}
-
-func (c *originCounter) Delete([]byte) {}
-
-var _ leveldb.BatchReplay = (*originCounter)(nil)
