@@ -19,7 +19,6 @@ const (
 	purgeInterval      = 10 * time.Second       // between two looks at the tombstones
 	purgeTime          = 250 * time.Millisecond // of each second, while that takes
 	idleInterval       = time.Minute            // between two looks when nothing is pending
-	expiryInterval     = 24 * time.Hour         // between two looks at the certificates
 	reissueStep        = 1000
 )
 
@@ -82,9 +81,8 @@ func (db *DB) requestMaintenance() {
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and
 // gives orphans a new name.
 func (db *DB) maintain(ctx context.Context) {
-	timer := time.NewTimer(0) // at once: a certificate may be about to end
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var asked time.Time
 	var u upkeep
 	for {
 		select {
@@ -103,10 +101,6 @@ func (db *DB) maintain(ctx context.Context) {
 		err := db.maintainStore(ctx, &u)
 		if err != nil && ctx.Err() == nil && !starved(err) && !errors.Is(err, ErrFailed) && !errors.Is(err, leveldb.ErrClosed) && !errors.Is(err, leveldb.ErrReadOnly) {
 			db.opts.Logger.Error("replicator: looking after the store failed", "error", err)
-		}
-		if now := db.opts.Now(); now.Sub(asked) >= expiryInterval {
-			asked = now
-			db.warnOfExpiry(now)
 		}
 		pause := idleInterval
 		db.with(func(r *replica.Replica) {
@@ -177,16 +171,6 @@ func (db *DB) tidy(ctx context.Context, p *replica.Tidying) {
 		}
 	}
 	close(db.tidied)
-}
-
-// warnOfExpiry says in time that the caller's certificates run out.
-func (db *DB) warnOfExpiry(now time.Time) {
-	switch left, warn := db.security.Expiry(now); {
-	case warn && left <= 0:
-		db.opts.Logger.Error("replicator: the TLS certificate of this server has expired; peers refuse it", "since", -left.Round(time.Minute))
-	case warn:
-		db.opts.Logger.Warn("replicator: the TLS certificate of this server expires soon", "left", left.Round(time.Minute))
-	}
 }
 
 // purge goes on with the look at the tombstones that is under way, for purgeTime, or

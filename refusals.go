@@ -84,7 +84,7 @@ func reasonOf(err error) string {
 	var (
 		step     *PeerError
 		rejected *session.RejectedError
-		refused  *transport.RefusedError
+		refused  *transport.HandshakeFailure
 		op       *net.OpError
 	)
 	if errors.As(err, &step) {

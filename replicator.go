@@ -41,9 +41,9 @@ type DB struct {
 	security     *transport.Security
 	admission    *transport.Admission
 	rates        transport.Rates
-	inflight     *transport.Inflight
-	small        *transport.Inflight // room for small frames
-	large        chan struct{}       // capacity 1: of the session that holds a large value
+	inflight     *transport.Budget
+	small        *transport.Budget // room for small frames
+	large        chan struct{}     // capacity 1: of the session that holds a large value
 	refusals     refusals
 	peers        *peers
 	pulls        pulls
@@ -225,7 +225,7 @@ func drawOrigin() (o causal.Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *transport.Security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.Self, listener: l, security: sec,
-		admission: transport.NewAdmission(o.MaxPending, o.MaxConns), rates: transport.NewRates(o.ReadRate, o.WriteRate), inflight: transport.NewInflight(o.MaxInFlight - transport.SmallRoom(o.MaxInFlight)), small: transport.NewInflight(transport.SmallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
+		admission: transport.NewAdmission(o.MaxPending, o.MaxConns), rates: transport.NewRates(o.ReadRate, o.WriteRate), inflight: transport.NewBudget(o.MaxInFlight - transport.SmallRoom(o.MaxInFlight)), small: transport.NewBudget(transport.SmallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
 		peers:       newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		localChange: make(chan struct{}, 1), remoteChange: make(chan struct{}, 1), maintenance: make(chan struct{}, 1),
 		syncRequests: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),

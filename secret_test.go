@@ -384,30 +384,6 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-func TestCertificateThatEndsSoonIsReportedAtTheOpening(t *testing.T) {
-	a := testca.NewAuthority(t)
-	for left, want := range map[time.Duration]string{
-		20 * 24 * time.Hour: "expires soon", -time.Hour: "has expired", 90 * 24 * time.Hour: "",
-	} {
-		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
-		require.NoError(t, err)
-		var log lines
-		db, err := Replicate(raw, &Options{
-			Listen: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(&log, nil)),
-			TLS: &tls.Config{Certificates: a.Issue(t, "a"), ClientCAs: a.Pool, RootCAs: a.Pool},
-			Now: func() time.Time { return time.Now().Add(100*24*time.Hour - left) }, // certificates hold 100 days
-		})
-		require.NoError(t, err)
-		if want != "" {
-			require.Eventually(t, func() bool { return bytes.Contains([]byte(log.String()), []byte(want)) }, 5*time.Second, time.Millisecond, log.String())
-		}
-		require.NoError(t, db.Close())
-		if want == "" {
-			require.NotContains(t, log.String(), "certificate")
-		}
-	}
-}
-
 func TestGeneratedSecretsAreLongAndDiffer(t *testing.T) {
 	a, b := GenerateSecret(), GenerateSecret()
 	require.Len(t, a, 32)

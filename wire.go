@@ -108,7 +108,7 @@ func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, 
 // What is small does not wait for what is large: a session that holds little has room
 // of its own, which the others never fill.
 func (t *conversation) reserve(ctx context.Context, n int) error {
-	if !t.large && t.held+n <= t.db.small.Share() && t.db.small.Try(n) {
+	if !t.large && t.held+n <= t.db.small.Share(2*session.PageSize) && t.db.small.Try(n) {
 		t.held, t.small = t.held+n, t.small+n
 		return nil
 	}

@@ -122,7 +122,7 @@ func FuzzPacked(f *testing.F) {
 	in.Add(packed(session.FramePage, bytes.Repeat([]byte("page "), 100)))
 	in.Add(packed(session.FrameVectors, nil))
 	in.Add([]byte{byte(session.FramePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
-	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: transport.NewInflight(56 << 20), small: transport.NewInflight(8 << 20), large: make(chan struct{}, 1)}
+	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: transport.NewBudget(56 << 20), small: transport.NewBudget(8 << 20), large: make(chan struct{}, 1)}
 	fuzzing.Run1(in, func(t testing.TB, payload []byte) {
 		c := conversation{db: db, packs: true}
 		defer c.keep(0)
@@ -146,7 +146,7 @@ func FuzzPacked(f *testing.F) {
 func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const room = 64 << 20
-		db := &DB{opts: Options{MaxInFlight: room}, inflight: transport.NewInflight(room - transport.SmallRoom(room)), small: transport.NewInflight(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
+		db := &DB{opts: Options{MaxInFlight: room}, inflight: transport.NewBudget(room - transport.SmallRoom(room)), small: transport.NewBudget(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
 		var slow [3]conversation
 		for i := range slow { // slow peers in the midst of large values
 			slow[i].db = db

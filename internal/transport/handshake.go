@@ -11,16 +11,16 @@ import (
 // errSpeaksTLS is what a plain server or client finds out from the first byte.
 var errSpeaksTLS = errors.New("the peer speaks TLS and this server does not: set the same Secret or TLS as there")
 
-// RefusedError says in one sentence what a failure before the peer's hello
+// HandshakeFailure says in one sentence what a failure before the peer's hello
 // means to whoever configures the servers.
-type RefusedError struct {
+type HandshakeFailure struct {
 	Why string
 	err error
 }
 
-func (e *RefusedError) Error() string { return e.Why + " (" + e.err.Error() + ")" }
+func (e *HandshakeFailure) Error() string { return e.Why + " (" + e.err.Error() + ")" }
 
-func (e *RefusedError) Unwrap() error { return e.err }
+func (e *HandshakeFailure) Unwrap() error { return e.err }
 
 // HandshakeError explains an error of the handshake, or of any Read or Write
 // until the peer's hello has arrived: there crypto/tls reports only an alert,
@@ -28,7 +28,7 @@ func (e *RefusedError) Unwrap() error { return e.err }
 // them, come back unchanged. Later errors mean something else.
 func HandshakeError(err error) error {
 	var (
-		done    *RefusedError
+		done    *HandshakeFailure
 		header  tls.RecordHeaderError
 		invalid *tls.CertificateVerificationError
 		op      *net.OpError
@@ -37,14 +37,14 @@ func HandshakeError(err error) error {
 	case err == nil || errors.As(err, &done):
 		return err
 	case errors.As(err, &header):
-		return &RefusedError{"the peer does not speak TLS, or is something else: its Secret or TLS is not set", err}
+		return &HandshakeFailure{"the peer does not speak TLS, or is something else: its Secret or TLS is not set", err}
 	case errors.As(err, &invalid):
-		return &RefusedError{"the peer's certificate is not trusted here", err}
+		return &HandshakeFailure{"the peer's certificate is not trusted here", err}
 	case errors.As(err, &op) && op.Op == "remote error":
-		return &RefusedError{"the peer refused this server: it has another secret or cluster, or trusts another authority", err}
+		return &HandshakeFailure{"the peer refused this server: it has another secret or cluster, or trusts another authority", err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return &RefusedError{"the peer hung up before its hello: it has another secret or cluster, or only one side uses TLS, or it is busy", err}
+		return &HandshakeFailure{"the peer hung up before its hello: it has another secret or cluster, or only one side uses TLS, or it is busy", err}
 	}
 	return err
 }

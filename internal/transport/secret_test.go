@@ -26,6 +26,22 @@ type pairing struct {
 	err error
 }
 
+// thief signs with a key that is not that of the certificate it shows.
+type thief struct {
+	ed25519.PrivateKey
+	shown crypto.PublicKey
+}
+
+// named is the address of a listener that is not of package net.
+type named string
+
+// client authenticates a dialed connection and returns the one to talk over.
+// The server's name is the connection's remote address; [security.clientTo]
+// takes the name that was dialed.
+func (s *Security) client(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	return s.ClientTo(ctx, conn, conn.RemoteAddr().String())
+}
+
 // meet connects two sides over loopback. Each that gets through its handshake
 // sends eight bytes of application data and reads the other's.
 func meet(t *testing.T, client, server side) (c, s pairing) {
@@ -92,7 +108,7 @@ func secured(t *testing.T, c Credentials) *Security {
 	return s
 }
 
-func WithSecret(t *testing.T, secret []byte, old ...[]byte) *Security {
+func withSecret(t *testing.T, secret []byte, old ...[]byte) *Security {
 	t.Helper()
 	return secured(t, Credentials{Cluster: "one", Secret: secret, OldSecrets: old})
 }
@@ -101,7 +117,7 @@ func WithSecret(t *testing.T, secret []byte, old ...[]byte) *Security {
 // and whatever change makes of its config.
 func hostile(t *testing.T, change func(*tls.Config)) (client, server side) {
 	t.Helper()
-	config := WithSecret(t, testca.SecretA).Config.Clone()
+	config := withSecret(t, testca.SecretA).Config.Clone()
 	config.VerifyConnection = nil // checks off
 	config.ClientAuth = tls.NoClientCert
 	change(config)
@@ -117,34 +133,34 @@ func hostile(t *testing.T, change func(*tls.Config)) (client, server side) {
 }
 
 func TestSameSecretTalks(t *testing.T) {
-	a, b := WithSecret(t, testca.SecretA), WithSecret(t, testca.SecretA)
+	a, b := withSecret(t, testca.SecretA), withSecret(t, testca.SecretA)
 	require.True(t, a.Enabled())
-	requireTalk(t, a.Client, b.Server)
+	requireTalk(t, a.client, b.Server)
 	require.Equal(t, a.Config.Certificates, b.Config.Certificates, "the certificate follows from the secret alone")
 }
 
 func TestTheHonestCoreOfTheHostileSidesTalks(t *testing.T) {
 	// Else the refusals below could have any reason.
-	a := WithSecret(t, testca.SecretA)
+	a := withSecret(t, testca.SecretA)
 	client, server := hostile(t, func(*tls.Config) {})
 	requireTalk(t, client, a.Server)
-	requireTalk(t, a.Client, server)
+	requireTalk(t, a.client, server)
 }
 
 func TestAnotherSecretOrClusterIsRefused(t *testing.T) {
 	const why = "another secret or"
-	a, b := WithSecret(t, testca.SecretA), WithSecret(t, testca.SecretB)
+	a, b := withSecret(t, testca.SecretA), withSecret(t, testca.SecretB)
 	other := secured(t, Credentials{Cluster: "two", Secret: testca.SecretA})
 	for _, pair := range [][2]*Security{{a, b}, {b, a}, {a, other}, {other, a}} {
-		c, s := requireRefused(t, pair[0].Client, pair[1].Server)
+		c, s := requireRefused(t, pair[0].client, pair[1].Server)
 		require.ErrorContains(t, c, why)
 		require.ErrorContains(t, s, why)
 	}
 }
 
 func TestHostileSidesAreRefusedInBothRoles(t *testing.T) {
-	a := WithSecret(t, testca.SecretA)
-	foreign := WithSecret(t, testca.SecretB).Config.Certificates
+	a := withSecret(t, testca.SecretA)
+	foreign := withSecret(t, testca.SecretB).Config.Certificates
 	truth := a.Config.Certificates[0]
 	for name, change := range map[string]func(*tls.Config){
 		"another key, checks off": func(c *tls.Config) { c.Certificates = foreign },
@@ -164,38 +180,32 @@ func TestHostileSidesAreRefusedInBothRoles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client, server := hostile(t, change)
 			requireRefused(t, client, a.Server)
-			requireRefused(t, a.Client, server)
+			requireRefused(t, a.client, server)
 		})
 	}
-}
-
-// thief signs with a key that is not that of the certificate it shows.
-type thief struct {
-	ed25519.PrivateKey
-	shown crypto.PublicKey
 }
 
 func (k thief) Public() crypto.PublicKey { return k.shown }
 
 func TestClientWithoutCertificateIsRefused(t *testing.T) {
 	client, _ := hostile(t, func(c *tls.Config) { c.Certificates = nil })
-	c, _ := requireRefused(t, client, WithSecret(t, testca.SecretA).Server)
+	c, _ := requireRefused(t, client, withSecret(t, testca.SecretA).Server)
 	require.ErrorContains(t, c, "the peer refused this server")
 }
 
 func TestPlainAndTLSDoNotMixAndSaySo(t *testing.T) {
-	plain, a := secured(t, Credentials{}), WithSecret(t, testca.SecretA)
+	plain, a := secured(t, Credentials{}), withSecret(t, testca.SecretA)
 	require.False(t, plain.Enabled())
-	requireTalk(t, plain.Client, plain.Server)
+	requireTalk(t, plain.client, plain.Server)
 
-	c, s := requireRefused(t, plain.Client, a.Server)
+	c, s := requireRefused(t, plain.client, a.Server)
 	require.ErrorContains(t, c, "only one side uses TLS")
 	require.ErrorContains(t, s, "does not speak TLS")
 
-	c, s = requireRefused(t, a.Client, plain.Server)
+	c, s = requireRefused(t, a.client, plain.Server)
 	require.ErrorContains(t, c, "TLS")
 	require.ErrorIs(t, s, errSpeaksTLS)
-	var why *RefusedError
+	var why *HandshakeFailure
 	require.ErrorAs(t, c, &why)
 }
 
@@ -208,28 +218,28 @@ func TestPlainServerThatWaitsForAFrameRecognizesTLS(t *testing.T) {
 		}
 		return c, err
 	}
-	c, s := requireRefused(t, WithSecret(t, testca.SecretA).Client, silent)
+	c, s := requireRefused(t, withSecret(t, testca.SecretA).client, silent)
 	require.ErrorContains(t, c, "only one side uses TLS")
 	require.ErrorIs(t, s, errSpeaksTLS)
 }
 
 func TestSecretsRotateInThreePassesInAnyOrder(t *testing.T) {
 	passes := []*Security{
-		WithSecret(t, testca.SecretA),
-		WithSecret(t, testca.SecretA, testca.SecretB),
-		WithSecret(t, testca.SecretB, testca.SecretA),
-		WithSecret(t, testca.SecretB),
+		withSecret(t, testca.SecretA),
+		withSecret(t, testca.SecretA, testca.SecretB),
+		withSecret(t, testca.SecretB, testca.SecretA),
+		withSecret(t, testca.SecretB),
 	}
 	for i := range passes[:3] {
-		requireTalk(t, passes[i].Client, passes[i+1].Server)
-		requireTalk(t, passes[i+1].Client, passes[i].Server)
+		requireTalk(t, passes[i].client, passes[i+1].Server)
+		requireTalk(t, passes[i+1].client, passes[i].Server)
 	}
-	requireRefused(t, passes[0].Client, passes[2].Server)
-	requireRefused(t, passes[2].Client, passes[0].Server)
+	requireRefused(t, passes[0].client, passes[2].Server)
+	requireRefused(t, passes[2].client, passes[0].Server)
 }
 
 func TestSecretModeNeverResumes(t *testing.T) {
-	a := WithSecret(t, testca.SecretA)
+	a := withSecret(t, testca.SecretA)
 	cache := tls.NewLRUClientSessionCache(4)
 	client, _ := hostile(t, func(c *tls.Config) {
 		c.SessionTicketsDisabled = false
@@ -248,7 +258,7 @@ func TestSecretModeNeverResumes(t *testing.T) {
 }
 
 func TestVersionIsCheckedAlsoWhereTheConfigWouldPermitAnother(t *testing.T) {
-	a := WithSecret(t, testca.SecretA)
+	a := withSecret(t, testca.SecretA)
 	cs := tls.ConnectionState{Version: tls.VersionTLS12, NegotiatedProtocol: protocolALPN}
 	require.ErrorContains(t, verifyProtocol(cs), "the peer speaks TLS 1.2, want TLS 1.3")
 	cs.Version = tls.VersionTLS13
@@ -259,7 +269,7 @@ func TestVersionIsCheckedAlsoWhereTheConfigWouldPermitAnother(t *testing.T) {
 func TestFailedHandshakeClosesTheConnection(t *testing.T) {
 	ours, theirs := net.Pipe()
 	go theirs.Write(make([]byte, 8)) // no TLS
-	_, err := WithSecret(t, testca.SecretA).Server(t.Context(), ours)
+	_, err := withSecret(t, testca.SecretA).Server(t.Context(), ours)
 	require.ErrorContains(t, err, "does not speak TLS")
 	_, err = ours.Write([]byte{0})
 	require.ErrorIs(t, err, io.ErrClosedPipe)
@@ -267,7 +277,7 @@ func TestFailedHandshakeClosesTheConnection(t *testing.T) {
 }
 
 func TestSilentPeerIsCutWhenTheContextEnds(t *testing.T) {
-	for _, hands := range []side{WithSecret(t, testca.SecretA).Client, WithSecret(t, testca.SecretA).Server} {
+	for _, hands := range []side{withSecret(t, testca.SecretA).client, withSecret(t, testca.SecretA).Server} {
 		synctest.Test(t, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			defer theirs.Close()
@@ -311,9 +321,6 @@ func TestListeningForStrangersInTheClearIsRefused(t *testing.T) {
 		require.NoError(t, CheckListen(addr, false), addr.String())
 	}
 }
-
-// named is the address of a listener that is not of package net.
-type named string
 
 func (named) Network() string { return "own" }
 

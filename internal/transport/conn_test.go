@@ -231,12 +231,12 @@ func TestCloseEndsTheWaitForTheRate(t *testing.T) {
 }
 
 func TestSlownessIsNamedThroughTLS(t *testing.T) {
-	a := WithSecret(t, testca.SecretA)
+	a := withSecret(t, testca.SecretA)
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		guarded := NewProgressConn(ours, Rates{})
 		go func() {
-			if c, err := a.Client(context.Background(), theirs); err == nil {
+			if c, err := a.client(context.Background(), theirs); err == nil {
 				drip(c, 1, time.Second)
 			}
 		}()

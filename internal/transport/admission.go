@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,9 +10,6 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator/internal/netaddr"
-	"github.com/level-replicator/replicator/internal/session"
-	"golang.org/x/sync/semaphore"
-	"golang.org/x/time/rate"
 )
 
 // maxPendingPerIP keeps one address from taking all places of those that
@@ -143,56 +139,3 @@ func (t *Ticket) leavePendingLocked() {
 		delete(t.a.perIP, t.ip)
 	}
 }
-
-// Rates bound the bytes per second over all connections that share them; a
-// nil one does not.
-type Rates struct{ read, write *rate.Limiter }
-
-// NewRates bounds reading and writing to bytes per second; 0 is no bound.
-func NewRates(read, write int) Rates {
-	limiter := func(perSecond int) *rate.Limiter {
-		if perSecond <= 0 {
-			return nil
-		}
-		// A burst of a tenth of a second lets connections take turns often.
-		return rate.NewLimiter(rate.Limit(perSecond), max(perSecond/10, 1<<10))
-	}
-	return Rates{limiter(read), limiter(write)}
-}
-
-// Inflight bounds the bytes that are held in memory at once. Whoever waits is
-// served in order. Take the whole of a frame in one acquire: two who hold a
-// part and wait for the rest would wait for each other.
-type Inflight struct {
-	Max int64
-	sem *semaphore.Weighted
-}
-
-func NewInflight(maxBytes int) *Inflight {
-	return &Inflight{int64(maxBytes), semaphore.NewWeighted(int64(maxBytes))}
-}
-
-// Acquire waits until n bytes are free or ctx ends.
-func (f *Inflight) Acquire(ctx context.Context, n int) error {
-	if int64(n) > f.Max {
-		return fmt.Errorf("%d bytes at once, want at most MaxInFlight, which is %d", n, f.Max)
-	}
-	return f.sem.Acquire(ctx, int64(n))
-}
-
-// Try acquires n bytes if they are free.
-func (f *Inflight) Try(n int) bool { return f.sem.TryAcquire(int64(n)) }
-
-// Release frees n bytes of those acquired.
-func (f *Inflight) Release(n int) {
-	if n > 0 {
-		f.sem.Release(int64(n))
-	}
-}
-
-// SmallRoom is the part of MaxInFlight that is kept for sessions that hold little.
-func SmallRoom(maxInFlight int) int { return maxInFlight / 8 }
-
-// Share is how much of the room for small frames one session may have: two pages, or a quarter
-// of it.
-func (f *Inflight) Share() int { return int(min(2*session.PageSize, f.Max/4)) }

@@ -1,0 +1,103 @@
+package transport
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"time"
+)
+
+// LeastSecret is how many bytes a secret has at least.
+const LeastSecret = 16
+
+// newShared pins the keys made from the secrets. The certificate only carries
+// the key: no clock, name or authority is asked about it.
+func newShared(cluster string, secret []byte, old [][]byte) (*Security, error) {
+	own, err := secretKey(cluster, secret)
+	if err != nil {
+		return nil, err
+	}
+	accepted := []ed25519.PublicKey{own.Public().(ed25519.PublicKey)}
+	for _, s := range old {
+		key, err := secretKey(cluster, s)
+		if err != nil {
+			return nil, err
+		}
+		accepted = append(accepted, key.Public().(ed25519.PublicKey))
+	}
+	cert, err := secretCertificate(own)
+	if err != nil {
+		return nil, err
+	}
+	return &Security{secrets: append([][]byte{bytes.Clone(secret)}, cloneAll(old)...), Config: &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Certificates:           []tls.Certificate{cert},
+		ClientAuth:             tls.RequireAnyClientCert,
+		InsecureSkipVerify:     true, // VerifyConnection verifies, by the pinned keys
+		NextProtos:             []string{protocolALPN},
+		SessionTicketsDisabled: true,
+		// Not VerifyPeerCertificate: a resumed connection skips that.
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return verifyShared(cs, accepted)
+		},
+	}}, nil
+}
+
+func cloneAll(list [][]byte) (clones [][]byte) {
+	for _, b := range list {
+		clones = append(clones, bytes.Clone(b))
+	}
+	return clones
+}
+
+// secretKey derives the key of a cluster's servers. HKDF does not slow a
+// guesser down and need not: secrets are generated, at least 16 bytes.
+func secretKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
+	seed, err := hkdf.Key(sha256.New, secret, nil, "level-replicator/1 identity of cluster "+cluster, ed25519.SeedSize)
+	if err != nil {
+		return nil, fmt.Errorf("replicator: Options.Secret: %w", err)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// secretCertificate is the same bytes for the same key, valid at any time
+// that a machine without a battery may believe in.
+func secretCertificate(key ed25519.PrivateKey) (tls.Certificate, error) {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "level-replicator"},
+		NotBefore:    time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("replicator: Options.Secret: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+func verifyShared(cs tls.ConnectionState, accepted []ed25519.PublicKey) error {
+	if err := verifyProtocol(cs); err != nil {
+		return err
+	}
+	if n := len(cs.PeerCertificates); n != 1 {
+		return fmt.Errorf("the peer presents %d certificates, want the one made from the secret", n)
+	}
+	key, ok := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return ErrOtherSecret
+	}
+	for _, a := range accepted {
+		if a.Equal(key) {
+			return nil
+		}
+	}
+	return ErrOtherSecret
+}
