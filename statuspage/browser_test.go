@@ -24,7 +24,7 @@ import (
 	"github.com/level-replicator/replicator/statuspage"
 )
 
-// browser is a real Chromium without a screen, started anew for each page.
+// browser is a headless Chromium, a new process for each page.
 type browser struct {
 	t    *testing.T
 	path string
@@ -69,8 +69,8 @@ func (b *browser) command(ctx context.Context, args ...string) *exec.Cmd {
 	}, args...)...)
 }
 
-// run gives what the browser prints. It fails the test if the page broke its own
-// policy, or a script failed.
+// run returns what the browser prints. It fails the test if the page broke its own policy
+// or a script failed.
 func (b *browser) run(args ...string) string {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
@@ -85,7 +85,7 @@ func (b *browser) run(args ...string) string {
 	return out.String()
 }
 
-// dom gives the page as it is after so long, in the page's own time.
+// dom returns the page as it is after a while, in the page's own time.
 func (b *browser) dom(url string, after time.Duration, args ...string) string {
 	b.t.Helper()
 	return b.run(append(args, fmt.Sprint("--virtual-time-budget=", after.Milliseconds()), "--dump-dom", url)...)
@@ -119,7 +119,7 @@ func TestBrowserShowsThePageWithAndWithoutScript(t *testing.T) {
 	for name, args := range map[string][]string{"script": nil, "no script": {noScript}} {
 		dom := b.dom(s.URL+"/", time.Second, args...)
 		require.Contains(t, dom, "<h1>berlin</h1>", name)
-		require.Contains(t, dom, "servers agree", name)
+		require.Contains(t, dom, "replicas agree", name)
 		require.Contains(t, dom, "cart/4711", name)
 		if name == "script" {
 			require.Contains(t, dom, `<span id="live">live</span>`)
@@ -165,8 +165,7 @@ func TestOpenPageReloadsWithoutScript(t *testing.T) {
 	require.Error(t, cmd.Wait(), "it was ended")
 }
 
-// served serves the page of the first server, and does something after it was asked
-// for the first time.
+// served serves the page of the first replica, and calls then after the first request.
 func served(c *cluster, then func()) (*httptest.Server, *atomic.Int64) {
 	asked := new(atomic.Int64)
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -198,7 +197,7 @@ func TestOpenPageSaysWhenItIsOutOfDate(t *testing.T) {
 	require.NotContains(t, dom, "Please sign in")
 }
 
-// busyCluster is four servers with something to see: one is away, two keys are
+// busyCluster is four replicas with something to see: one is away, two keys are
 // in conflict, and there is traffic.
 func busyCluster(t *testing.T) *cluster {
 	c := newCluster(t, "berlin", "lyon", "oslo", "porto")

@@ -11,15 +11,15 @@ import (
 	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// cluster is some servers on a network in memory, in real time: browsers wait for
-// nobody's clock.
+// cluster is some replicas on a network in memory, in real time: no browser follows a
+// virtual clock.
 type cluster struct {
 	t   testing.TB
 	net *replicatortest.Network
 	dbs []*replicator.DB
 }
 
-// newCluster starts servers, which know the first.
+// newCluster starts replicas that know the first.
 func newCluster(t testing.TB, names ...string) *cluster {
 	c := &cluster{t: t, net: replicatortest.NewNetwork(1)}
 	for i, name := range names {
@@ -49,7 +49,7 @@ func (c *cluster) open(name string, peers ...string) *replicator.DB {
 	return db
 }
 
-// agree waits until every server has seen that all others hold the same.
+// agree waits until every replica has seen that all others hold the same.
 func (c *cluster) agree() {
 	c.t.Helper()
 	require.Eventually(c.t, func() bool {
@@ -68,7 +68,7 @@ func (c *cluster) agree() {
 	}, time.Minute, 20*time.Millisecond)
 }
 
-// apart has each server do something that the others do not see before all have.
+// apart has each replica do something that the others see only when all have.
 func (c *cluster) apart(do func(i int, db *replicator.DB)) {
 	c.t.Helper()
 	var groups [][]string

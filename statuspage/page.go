@@ -8,18 +8,17 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// Bounds of what is listed, so that the page stays a page whatever the database
-// holds.
+// Bounds of what is listed, so that the page stays short whatever the database holds.
 const (
 	maxConflicts = 20      // keys
 	maxVersions  = 8       // of one key
 	maxText      = 4 << 10 // bytes of a key or a value
-	maxServers   = 100
+	maxReplicas  = 100
 	maxClaims    = 100
-	maxTold      = 20 // lines of blockers, of refusals
+	maxLines     = 20 // of notes, of blockers, of refusals
 )
 
-// Page is what the status page shows, as JSON has it.
+// Page is what the status page shows; its JSON is what the page returns as JSON.
 type Page struct {
 	Status    replicator.Status `json:"status"`
 	Conflicts []Conflict        `json:"conflicts"` // the first 20 keys in conflict, in key order
@@ -32,18 +31,18 @@ type Conflict struct {
 	Text         string    `json:"text,omitempty"` // the key, if it is printable text
 	Versions     []Version `json:"versions"`       // the first 8, in canonical order
 	MoreVersions int       `json:"moreVersions"`   // that are not listed
-	Shown        Value     `json:"shown"`          // what the key shows
+	Resolved     Value     `json:"resolved"`       // what reads of the key return
 }
 
 // Version is one of the versions of a key in conflict.
 type Version struct {
 	Value
-	Clock  uint64            `json:"clock"`
-	Time   time.Time         `json:"time"`
-	Origin replicator.Origin `json:"origin"`
-	Seq    uint64            `json:"seq"`
-	Server string            `json:"server,omitempty"` // the name of who wrote it, if it is this server or a peer as it runs now
-	Shown  bool              `json:"shown"`            // the key shows this
+	Clock   uint64            `json:"clock"`
+	Time    time.Time         `json:"time"`
+	Origin  replicator.Origin `json:"origin"`
+	Seq     uint64            `json:"seq"`
+	Replica string            `json:"replica,omitempty"` // name of its writer, if that is this replica or a peer in its current incarnation
+	Winner  bool              `json:"winner"`            // the resolved value is that of this version
 }
 
 // Value is what a key or a version holds.
@@ -54,9 +53,9 @@ type Value struct {
 	Size    int    `json:"size"`           // of the whole, in bytes
 }
 
-// take looks at the database. The conflicts are read again only if what the server
-// holds is not what it held before.
-func take(db *replicator.DB, before *Page) *Page {
+// newPage reads the database. It reads the conflicts again only if what the replica holds
+// has changed since the page before.
+func newPage(db *replicator.DB, before *Page) *Page {
 	p := &Page{Status: db.Status(), Conflicts: []Conflict{}}
 	s := &p.Status
 	if before != nil && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
@@ -78,22 +77,22 @@ func take(db *replicator.DB, before *Page) *Page {
 }
 
 func conflict(db *replicator.DB, key []byte, versions []replicator.Version, names map[replicator.Origin]string) Conflict {
-	shown, err := db.Get(key, nil)
+	resolved, err := db.Get(key, nil)
 	c := Conflict{
-		Key: clip(key), Text: text(clip(key)), Shown: value(shown, err != nil),
+		Key: clip(key), Text: text(clip(key)), Resolved: value(resolved, err != nil),
 		MoreVersions: max(len(versions)-maxVersions, 0),
 	}
-	// Equal content is shown once: the latest of those that have it is named.
-	is := -1
+	// Of versions with equal content the latest is the winner.
+	winner := -1
 	for i, v := range versions {
-		if v.Deleted == (err != nil) && bytes.Equal(v.Value, shown) {
-			is = i
+		if v.Deleted == (err != nil) && bytes.Equal(v.Value, resolved) {
+			winner = i
 		}
 	}
 	for i, v := range versions[:min(len(versions), maxVersions)] {
 		c.Versions = append(c.Versions, Version{
 			Value: value(v.Value, v.Deleted), Clock: v.Clock, Time: v.Time, Origin: v.Origin, Seq: v.Seq,
-			Server: names[v.Origin], Shown: i == is,
+			Replica: names[v.Origin], Winner: i == winner,
 		})
 	}
 	return c
@@ -106,10 +105,11 @@ func value(b []byte, deleted bool) Value {
 	return Value{Value: clip(b), Text: text(clip(b)), Size: len(b)}
 }
 
-// clip gives the beginning of a key or a value, and does not keep the rest in memory.
+// clip returns a copy of the beginning of a key or a value, which does not keep the rest in
+// memory.
 func clip(b []byte) []byte { return slices.Clone(b[:min(len(b), maxText)]) }
 
-// names are the servers that go by an origin now.
+// names returns the name of the replica that writes under each origin now.
 func names(s *replicator.Status) map[replicator.Origin]string {
 	m := map[replicator.Origin]string{}
 	for _, p := range s.Peers {

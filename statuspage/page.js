@@ -1,4 +1,4 @@
-// Keeps the page up to date: fetches it anew, and puts in place what has changed.
+// Keeps the page up to date: fetches it again and replaces what has changed.
 "use strict";
 (() => {
   const every = 2000;
@@ -6,7 +6,7 @@
   let seen = Date.now();
   live.hidden = false;
 
-  // busy tells whether someone is reading closely: text is selected in it.
+  // busy reports whether someone is at work in a part: has selected text in it.
   const busy = (part) => {
     const s = getSelection();
     return !s.isCollapsed && part.contains(s.anchorNode);
@@ -35,7 +35,7 @@
     const answer = await fetch(location.href, {
       headers: { Accept: "text/html" }, cache: "no-store", signal: AbortSignal.timeout(10000),
     });
-    if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+    if (!answer.ok) throw new Error(`HTTP status ${answer.status}`);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const parts = page.querySelectorAll("main > [id]");
     if (!parts.length) throw new Error("the answer is another page; reload to sign in again");

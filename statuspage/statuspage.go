@@ -28,8 +28,8 @@ var (
 
 	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
-	// Whatever of a key or a value might slip through as markup, the browser runs and
-	// loads nothing but these two.
+	// If a key or a value slipped through as markup, the browser would still run and load
+	// nothing but these two.
 	policy = fmt.Sprintf("default-src 'none'; style-src '%s'; script-src '%s'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 		hashOf(pageCSS), hashOf(pageJS))
 )
@@ -39,32 +39,32 @@ func hashOf(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// Handler serves the status of a database, at whatever path it is asked. It answers
-// GET and HEAD, to many at once: the database is looked at once a second at most. It
-// must not be asked by strangers; see the package's documentation.
+// Handler returns a handler that serves the status page of db under any path. It answers
+// GET and HEAD; however many ask, it reads the database once a second at most. Keep it from
+// strangers; see the package's documentation.
 //
-// After db.Close it goes on showing what is left in memory.
+// After db.Close it shows what is left in memory.
 func Handler(db *replicator.DB) http.Handler { return &handler{db: db} }
 
 type handler struct {
 	db *replicator.DB
 
-	mu    sync.Mutex
-	page  *Page // as last taken; never changed
-	taken time.Time
+	mu   sync.Mutex
+	page *Page // the latest; never changed
+	read time.Time
 }
 
-// lastingFor is how long a page is shown to others who ask.
-const lastingFor = time.Second
+// maxAge is how old a page may be that another request gets, too.
+const maxAge = time.Second
 
-// now gives the page, and a new one if it is not of this moment. Those who ask
-// meanwhile wait for it, rather than have the store read for each.
-func (h *handler) now() *Page {
+// current returns a page that is not older than maxAge. Requests that come meanwhile wait
+// for it, so the store is not read for each.
+func (h *handler) current() *Page {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.page == nil || time.Since(h.taken) >= lastingFor {
-		h.page = take(h.db, h.page)
-		h.taken = time.Now()
+	if h.page == nil || time.Since(h.read) >= maxAge {
+		h.page = newPage(h.db, h.page)
+		h.read = time.Now()
 	}
 	return h.page
 }
@@ -81,12 +81,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		kind = "application/json"
 		enc := json.NewEncoder(&body)
 		enc.SetIndent("", "  ")
-		err = enc.Encode(h.now())
+		err = enc.Encode(h.current())
 	} else {
-		err = pageTemplate.Execute(&body, newView(h.now()))
+		err = pageTemplate.Execute(&body, newView(h.current()))
 	}
 	if err != nil {
-		http.Error(w, "the status page could not be made: "+err.Error(), http.StatusInternalServerError)
+		http.Error(w, "the status page cannot be rendered: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	head := w.Header()
@@ -102,7 +102,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// wantsJSON tells what was asked for: by the address, or by naming JSON and not HTML.
+// wantsJSON reports whether a request asks for JSON: by its address, or by accepting JSON
+// and not HTML.
 func wantsJSON(r *http.Request) bool {
 	if f := r.URL.Query().Get("format"); f != "" {
 		return f == "json"

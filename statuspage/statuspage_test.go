@@ -34,12 +34,12 @@ func pageOf(t testing.TB, w *httptest.ResponseRecorder) (p statuspage.Page) {
 	return p
 }
 
-func TestPageSaysWhoAgreesAndWhoDoesNot(t *testing.T) {
+func TestPageShowsWhichReplicasAgree(t *testing.T) {
 	c := newCluster(t, "one", "two", "three")
 	put(t, c.dbs[0], "k", "v")
 	c.agree()
 	body := ask(t, statuspage.Handler(c.dbs[0]), "/").Body.String()
-	require.Contains(t, body, `role="status">All 3 servers agree</p>`)
+	require.Contains(t, body, `role="status">All 3 replicas agree</p>`)
 	require.Equal(t, 2, strings.Count(body, `>agrees</span>`))
 	require.Equal(t, 3, strings.Count(body, c.dbs[0].Digest().String()[:8]+"</code>"))
 
@@ -49,12 +49,12 @@ func TestPageSaysWhoAgreesAndWhoDoesNot(t *testing.T) {
 		body = ask(t, statuspage.Handler(c.dbs[0]), "/").Body.String()
 		return strings.Contains(body, ">unreachable</span>")
 	}, time.Minute, 50*time.Millisecond)
-	require.Contains(t, body, "2 of 3 servers agree")
+	require.Contains(t, body, "2 of 3 replicas agree")
 	require.Contains(t, body, "three was last heard")
 	require.Regexp(t, `<td class="n">1<span class="small">at most \d+ (ms|s)</span></td>`, body)
 }
 
-func TestSameAddressGivesJSON(t *testing.T) {
+func TestSameAddressServesJSON(t *testing.T) {
 	c := newCluster(t, "one", "two")
 	put(t, c.dbs[0], "k", "v")
 	h := statuspage.Handler(c.dbs[0])
@@ -106,7 +106,7 @@ func TestPageLoadsNothingFromElsewhere(t *testing.T) {
 	require.NotRegexp(t, `(href|src)="/`, body, "it may stand under a prefix")
 }
 
-func TestConflictShowsAllVersionsAndWhoWroteThem(t *testing.T) {
+func TestConflictShowsAllVersionsAndTheirWriters(t *testing.T) {
 	c := newCluster(t, "one", "two", "three")
 	c.apart(func(i int, db *replicator.DB) { put(t, db, "cart", fmt.Sprint("written at ", i)) })
 	for _, db := range c.dbs {
@@ -115,18 +115,18 @@ func TestConflictShowsAllVersionsAndWhoWroteThem(t *testing.T) {
 		k := p.Conflicts[0]
 		require.Equal(t, "cart", k.Text)
 		require.Len(t, k.Versions, 3)
-		shown := 0
+		winners := 0
 		for _, v := range k.Versions {
-			i := map[string]int{"one": 0, "two": 1, "three": 2}[v.Server]
+			i := map[string]int{"one": 0, "two": 1, "three": 2}[v.Replica]
 			require.Equal(t, fmt.Sprint("written at ", i), v.Text)
-			if v.Shown {
-				shown++
-				require.Equal(t, k.Shown.Text, v.Text)
+			if v.Winner {
+				winners++
+				require.Equal(t, k.Resolved.Text, v.Text)
 			}
 		}
-		require.Equal(t, 1, shown)
+		require.Equal(t, 1, winners)
 	}
-	put(t, c.dbs[0], "cart", "settled")
+	put(t, c.dbs[0], "cart", "resolved")
 	c.agree()
 	h := statuspage.Handler(c.dbs[1])
 	require.Empty(t, pageOf(t, ask(t, h, "/?format=json")).Conflicts)

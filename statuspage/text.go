@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// text gives bytes as text if all of it can be printed, else "".
+// text returns bytes as text if all of it can be printed, else "".
 func text(b []byte) string {
 	b = whole(b)
 	if !utf8.Valid(b) {
@@ -36,8 +36,8 @@ func whole(b []byte) []byte {
 	return b
 }
 
-// keyText shows a key as text, with what cannot be printed escaped as in Go. So do
-// spaces at its ends, which nobody would see.
+// keyText returns a key as text, quoted as in Go if it cannot be printed or has spaces at
+// its ends, which nobody would see.
 func keyText(b []byte) string {
 	q := strconv.Quote(string(b))
 	if t := text(b); t != "" && !strings.ContainsAny(t, "\n\t") && strings.TrimSpace(t) == t {
@@ -46,10 +46,10 @@ func keyText(b []byte) string {
 	return q
 }
 
-// dump shows bytes that are no text.
+// dump returns bytes that are not text in hexadecimal.
 func dump(b []byte) string { return fmt.Sprintf("% x", b) }
 
-// count writes a number as people read it: 11,478.
+// count formats a number for people: 11,478.
 func count[N int | int64 | uint64](n N) string {
 	digits := fmt.Sprint(n)
 	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
@@ -58,7 +58,7 @@ func count[N int | int64 | uint64](n N) string {
 	return digits
 }
 
-// plural gives "1 server" and "3 servers".
+// plural returns "1 replica" and "3 replicas".
 func plural[N int | int64](n N, noun string) string {
 	if n == 1 {
 		return "1 " + noun
@@ -66,7 +66,7 @@ func plural[N int | int64](n N, noun string) string {
 	return count(n) + " " + noun + "s"
 }
 
-// size writes a number of bytes in the unit that suits it.
+// size formats a number of bytes in the unit that suits it.
 func size(n int64) string {
 	units := []string{"KiB", "MiB", "GiB", "TiB"}
 	if n < 1<<10 {
@@ -79,7 +79,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f %s", f, units[0])
 }
 
-// span writes a duration in its greatest unit: 450 ms, 12 s, 5 min, 3 h, 2 days.
+// span formats a duration in its greatest unit: 450 ms, 12 s, 5 min, 3 h, 2 days.
 func span(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -94,7 +94,7 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
-// ago says how long before now a moment was.
+// ago formats how long before now a moment was.
 func ago(t, now time.Time) string {
 	switch d := now.Sub(t); {
 	case t.IsZero():

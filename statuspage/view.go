@@ -11,7 +11,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// view is the page in words, as the template wants it.
+// view is the page in words, for the template.
 type view struct {
 	Title, Cluster, Name, Addr, Origin string
 	Seen                               moment
@@ -20,8 +20,8 @@ type view struct {
 	Velocity                           string
 	Spark                              spark
 	Tiles                              []tile
-	Servers                            []server
-	MoreServers                        string
+	Replicas                           []replica
+	MoreReplicas                       string
 	Work                               []work
 	Conflicts                          []conflictView
 	MoreConflicts                      string
@@ -54,17 +54,16 @@ func newView(p *Page) *view {
 		Velocity: rate(s.Velocity),
 		Spark:    newSpark(s.Recent),
 		Tiles:    tiles(s),
-		// Written here as they are, for the template's escaping would change what the
-		// policy has the hashes of.
+		// Not escaped: the policy has the hashes of these bytes.
 		Style:  template.HTML("<style>" + pageCSS + "</style>"),
 		Script: template.HTML("<script>" + pageJS + "</script>"),
 	}
-	v.Servers = servers(s)
+	v.Replicas = replicas(s)
 	v.Verdict = verdict(s)
 	v.Notes = notes(s)
 	v.Title = v.Verdict.Text + " – " + s.Name
-	if n := len(v.Servers) - maxServers; n > 0 {
-		v.Servers, v.MoreServers = v.Servers[:maxServers], fmt.Sprintf("… and %s more, none of them in trouble worse than these.", count(n))
+	if n := len(v.Replicas) - maxReplicas; n > 0 {
+		v.Replicas, v.MoreReplicas = v.Replicas[:maxReplicas], fmt.Sprintf("… and %s more, none of them in trouble worse than these.", count(n))
 	}
 	for _, w := range s.Work {
 		v.Work = append(v.Work, newWork(w))
@@ -87,10 +86,10 @@ func newView(p *Page) *view {
 	return v
 }
 
-// bounded cuts a list and says what was left out.
+// bounded cuts a list off after maxLines and says how much it left out.
 func bounded(list []string) []string {
-	if n := len(list) - maxTold; n > 0 {
-		return append(list[:maxTold], fmt.Sprintf("… and %s more.", count(n)))
+	if n := len(list) - maxLines; n > 0 {
+		return append(list[:maxLines], fmt.Sprintf("… and %s more.", count(n)))
 	}
 	return list
 }
@@ -109,7 +108,7 @@ func (v *view) claims(s *replicator.Status) {
 	}
 }
 
-// rate writes changes per second.
+// rate formats changes per second.
 func rate(perSecond float64) string {
 	if perSecond < 10 {
 		return fmt.Sprintf("%.1f", perSecond)
@@ -132,11 +131,11 @@ func tiles(s *replicator.Status) []tile {
 		{"", "Keys", count(s.Keys), "with a value"},
 		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
 		{"", "Not on disk yet", count(s.Unsaved), unsaved},
-		{"", "Deletions kept", count(s.Tombstones), "until all have seen them"},
+		{"", "Tombstones", count(s.Tombstones), "kept until all have seen them"},
 		{"", "Between rounds", span(s.Pause), "shorter while much changes"},
-		{"", "Sessions", count(s.Sessions), "since the opening"},
+		{"", "Sessions", count(s.Sessions), "since it was opened"},
 		{"", "Traffic", size(s.BytesIn + s.BytesOut), size(s.BytesIn) + " in, " + size(s.BytesOut) + " out"},
-		{repaired, "Repaired", count(s.Mismatches), "versions that had to come back"},
+		{repaired, "Repaired", count(s.Mismatches), "versions that came back"},
 	}
 }
 
@@ -158,7 +157,7 @@ func newWork(p replicator.Progress) work {
 	return w
 }
 
-// spark is a graph of changes by the second.
+// spark is a graph of changes per second.
 type spark struct{ Line, Area, Label, Caption string }
 
 // newSpark draws counts into a box of 240 by 48.
@@ -196,31 +195,31 @@ type merged struct{ By, Value, Note string }
 
 type versionView struct {
 	By, When, Clock, Value, Note string
-	Deleted, Shown               bool
+	Deleted, Winner              bool
 }
 
 func newConflict(c *Conflict, now time.Time) conflictView {
 	v := conflictView{Key: keyText(c.Key)}
-	shown := false
+	won := false
 	for _, x := range c.Versions {
 		y := versionView{
-			By: cmp.Or(x.Server, "origin "+x.Origin.Short()), When: ago(x.Time, now), Clock: count(x.Clock),
-			Deleted: x.Deleted, Shown: x.Shown,
+			By: cmp.Or(x.Replica, "origin "+x.Origin.Short()), When: ago(x.Time, now), Clock: count(x.Clock),
+			Deleted: x.Deleted, Winner: x.Winner,
 		}
 		y.Value, y.Note = valueText(&x.Value)
 		v.Versions = append(v.Versions, y)
-		shown = shown || x.Shown
+		won = won || x.Winner
 	}
 	if c.MoreVersions > 0 {
 		v.More = fmt.Sprintf("… and %s more.", plural(c.MoreVersions, "version"))
 	}
-	if !shown {
+	if !won {
 		v.Merged = &merged{By: "merged by the resolver"}
 		if c.MoreVersions > 0 {
 			v.Merged.By = "one that is not listed, or merged by the resolver"
 		}
-		v.Merged.Value, v.Merged.Note = valueText(&c.Shown)
-		if c.Shown.Deleted {
+		v.Merged.Value, v.Merged.Note = valueText(&c.Resolved)
+		if c.Resolved.Deleted {
 			v.Merged.Note = "deleted"
 		}
 	}
@@ -229,10 +228,10 @@ func newConflict(c *Conflict, now time.Time) conflictView {
 
 const (
 	shownText = 1000 // characters of a text
-	shownDump = 128  // bytes of what is none
+	shownDump = 128  // bytes of other values
 )
 
-// valueText shows a value, and says what is not to be seen of it.
+// valueText returns a value as text, and a note if that is not the whole of it.
 func valueText(v *Value) (value, note string) {
 	switch {
 	case v.Deleted:

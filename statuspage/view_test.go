@@ -27,21 +27,21 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 		class string
 		text  string
 	}{
-		{"alone", replicator.Status{}, "", "No other server is known yet"},
-		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: "self"}}}, "", "No other server is known yet"},
-		{"given only its own address", replicator.Status{Alone: true, Peers: []replicator.PeerStatus{{State: "self"}}}, "bad", "This server replicates with nobody: every address that it was given is its own"},
-		{"two", replicator.Status{Peers: []replicator.PeerStatus{agrees(1)}}, "ok", "Both servers agree"},
-		{"three", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), agrees(2)}}, "ok", "All 3 servers agree"},
-		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This server refuses writes: its store failed"},
-		{"not compared", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(*replicator.PeerStatus) {})}}, "ok", "All 3 servers have the same writes"},
-		{"behind", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag = 1 })}}, "busy", "2 of 3 servers agree"},
-		{"ahead", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Ahead = 1 })}}, "busy", "1 of 2 servers agree"},
-		{"differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs = true })}}, "bad", "1 of 2 servers agree"},
-		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "refused"}}}, "bad", "1 of 2 servers agree"},
-		{"not met", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "new"}}}, "busy", "1 of 2 servers agree"},
-		{"agreed once, and is gone", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Agrees, p.State = true, "failing" })}}, "bad", "2 of 3 servers agree"},
-		{"by two addresses", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(1), func(p *replicator.PeerStatus) { p.Addr, p.State = "old", "failing" })}}, "ok", "Both servers agree"},
-		{"moved", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Moved, p.State = true, "failing" })}}, "ok", "Both servers agree"},
+		{"alone", replicator.Status{}, "", "No other replica is known yet"},
+		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: "self"}}}, "", "No other replica is known yet"},
+		{"given only its own address", replicator.Status{Alone: true, Peers: []replicator.PeerStatus{{State: "self"}}}, "bad", "This replica replicates with nobody: every address that it was given is its own"},
+		{"two", replicator.Status{Peers: []replicator.PeerStatus{agrees(1)}}, "ok", "Both replicas agree"},
+		{"three", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), agrees(2)}}, "ok", "All 3 replicas agree"},
+		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This replica refuses writes: its store failed"},
+		{"not compared", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(*replicator.PeerStatus) {})}}, "ok", "All 3 replicas have the same writes"},
+		{"behind", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag = 1 })}}, "busy", "2 of 3 replicas agree"},
+		{"ahead", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Ahead = 1 })}}, "busy", "1 of 2 replicas agree"},
+		{"differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs = true })}}, "bad", "1 of 2 replicas agree"},
+		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "refused"}}}, "bad", "1 of 2 replicas agree"},
+		{"not met", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "new"}}}, "busy", "1 of 2 replicas agree"},
+		{"agreed once, and is gone", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Agrees, p.State = true, "failing" })}}, "bad", "2 of 3 replicas agree"},
+		{"by two addresses", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(1), func(p *replicator.PeerStatus) { p.Addr, p.State = "old", "failing" })}}, "ok", "Both replicas agree"},
+		{"moved", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Moved, p.State = true, "failing" })}}, "ok", "Both replicas agree"},
 	} {
 		require.Equal(t, line{c.class, c.text}, verdict(&c.s), c.name)
 	}
@@ -63,8 +63,8 @@ func TestOperatorIsToldWhatToDo(t *testing.T) {
 		text.WriteString(l.Text + "\n")
 	}
 	for _, want := range []string{
-		"no space left on device. Reads go on; look at the disk, then open the database again.", "read-only", "3 versions had to come back",
-		"gone was last heard 60 min ago.", "b has never answered.", "odd claims the same writes and holds something else.",
+		"no space left on device. Reads go on; look at the disk, then open the database again.", "read-only", "3 versions came back",
+		"gone was last heard 60 min ago.", "b has never answered.", "odd has the same version vector and holds something else.",
 	} {
 		require.Contains(t, text.String(), want)
 	}
@@ -88,8 +88,8 @@ func TestGraphHasItsPeakAtTheTop(t *testing.T) {
 func TestMergedValueIsShownBesideItsVersions(t *testing.T) {
 	v := newConflict(&Conflict{
 		Key:      []byte("k"),
-		Versions: []Version{{Value: Value{Value: []byte("a"), Text: "a", Size: 1}, Server: "one"}, {Value: Value{Deleted: true}}},
-		Shown:    Value{Value: []byte("a and b"), Text: "a and b", Size: 7},
+		Versions: []Version{{Value: Value{Value: []byte("a"), Text: "a", Size: 1}, Replica: "one"}, {Value: Value{Deleted: true}}},
+		Resolved: Value{Value: []byte("a and b"), Text: "a and b", Size: 7},
 	}, time.Now())
 	require.Equal(t, &merged{"merged by the resolver", "a and b", ""}, v.Merged)
 	require.True(t, v.Versions[1].Deleted)

@@ -9,8 +9,8 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// server is a line of the table of servers.
-type server struct {
+// replica is a row of the table of replicas.
+type replica struct {
 	Name, Addr                 string
 	Standing                   line
 	Error                      string
@@ -20,13 +20,13 @@ type server struct {
 	Served, BytesOut           string
 }
 
-// digest is shown with a colour for those who have the same.
+// digest is shown in one colour for all replicas that have it.
 type digest struct{ Short, Long, Class string }
 
 const colours = 6
 
-// servers are this one and its peers, those in trouble first if there are too many.
-func servers(s *replicator.Status) []server {
+// replicas returns this one and its peers, those in trouble first if there are too many.
+func replicas(s *replicator.Status) []replica {
 	groups := map[replicator.Digest]int{}
 	group := func(d replicator.Digest) *digest {
 		if _, ok := groups[d]; !ok {
@@ -34,12 +34,12 @@ func servers(s *replicator.Status) []server {
 		}
 		return &digest{d.String()[:8], d.String(), fmt.Sprintf("g%d", groups[d]%colours)}
 	}
-	list := []server{{
-		Name: s.Name, Addr: s.Addr, Standing: line{"", "this server"}, Digest: group(s.Digest),
+	list := []replica{{
+		Name: s.Name, Addr: s.Addr, Standing: line{"", "this replica"}, Digest: group(s.Digest),
 		Lag: "–", Unsaved: count(s.Unsaved), Last: "–", Pulled: "–", Served: "–",
 	}}
 	for _, p := range sorted(s.Peers) {
-		x := server{
+		x := replica{
 			Name: cmp.Or(p.Name, p.Addr), Addr: p.Addr, Standing: standing(&p), Error: strings.TrimPrefix(p.Error, "replicator: "), Last: ago(p.Last, s.Time),
 			Lag: "–", Unsaved: "–", Pulled: count(p.Pulled), Served: count(p.Served),
 			BytesIn: size(p.BytesIn) + " in", BytesOut: size(p.BytesOut) + " out",
@@ -58,11 +58,11 @@ func servers(s *replicator.Status) []server {
 	return list
 }
 
-// sorted leaves out this server's own addresses.
+// sorted returns the peers by name, without this replica's own addresses.
 func sorted(peers []replicator.PeerStatus) []replicator.PeerStatus {
 	list := slices.DeleteFunc(slices.Clone(peers), func(p replicator.PeerStatus) bool { return p.State == "self" })
 	slices.SortStableFunc(list, func(a, b replicator.PeerStatus) int {
-		if len(list) >= maxServers {
+		if len(list) >= maxReplicas {
 			if c := cmp.Compare(severity(standing(&b).Class), severity(standing(&a).Class)); c != 0 {
 				return c
 			}
@@ -74,10 +74,10 @@ func sorted(peers []replicator.PeerStatus) []replicator.PeerStatus {
 
 func severity(class string) int { return slices.Index([]string{"ok", "", "busy", "bad"}, class) }
 
-// met tells whether a peer has ever said what it holds.
+// met reports whether a peer has ever reported what it holds.
 func met(p *replicator.PeerStatus) bool { return !p.Last.IsZero() }
 
-// standing says in a word or two how a peer stands.
+// standing returns a peer's state in a word or two.
 func standing(p *replicator.PeerStatus) line {
 	switch {
 	case p.Moved:
@@ -102,13 +102,12 @@ func standing(p *replicator.PeerStatus) line {
 	return line{"", "caught up"}
 }
 
-// verdict is the page in one sentence.
+// verdict sums up the page in one sentence.
 func verdict(s *replicator.Status) line {
 	if s.Failed != "" {
-		return line{"bad", "This server refuses writes: its store failed"}
+		return line{"bad", "This replica refuses writes: its store failed"}
 	}
-	// A server that is known by several addresses is one, and stands as it does by
-	// the best of them.
+	// A replica with several addresses counts once, in the best state of any of them.
 	best := map[string]string{}
 	words := map[string]bool{}
 	for _, p := range sorted(s.Peers) {
@@ -126,10 +125,10 @@ func verdict(s *replicator.Status) line {
 		words[is.Text] = true
 	}
 	if s.Alone {
-		return line{"bad", "This server replicates with nobody: every address that it was given is its own"}
+		return line{"bad", "This replica replicates with nobody: every address that it was given is its own"}
 	}
 	if len(best) == 0 {
-		return line{"", "No other server is known yet"}
+		return line{"", "No other replica is known yet"}
 	}
 	agree, worst := 1, "ok"
 	for _, class := range best {
@@ -140,9 +139,9 @@ func verdict(s *replicator.Status) line {
 		}
 	}
 	all := len(best) + 1
-	every := "All " + plural(all, "server")
+	every := "All " + plural(all, "replica")
 	if all == 2 {
-		every = "Both servers"
+		every = "Both replicas"
 	}
 	switch {
 	case agree == all:
@@ -150,10 +149,10 @@ func verdict(s *replicator.Status) line {
 	case worst == "" && !words["not met yet"]:
 		return line{"ok", every + " have the same writes"}
 	}
-	return line{cmp.Or(worst, "busy"), fmt.Sprintf("%d of %s agree", agree, plural(all, "server"))}
+	return line{cmp.Or(worst, "busy"), fmt.Sprintf("%d of %s agree", agree, plural(all, "replica"))}
 }
 
-// notes are what an operator should know.
+// notes returns what an operator should know.
 func notes(s *replicator.Status) []line {
 	var list []line
 	note := func(class, format string, args ...any) {
@@ -163,19 +162,19 @@ func notes(s *replicator.Status) []line {
 		note("bad", "The store failed to write: %s. Reads go on; look at the disk, then open the database again.", s.Failed)
 	}
 	if s.Starved != "" {
-		note("bad", "The store finds no file handle and refuses writes for now: %s. It goes on by itself once there are some.", s.Starved)
+		note("bad", "The store finds no file handle and refuses writes for now: %s. It resumes by itself once there are some.", s.Starved)
 	}
 	if s.Rewound {
-		note("bad", "The store was opened at an older state than it was closed in, and what was known then is not all known again. Peers bring back what they have; Verify tells how many keys there were.")
+		note("bad", "The store was opened at an older state than it was closed in, and what was known then is not all known again. Peers bring back what they have; Verify reports how many keys there were.")
 	}
 	if s.ReadOnly {
-		note("busy", "This server is read-only: it serves, and takes nothing in.")
+		note("busy", "This replica is read-only: it serves its peers and pulls nothing.")
 	}
 	if !s.Ready {
 		note("busy", "The first attempt to replicate is under way; writes wait for it.")
 	}
 	if s.Mismatches > 0 {
-		note("bad", "%s had to come back after digests differed: a store was damaged, here or at a peer. Verify tells which.", plural(s.Mismatches, "version"))
+		note("bad", "%s came back after digests differed: a store was corrupted, here or at a peer. Verify reports which.", plural(s.Mismatches, "version"))
 	}
 	if s.HeldBack > 0 {
 		note("bad", "%s not taken here: the value is above MaxValue, or the key above MaxKey. The largest has %d bytes.", plural(s.HeldBack, "version")+" of peers", s.Largest)
@@ -185,17 +184,17 @@ func notes(s *replicator.Status) []line {
 		switch {
 		case p.Moved:
 		case p.Differs:
-			note("bad", "%s claims the same writes and holds something else. The next session repairs it.", name)
+			note("bad", "%s has the same version vector and holds something else. The next session repairs it.", name)
 		case p.State == "failing" && met(&p):
 			note("bad", "%s was last heard %s.", name, ago(p.Last, s.Time))
 		case p.State == "failing":
 			note("bad", "%s has never answered.", name)
 		case p.State == "refused":
-			note("bad", "%s refuses this server, or is refused by it.", name)
+			note("bad", "%s refuses this replica, or is refused by it.", name)
 		}
 	}
-	if n := len(list) - maxTold; n > 0 {
-		list = append(list[:maxTold], line{"", fmt.Sprintf("… and %s more.", count(n))})
+	if n := len(list) - maxLines; n > 0 {
+		list = append(list[:maxLines], line{"", fmt.Sprintf("… and %s more.", count(n))})
 	}
 	return list
 }
