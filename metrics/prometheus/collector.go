@@ -19,13 +19,14 @@ type Collector struct {
 	panics   prometheus.Counter
 }
 
-// NewCollector makes a collector. It has nothing to tell before Events and Observe.
+// NewCollector returns a collector, which has no values before [Collector.Events] and
+// [Collector.Observe].
 func NewCollector() *Collector {
 	c := &Collector{
 		sessions: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "replicator_session_duration_seconds",
 			Help: "How long sessions with peers took, by how they ended: idle (both held the same), ok, failed.",
-			// From an idle session in one data centre to the filling of an empty server.
+			// From an idle session in one data centre to filling an empty replica.
 			Buckets:                        prometheus.ExponentialBuckets(0.0005, 4, 12),
 			NativeHistogramBucketFactor:    1.1,
 			NativeHistogramMaxBucketNumber: 100,
@@ -39,7 +40,7 @@ func NewCollector() *Collector {
 			Help: "Panics of the resolver; the default decided.",
 		}),
 	}
-	// So that rates have something to start from.
+	// Rates need a zero to start from.
 	for _, result := range []string{"idle", "ok", "failed"} {
 		c.sessions.WithLabelValues(result)
 	}
@@ -49,9 +50,9 @@ func NewCollector() *Collector {
 	return c
 }
 
-// Events gives what Options.Events needs for what no state tells: the durations of
-// sessions, and conflicts that come and go. It calls the functions of next, which may
-// be nil, after its own.
+// Events returns functions for [replicator.Options] that count what Status does not have:
+// durations of sessions, and conflicts that come and go. They call those of next, which
+// may be nil, after their own work.
 func (c *Collector) Events(next *replicator.Events) *replicator.Events {
 	var e replicator.Events
 	if next != nil {
@@ -95,24 +96,24 @@ func result(s replicator.SessionEvent) string {
 	return "ok"
 }
 
-// Observe sets the database whose Status is told at each scrape. That costs
-// microseconds and reads nothing from its store. nil ends it.
+// Observe sets the database whose Status each scrape exports, which takes microseconds and
+// reads nothing from its store. With nil, scrapes export no Status.
 func (c *Collector) Observe(db *replicator.DB) { c.db.Store(db) }
 
-// Describe is of [prometheus.Collector].
+// Describe implements [prometheus.Collector].
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	c.sessions.Describe(ch)
 	c.conflict.Describe(ch)
 	c.panics.Describe(ch)
-	for _, m := range server {
+	for _, m := range ofReplicas {
 		ch <- m.desc
 	}
-	for _, m := range peers {
+	for _, m := range ofPeers {
 		ch <- m.desc
 	}
 }
 
-// Collect is of [prometheus.Collector].
+// Collect implements [prometheus.Collector].
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.sessions.Collect(ch)
 	c.conflict.Collect(ch)
@@ -122,7 +123,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	s := db.Status()
-	for _, m := range server {
+	for _, m := range ofReplicas {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s))
 	}
 	for i := range s.Peers {
@@ -130,12 +131,12 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		if p.State == "self" || p.Moved {
 			continue
 		}
-		// A peer may call itself anything, and labels must be UTF-8.
+		// Peers choose their names, and labels must be UTF-8.
 		addr, name := strings.ToValidUTF8(p.Addr, "\uFFFD"), strings.ToValidUTF8(p.Name, "\uFFFD")
-		if p.NoAddr { // several may come from there
+		if p.NoAddr { // several may dial from there
 			addr += " " + p.Origin.Short()
 		}
-		for _, m := range peers {
+		for _, m := range ofPeers {
 			if m.met && p.Last.IsZero() {
 				continue
 			}

@@ -20,8 +20,7 @@ import (
 	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// open starts a server whose figures go to a registry of its own, one that checks
-// what collectors give it.
+// open starts a replica with a registry of its own, one that checks what collectors send.
 func open(t *testing.T, net *replicatortest.Network, name string, peers ...string) (*replicator.DB, *prometheus.Registry, *replprom.Collector) {
 	c := replprom.NewCollector()
 	h := net.Host(name)
@@ -38,8 +37,7 @@ func open(t *testing.T, net *replicatortest.Network, name string, peers ...strin
 	return db, r, c
 }
 
-// figures gathers all values, by name and the labels that are given. Of a histogram
-// it is the count.
+// figures returns all values, by name and labels; of a histogram the count.
 func figures(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	families, err := g.Gather()
 	require.NoError(t, err)
@@ -110,7 +108,7 @@ func TestFiguresAreThoseOfTheStatus(t *testing.T) {
 		require.Positive(t, m["replicator_session_duration_seconds result=idle"])
 		require.Positive(t, figures(t, rb)["replicator_session_duration_seconds result=failed"], "while the network was cut")
 
-		require.NoError(t, b.Put([]byte("0"), []byte("settled"), nil))
+		require.NoError(t, b.Put([]byte("0"), []byte("resolved"), nil))
 		time.Sleep(time.Minute)
 		net.Partition([]string{"a"}, []string{"b"})
 		require.NoError(t, a.Put([]byte("1"), []byte("new"), nil))
@@ -180,7 +178,7 @@ func TestPeersBehindOneAddressHaveFiguresOfTheirOwn(t *testing.T) {
 	})
 }
 
-func TestPeerThatWasNeverMetHasNoLag(t *testing.T) {
+func TestPeerWithoutASessionHasNoLag(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		_, r, _ := open(t, replicatortest.NewNetwork(1), "a", "nobody:9000")
 		time.Sleep(time.Minute)
@@ -190,7 +188,7 @@ func TestPeerThatWasNeverMetHasNoLag(t *testing.T) {
 	})
 }
 
-func TestCollectorWithoutDatabaseTellsOfEventsOnly(t *testing.T) {
+func TestCollectorWithoutDatabaseExportsEventsOnly(t *testing.T) {
 	c := replprom.NewCollector()
 	called := 0
 	e := c.Events(&replicator.Events{
@@ -214,7 +212,7 @@ func TestCollectorWithoutDatabaseTellsOfEventsOnly(t *testing.T) {
 	require.NotContains(t, m, "replicator_keys")
 }
 
-// exported are the names that can be asked for, with the labels of each.
+// exported returns the names of all metrics.
 func exported() map[string]bool {
 	descs := make(chan *prometheus.Desc, 100)
 	replprom.NewCollector().Describe(descs)
@@ -234,7 +232,7 @@ func exported() map[string]bool {
 
 var named = regexp.MustCompile(`replicator_[a-z_]+`)
 
-func TestDashboardAsksOnlyForWhatThereIs(t *testing.T) {
+func TestDashboardAsksOnlyForMetricsThatExist(t *testing.T) {
 	text, err := os.ReadFile("dashboard.json")
 	require.NoError(t, err)
 	var board struct {
@@ -268,7 +266,7 @@ func TestDashboardAsksOnlyForWhatThereIs(t *testing.T) {
 	}
 }
 
-func TestReadmeNamesOnlyWhatThereIs(t *testing.T) {
+func TestReadmeNamesOnlyMetricsThatExist(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	names := exported()

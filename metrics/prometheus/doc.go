@@ -1,5 +1,5 @@
-// Package prometheus tells Prometheus of a replicated database: who is reached and who
-// lags, conflicts, what is not on disk, traffic, and how long sessions take.
+// Package prometheus exports metrics of a replica: which peers are reached and which lag,
+// conflicts, writes that are not on disk, traffic, and durations of sessions.
 //
 //	collector := replprom.NewCollector()
 //	db, err := replicator.Replicate(raw, &replicator.Options{Events: collector.Events(nil)})
@@ -8,15 +8,15 @@
 //	prometheus.MustRegister(collector)
 //
 // Import it under a name of its own, such as replprom, beside the client's package. It
-// is a module of its own, so that who does not use it does not depend on the client.
+// is a module of its own, so that programs that do not use it do not depend on the client.
 //
-// Several databases in one process are told apart by a label of the registerer:
+// For several databases in one process, add a label that tells them apart:
 //
 //	prometheus.WrapRegistererWith(prometheus.Labels{"db": "orders"}, registry).MustRegister(collector)
 //
-// dashboard.json is a dashboard for Grafana. README.md has alerts, and how to hand the
-// same to OpenTelemetry.
+// dashboard.json is a dashboard for Grafana. README.md has alerts, and shows how to export
+// the metrics to OpenTelemetry.
 //
-// There are ten series for each peer, so a cluster where every server knows n others
-// has 10 n² of them.
+// There are ten series for each peer, so a cluster of n replicas that all know each other
+// has about 10 n² of them.
 package prometheus
