@@ -8,14 +8,19 @@ type Column int
 const (
 	Covered Column = iota // of every write up to here it holds it, or something that saw it
 	Durable               // the checkpoint: what of the claim is known to be on disk
-	Pruned                // up to here, a version not held beside others of its key is superseded
+	Pruned                // up to here, what is held may have seen more than its vvs say; and a version not held beside others of its key is superseded
 	Purged                // up to here, a key not held at all was deleted
 	Columns
 )
 
+// Untold is among those that are pruned where something is held that came from a peer which
+// does not say what its vvs leave out above its claim: that may be anything.
+var Untold = Dot{Origin{}, 1}
+
 // Row is what a server knows about one origin.
 //
-// Invariant: no column is above claimed.
+// Invariant: no column but Pruned is above Covered. A version comes with what its vv leaves
+// out, whether or not that is claimed here yet; it proves something only as far as it is.
 type Row struct {
 	Origin Origin
 	Seqs   [Columns]uint64
@@ -30,7 +35,7 @@ type Row struct {
 type Knowledge struct {
 	Rows         []Row
 	Rev          uint64 // grows with every change
-	WatermarkRev uint64 // grows with every change of pruned and purged
+	WatermarkRev uint64 // grows with every change of pruned and purged, and of what they prove
 	VectorSum    Sum
 }
 
@@ -55,8 +60,11 @@ func (k *Knowledge) Covers(d Dot) bool { return d.Seq <= k.Seq(Covered, d.Origin
 // known to be superseded.
 func (k *Knowledge) Superseded(d Dot) bool {
 	i, ok := k.Find(d.Origin)
-	return ok && d.Seq <= max(k.Rows[i].Seqs[Pruned], k.Rows[i].Seqs[Purged])
+	return ok && d.Seq <= k.Rows[i].proof()
 }
+
+// proof is up to where the row proves something.
+func (r *Row) proof() uint64 { return min(r.Seqs[Covered], max(r.Seqs[Pruned], r.Seqs[Purged])) }
 
 // Raise lifts one column of d's origin to d and tells whether that was a change.
 func (k *Knowledge) Raise(c Column, d Dot) bool {
@@ -77,9 +85,10 @@ func (k *Knowledge) Raise(c Column, d Dot) bool {
 		}
 		k.VectorSum = k.VectorSum.Add(d.Hash())
 	}
+	proof, shortened := r.proof(), r.Seqs[Pruned]
 	r.Seqs[c] = d.Seq
 	k.Rev++
-	if c >= Pruned {
+	if r.proof() > proof || r.Seqs[Pruned] > shortened || c == Purged {
 		k.WatermarkRev++
 	}
 	r.Rev = k.Rev

@@ -25,8 +25,8 @@ const (
 
 var ErrMuchInDoubt = errors.New("replicator: too much is in doubt to be written again")
 
-// undurable are the origins of which a proof, as far as the checkpoint goes, may not be
-// on disk. What a version rests on may have come in any earlier batch, and a power
+// undurable are the origins of which a proof, as far as the checkpoint goes, or what vvs
+// leave out, however far, may not be on disk. What a version rests on may have come in any earlier batch, and a power
 // failure can lose that one and keep the version; so the batch of each version has these
 // proofs along, until they are known to be on disk.
 type undurable struct {
@@ -111,7 +111,8 @@ func (r *Replica) UndurableOrigins() []causal.Origin {
 	for i := range r.Known.Rows {
 		w := &r.Known.Rows[i]
 		for c := causal.Pruned; c < causal.Columns; c++ {
-			if n := min(w.Seqs[c], w.Seqs[causal.Durable]); n > 0 && !r.isDurable(c, causal.Dot{Origin: w.Origin, Seq: n}) {
+			n := min(w.Seqs[c], w.Seqs[causal.Durable])
+			if n > 0 && !r.isDurable(c, causal.Dot{Origin: w.Origin, Seq: n}) || c == causal.Pruned && w.Seqs[c] > r.Durable.Seq(c, w.Origin) {
 				r.undurable.origins = append(r.undurable.origins, w.Origin)
 				break
 			}

@@ -14,6 +14,22 @@ import (
 // claim all is taken but what such a version is, and what it may have seen: of that
 // nothing else may be here. What is known beyond these gaps is remembered, so that it is
 // not sent again; the gaps are.
+//
+// The rule that this rests on (design.md: M11): whatever a version that is held has seen is named in its vv
+// or within Pruned of who holds it. It holds where a vv is shortened, as Pruned rises there in the
+// same batch; where a version is written over others, as its vv joins theirs; where a version
+// is merged, as Pruned of who sent it, in that state or a later one, is taken in with the batch,
+// also above the claim; and after a power failure, as each batch with a version has along what
+// of Pruned may not be on disk. Nothing of it is ever taken back.
+//
+// So the gaps suffice. Let d be within the peer's claim and in no gap. The peer holds a version
+// that is d or has seen d, or a purge that is known by now has forgotten d. If the version was
+// held back, d is the version itself, or in its vv, or within Pruned of the peer: in a gap. So it
+// was merged, or is known here from before, and with it d.
+//
+// To go by what the peer can prove, which is Pruned as far as it claims, is not enough: who
+// took a version from a pull that was cut off, and wrote over it, has a vv that leaves out what
+// he does not claim yet, and will claim once somebody else who has it tells him.
 
 // HeldBack are the versions that one peer holds and that are not taken here.
 type HeldBack struct {
@@ -65,8 +81,12 @@ func (b *HeldBack) cut(done causal.SpanMap) {
 	b.each(func(v *store.Version) { done[v.Origin] = done[v.Origin].Without(v.Seq) })
 }
 
-// Allow gives what may be claimed of a peer's claim, and what is known above that.
+// Allow gives what may be claimed of a peer's claim, and what is known above that: nothing,
+// if what the peer's versions have seen may be anything.
 func (b *HeldBack) Allow(known *causal.Knowledge, claim causal.Vector, peer *causal.Knowledge) (may causal.Vector, above causal.SpanMap) {
+	if peer.Seq(causal.Pruned, causal.Untold.Origin) > 0 {
+		return nil, nil
+	}
 	gaps := b.gaps(known, peer)
 	above = causal.SpanMap{}
 	for _, d := range claim {
@@ -90,7 +110,7 @@ func (b *HeldBack) Allow(known *causal.Knowledge, claim causal.Vector, peer *cau
 }
 
 // gaps are what may not be claimed, in order: the versions themselves; what they have
-// seen that is not claimed here; and, as a vv may leave it out, what the peer can prove.
+// seen that is not claimed here; and what a vv may leave out.
 func (b *HeldBack) gaps(known, peer *causal.Knowledge) map[causal.Origin][]causal.Span {
 	gaps := map[causal.Origin][]causal.Span{}
 	add := func(o causal.Origin, from, to uint64) {

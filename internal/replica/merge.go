@@ -66,7 +66,7 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 	})
 	had := len(now) > 0
 	for _, x := range theirs {
-		if had && !lost.Has(x.Dot) && x.Seq <= max(t.column(causal.Pruned, x.Origin), t.column(causal.Purged, x.Origin)) {
+		if had && !lost.Has(x.Dot) && t.superseded(x.Dot) {
 			continue
 		}
 		if slices.ContainsFunc(now, func(y store.Version) bool { return y.Dot == x.Dot || y.HasSeen(x.Dot) }) {

@@ -80,9 +80,9 @@ func (r *Replica) ReadOrigins() error {
 			r.Own[w.Origin] = true
 		}
 		// What lies above the checkpoint may be lost, so nothing above it is
-		// claimed, and absence proves nothing about it.
+		// claimed, and absence proves nothing about it. What is there may have seen
+		// more than its vvs say all the same: Pruned stays.
 		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
-		w.Seqs[causal.Pruned] = min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered])
 		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])
 		r.Known.Take([]causal.Row{w})
 	}

@@ -67,11 +67,18 @@ func (t *Txn) ReplaceQuietly(key []byte, old store.Siblings, k *stagedKey, now s
 }
 
 func (r *Replica) stability() stability {
-	s := stability{now: r.Now(), ttl: r.TombstoneTTL, disk: r.Known.Vector(causal.Durable), stable: r.stableVector(), contextsDurable: r.Known.Within(causal.Pruned, &r.Known, causal.Durable)}
+	s := stability{now: r.Now(), ttl: r.TombstoneTTL, disk: r.Known.Vector(causal.Durable), stable: r.stableVector(), contextsDurable: r.contextsDurable()}
 	if slices.ContainsFunc(r.ActiveMembers(), r.unclear) {
 		s.stable = nil
 	}
 	return s
+}
+
+// contextsDurable reports whether what vvs leave out is on disk as far as it is claimed.
+func (r *Replica) contextsDurable() bool {
+	return !slices.ContainsFunc(r.Known.Rows, func(w causal.Row) bool {
+		return min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered]) > w.Seqs[causal.Durable]
+	})
 }
 
 // causallyStable reports whether nothing that its writer did not see can still turn up
@@ -280,6 +287,7 @@ func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 	}
 	if len(p.proof) > 0 {
 		for _, d := range t.R.Known.Vector(causal.Pruned) {
+			d.Seq = min(d.Seq, t.R.Known.Seq(causal.Covered, d.Origin))
 			t.RequireDurable(causal.Purged, d)
 		}
 	}

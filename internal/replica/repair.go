@@ -81,7 +81,7 @@ func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err erro
 // that a crash left.
 func (t *Txn) unindexed(key []byte, litter []causal.Dot) (vs store.Siblings, err error) {
 	for _, d := range litter {
-		if a, ok := t.R.AliasOf(d.Origin); ok && d.Seq > max(t.column(causal.Pruned, d.Origin), t.column(causal.Purged, d.Origin)) {
+		if a, ok := t.R.AliasOf(d.Origin); ok && !t.superseded(d) {
 			logKey := store.AppendLogKey(nil, a, d.Seq)
 			rec, err := t.R.Store.Get(logKey, nil)
 			if errors.Is(err, leveldb.ErrNotFound) {

@@ -71,7 +71,11 @@ func (r *Replica) checkFlushed() (bool, error) {
 		return true, nil
 	}
 	r.Rewound = &Rewound{claim: r.Known.Vector(causal.Covered), closed: r.Counters}
+	shortened := r.Known.Vector(causal.Pruned) // of what is held: that stays true
 	r.Known, r.Counters, r.Cloud = causal.Knowledge{}, store.Counters{}, nil
+	for _, d := range shortened {
+		r.Known.Raise(causal.Pruned, d)
+	}
 	return false, nil
 }
 

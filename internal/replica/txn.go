@@ -116,11 +116,20 @@ func (t *Txn) Covers(d causal.Dot) bool { return d.Seq <= t.column(causal.Covere
 // has tells whether a write is held, superseded or forgotten here.
 func (t *Txn) has(d causal.Dot) bool { return t.Covers(d) || t.R.Above.Has(d) }
 
-// RaiseWatermark raises a proof, but never above the claim.
+// RaiseWatermark raises a proof: that of a purge never above the claim.
 func (t *Txn) RaiseWatermark(c causal.Column, d causal.Dot) {
-	if d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin)); d.Seq > t.R.Known.Seq(c, d.Origin) {
+	if c == causal.Purged {
+		d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin))
+	}
+	if d.Seq > t.R.Known.Seq(c, d.Origin) {
 		t.raise(c, d)
 	}
+}
+
+// superseded reports whether a version that is not held beside others of its key is known
+// to be superseded, once this is committed.
+func (t *Txn) superseded(d causal.Dot) bool {
+	return d.Seq <= min(t.column(causal.Covered, d.Origin), max(t.column(causal.Pruned, d.Origin), t.column(causal.Purged, d.Origin)))
 }
 
 // Cover raises the claim.

@@ -36,6 +36,9 @@ func (s *Session) sendRows(rows []causal.Row, rev uint64, loose causal.Vector, l
 		}
 		b = binary.AppendUvarint(b, uint64(len(rows)))
 		for _, w := range rows {
+			if !s.Theirs.Apart { // it would refuse more
+				w.Seqs[causal.Pruned] = min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered])
+			}
 			b = binary.AppendUvarint(b, s.sending.Number(w.Origin))
 			for _, n := range w.Seqs {
 				b = binary.AppendUvarint(b, n)
@@ -77,7 +80,7 @@ func (s *Session) gotVectors(payload []byte) error {
 			return replica.ProtocolErrorf("vectors are out of order")
 		}
 		for c := range causal.Columns {
-			if w.Seqs[c] = d.Seq(); w.Seqs[c] > w.Seqs[causal.Covered] {
+			if w.Seqs[c] = d.Seq(); c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
 				return replica.ProtocolErrorf("vectors prove more than they claim")
 			}
 		}
@@ -98,6 +101,9 @@ func (s *Session) gotVectors(payload []byte) error {
 	}
 	s.Known, s.theirCloud = s.Known.Clone(), loose
 	s.Known.Take(rows)
+	if !s.Theirs.Apart { // it says only a part of it
+		s.Known.Raise(causal.Pruned, causal.Untold)
+	}
 	s.host.With(func(r *replica.Replica) {
 		m := r.NoteSeen(s.Theirs.Origin, s.Theirs.Name)
 		if rev > m.Rev {

@@ -85,8 +85,8 @@ func CheckStore(db *leveldb.DB, r *replica.Replica) error {
 			r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, len(rs.disputed), digest)
 	}
 	for _, w := range r.Known.Rows {
-		if m := max(w.Seqs[causal.Durable], w.Seqs[causal.Pruned], w.Seqs[causal.Purged]); m > w.Seqs[causal.Covered] {
-			return fmt.Errorf("origin %v: %v, and only the first may be the greatest", w.Origin.Short(), w.Seqs)
+		if m := max(w.Seqs[causal.Durable], w.Seqs[causal.Purged]); m > w.Seqs[causal.Covered] {
+			return fmt.Errorf("origin %v: %v, and only the third may be above the first", w.Origin.Short(), w.Seqs)
 		}
 	}
 	return nil

@@ -149,6 +149,60 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 	requireEqualNodes(t, a, b)
 }
 
+// b takes x from a pull that breaks off: x has seen a write that its vv leaves out, and that b
+// does not claim. What b writes over it hides that write from who holds b's version back, also
+// when b has come to claim it by somebody who knows nothing of that.
+func TestWhatAVersionHeldBackMayHaveSeenIsNotClaimed(t *testing.T) {
+	hidden, x := foreign(1, 1), foreign(2, 1)
+	proof := &causal.Knowledge{}
+	proof.Raise(causal.Covered, hidden.Dot)
+	proof.Raise(causal.Pruned, hidden.Dot)
+	b, c := newNode(t), newNode(t)
+	require.NoError(t, b.Commit(func(t *replica.Txn) error {
+		t.JoinWatermarks(proof)
+		_, err := t.Merge([]byte("k"), []store.Version{x}, proof)
+		return err
+	}))
+	require.EqualValues(t, 1, b.r.Known.Seq(causal.Pruned, hidden.Origin))
+	require.False(t, b.r.Known.Superseded(hidden.Dot), "it is not claimed, and so nothing is proved")
+	b.saved()
+	b.reopen(replica.HighestClock)
+	require.EqualValues(t, 1, b.r.Known.Seq(causal.Pruned, hidden.Origin), "nor does a crash take it")
+	b.put("k", string(Incompressible(1, 2000)))
+	require.NoError(t, b.Commit(func(t *replica.Txn) error { t.Cover(hidden.Dot); t.Cover(x.Dot); return nil }))
+	require.True(t, b.r.Known.Superseded(hidden.Dot))
+
+	p, small := shellParams(1<<20), shellParams(1000)
+	carry(t, c, b, small, p)
+	require.Len(t, c.r.HeldBack, 1)
+	require.False(t, c.r.Known.Covers(hidden.Dot))
+	require.False(t, c.r.Above.Has(hidden.Dot))
+	carry(t, c, b, p, p)
+	requireEqualNodes(t, b, c)
+	require.True(t, c.r.Known.Superseded(hidden.Dot))
+}
+
+// Nothing is claimed of who holds what came from a peer of before, for nobody knows what it has seen.
+func TestNothingIsClaimedOfWhoHoldsWhatIsUntold(t *testing.T) {
+	a, b, c := newNode(t), newNode(t), newNode(t)
+	a.put("small", "v")
+	a.put("large", string(Incompressible(1, 2000)))
+	p, small := shellParams(1<<20), shellParams(1000)
+	drive(t, session.NewSession(b, true, p), session.NewSession(a, false, p), func(_, to *session.Session, f session.Frame) {
+		if f.Kind == session.FrameHello {
+			f.Payload = earlierHello(f.Payload)
+		}
+		require.NoError(t, to.Receive(f.Kind, f.Payload))
+	})
+	require.Equal(t, a.get("large"), b.get("large"))
+	carry(t, c, b, small, p)
+	require.Equal(t, "v", c.get("small"))
+	require.Zero(t, c.r.Known.Seq(causal.Covered, a.r.Self))
+	require.Empty(t, c.r.Above)
+	carry(t, c, b, p, p)
+	requireEqualNodes(t, b, c)
+}
+
 // Whoever sends all values with their names sends also what is too large.
 // design.md: M10
 func TestMerge_HoldsBackWhatAnEarlierReleaseSends(t *testing.T) {

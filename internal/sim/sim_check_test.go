@@ -104,7 +104,28 @@ func (n *simNode) check() error {
 		return fmt.Errorf("n%d: figures %d keys, %d tombstones, %d disputed, digest %x; a recount gives %d, %d, %d, %x",
 			n.id, r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, disputed, digest)
 	}
+	if err := n.checkShortened(); err != nil {
+		return err
+	}
 	return n.checkKnowledge()
+}
+
+// checkShortened checks that all that the versions here have seen is named in their vvs, or
+// known here to be left out (design.md: M11).
+func (n *simNode) checkShortened() error {
+	if n.r.Known.Seq(causal.Pruned, causal.Untold.Origin) > 0 {
+		return nil
+	}
+	for _, h := range n.holds {
+		for _, v := range h.live {
+			for _, w := range h.key.writes {
+				if v.past.has(w.nth) && !v.Context.Contains(w.Dot) && w.Seq > n.r.Known.Seq(causal.Pruned, w.Origin) && !h.key.forgotten.has(w.nth) && !h.key.hurt {
+					return fmt.Errorf("n%d: the vv of %v of key %s leaves out %v, and nothing here says so", n.id, v.Dot, h.key.name, w.Dot)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (n *simNode) checkKey(rs *simRecords, key string, s store.Siblings) error {
@@ -192,7 +213,7 @@ func (n *simNode) checkKnowledge() error {
 			return fmt.Errorf("n%d: knowledge is out of order", n.id)
 		}
 		for c := range causal.Columns {
-			if w.Seqs[c] > w.Seqs[causal.Covered] {
+			if c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
 				return fmt.Errorf("n%d: column %d of origin %s is %d, above the claim of %d", n.id, c, w.Origin.Short(), w.Seqs[c], w.Seqs[causal.Covered])
 			}
 		}
