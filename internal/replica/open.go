@@ -48,10 +48,12 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 			r.Rewound.found = r.Counters
 		}
 	}
-	if err := r.readResume(); err != nil {
+	b := new(leveldb.Batch)
+	if r.Rewound != nil { // what an unfinished pull brought may be among what is missing
+		b.Delete(store.MetaResume)
+	} else if err := r.readResume(); err != nil {
 		return nil, err
 	}
-	b := new(leveldb.Batch)
 	b.Put(store.MetaFormat, append([]byte{store.FormatVersion}, cluster...))
 	b.Delete(store.MetaClean)
 	r.Self, r.Seq = r.Draw(), 0

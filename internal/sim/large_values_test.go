@@ -152,6 +152,8 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 // b takes x from a pull that breaks off: x has seen a write that its vv leaves out, and that b
 // does not claim. What b writes over it hides that write from who holds b's version back, also
 // when b has come to claim it by somebody who knows nothing of that.
+//
+// design.md: M11
 func TestWhatAVersionHeldBackMayHaveSeenIsNotClaimed(t *testing.T) {
 	hidden, x := foreign(1, 1), foreign(2, 1)
 	proof := &causal.Knowledge{}
@@ -183,6 +185,8 @@ func TestWhatAVersionHeldBackMayHaveSeenIsNotClaimed(t *testing.T) {
 }
 
 // Nothing is claimed of who holds what came from a peer of before, for nobody knows what it has seen.
+//
+// design.md: M11
 func TestNothingIsClaimedOfWhoHoldsWhatIsUntold(t *testing.T) {
 	a, b, c := newNode(t), newNode(t), newNode(t)
 	a.put("small", "v")
@@ -344,6 +348,23 @@ func TestPull_LeavesAResumePointThatCannotBeRead(t *testing.T) {
 		require.Nil(t, b.r.Pending)
 		require.Empty(t, b.r.Above)
 	}
+}
+
+func TestResumePointOfAnOlderStoreIsNotBelieved(t *testing.T) {
+	st := storage.NewMemStorage()
+	b := openNode(t, st, replica.HighestClock)
+	b.put("k", "v")
+	b.r.Above = causal.SpanMap{causal.Origin{2}: {{From: 4, To: 4}}}
+	b.r.Resume.Rev++
+	require.NoError(t, replica.MarkClean(b.db, b.r))
+	require.NoError(t, b.db.Put(store.KindKey(store.KindMeta, []byte("flushed")), []byte("another opening"), nil)) // as if a table were missing
+	require.NoError(t, b.db.Close())
+	b = openNode(t, st, replica.HighestClock)
+	require.NotNil(t, b.r.StillRewound())
+	require.Empty(t, b.r.Above, "what it says may be among what is missing")
+	require.NoError(t, b.db.Close())
+	b = openNode(t, st, replica.HighestClock)
+	require.Empty(t, b.r.Above, "nor is it later")
 }
 
 // Every size around the bounds of pages and of what is sent with its name, alone and beside
