@@ -84,7 +84,7 @@ func Multicast(o *MulticastOptions) Discoverer {
 		if c.Interval < 0 {
 			return fmt.Errorf("replicator: MulticastOptions.Interval: %v, want no negative duration", c.Interval)
 		}
-		return mdns.RunMulticast(ctx, mdns.MulticastConfig(c), mdns.Announced{Cluster: self.Cluster, Origin: causal.Origin(self.Origin), Addr: self.Addr, Tls: self.TLS}, found)
+		return mdns.Run(ctx, mdns.Config(c), mdns.Announced{Cluster: self.Cluster, Origin: causal.Origin(self.Origin), Addr: self.Addr, TLS: self.TLS}, found)
 	})
 }
 

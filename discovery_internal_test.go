@@ -32,7 +32,7 @@ func TestMulticastRefusesWhatCannotBeDialed(t *testing.T) {
 // skipWithoutLoopbackMulticast uses loopback only: the server joins there by its
 // address, and asking joins nothing.
 func skipWithoutLoopbackMulticast(t *testing.T) mdns.Link {
-	links, err := mdns.ChooseLinks(mdns.MulticastConfig{}, true)
+	links, err := mdns.ChooseLinks(mdns.Config{}, true)
 	if err != nil {
 		t.Skip("no multicast on loopback: ", err)
 	}

@@ -64,7 +64,7 @@ func (d *dnsName) Discover(ctx context.Context, self Self, found func(addr strin
 		if err != nil {
 			return fmt.Errorf("replicator: look up %s: %w", d.name, err)
 		}
-		for _, a := range addrs[:min(len(addrs), mdns.MaxHints)] {
+		for _, a := range addrs[:min(len(addrs), mdns.MaxFound)] {
 			if a != self.Addr {
 				found(a)
 			}
@@ -122,7 +122,7 @@ func (d *dnsName) lookupSRV(ctx context.Context) ([]string, error) {
 	_, records, err := d.o.Resolver.LookupSRV(ctx, "", "", d.name)
 	errs := []error{err}
 	var addrs []string
-	for _, rec := range records[:min(len(records), mdns.MaxHints)] {
+	for _, rec := range records[:min(len(records), mdns.MaxFound)] {
 		if rec.Target == "." || rec.Port == 0 {
 			errs = append(errs, errors.New("the service is declared absent (SRV target \".\" or port 0)"))
 			continue

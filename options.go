@@ -237,7 +237,7 @@ const leastRate = 64 << 10
 
 // credentials are what the options say of security.
 func (o *Options) credentials() transport.Credentials {
-	return transport.Credentials{Cluster: o.Cluster, Secret: o.Secret, OldSecrets: o.OldSecrets, Tls: o.TLS, GetTLS: o.GetTLS, GetSecrets: o.GetSecrets, Log: o.Logger}
+	return transport.Credentials{Cluster: o.Cluster, Secret: o.Secret, OldSecrets: o.OldSecrets, TLS: o.TLS, GetTLS: o.GetTLS, GetSecrets: o.GetSecrets, Log: o.Logger}
 }
 
 // withDefaults gives a copy with every default filled in, or says what is

@@ -69,7 +69,7 @@ func TestRefusalIsExplainedOnBothSidesAndLoggedOnce(t *testing.T) {
 		},
 		"only the dialer uses TLS": {
 			replicator.Options{Secret: secret("one")}, replicator.Options{},
-			"only one side uses TLS", "speaks TLS and this server does not", "failing",
+			"only one side uses TLS", "speaks TLS and this replica does not", "failing",
 		},
 		"only the acceptor uses TLS": {
 			replicator.Options{}, replicator.Options{Secret: secret("one")},

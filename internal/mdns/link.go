@@ -23,7 +23,7 @@ type Link struct {
 	loopback bool
 }
 
-// paths gives the ways to ask on l. Loopback is asked over IPv4 only: Linux has
+// paths returns the ways to ask on l. Loopback is asked over IPv4 only: Linux has
 // no route for ff02::fb there.
 func (l Link) paths() []path {
 	var p []path
@@ -38,7 +38,7 @@ func (l Link) paths() []path {
 
 // ChooseLinks looks up the interfaces as they are now. If local is set they are
 // the loopback ones. The error says what is missing.
-func ChooseLinks(o MulticastConfig, local bool) ([]Link, error) {
+func ChooseLinks(o Config, local bool) ([]Link, error) {
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, err
@@ -76,9 +76,9 @@ func ChooseLinks(o MulticastConfig, local bool) ([]Link, error) {
 	return nil, errors.New("no interface but loopback is up, can multicast and has an address (see MulticastOptions.Loopback)")
 }
 
-// wantsInterface decides by name and flags. Linux gives loopback no
+// wantsInterface decides by name and flags. On Linux loopback has no
 // MULTICAST flag although it works, so it is not asked of what was named.
-func wantsInterface(o MulticastConfig, local bool, name string, f net.Flags) bool {
+func wantsInterface(o Config, local bool, name string, f net.Flags) bool {
 	loopback := f&net.FlagLoopback != 0
 	switch {
 	case f&net.FlagUp == 0:
@@ -93,7 +93,7 @@ func wantsInterface(o MulticastConfig, local bool, name string, f net.Flags) boo
 
 // askLoopback asks on a loopback interface without the library's client, which
 // joins the group on the interface of the default route whatever it was told:
-// that fails where there is no such route, and elsewhere has a server that
+// that fails where there is no such route, and elsewhere has a replica that
 // is meant for this machine alone speak IGMP to the network. Nothing need be
 // joined to ask: answers come by unicast.
 func askLoopback(ctx context.Context, l Link) ([]answer, error) {
@@ -127,7 +127,7 @@ func askLoopback(ctx context.Context, l Link) ([]answer, error) {
 func readAnswers(conn *net.UDPConn) []answer {
 	var answers []answer
 	buf := make([]byte, 9000) // RFC 6762, section 17: the greatest mDNS packet
-	for range 4 * MaxHints {
+	for range 4 * MaxFound {
 		n, _, err := conn.ReadFromUDP(buf)
 		if err != nil {
 			break

@@ -1,3 +1,5 @@
+// Package mdns finds replicas of the same cluster on the local network by DNS-SD over multicast
+// DNS, and answers when they ask. What it finds are unauthenticated addresses.
 package mdns
 
 import (
@@ -20,8 +22,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// MulticastConfig says where and how often to ask.
-type MulticastConfig struct {
+// Config says where and how often to ask.
+type Config struct {
 	Interfaces []string
 	Loopback   bool
 	Interval   time.Duration
@@ -33,7 +35,7 @@ type Announced struct {
 	Cluster string
 	Origin  causal.Origin
 	Addr    string
-	Tls     bool
+	TLS     bool
 }
 
 const (
@@ -44,11 +46,11 @@ const (
 	// mdnsBackoff is for a socket that could not join: each try leaks the other
 	// socket until the garbage collector finds it.
 	mdnsBackoff = time.Minute
-	MaxHints    = 256
+	MaxFound    = 256
 )
 
-// RunMulticast asks and answers until ctx ends.
-func RunMulticast(ctx context.Context, o MulticastConfig, self Announced, found func(addr string)) error {
+// Run asks and answers until ctx ends.
+func Run(ctx context.Context, o Config, self Announced, found func(addr string)) error {
 	if err := netaddr.CheckPort(self.Addr); err != nil {
 		return err
 	}
@@ -76,7 +78,7 @@ func RunMulticast(ctx context.Context, o MulticastConfig, self Announced, found 
 }
 
 // multicastPause is the time from the start of a round to that of the next.
-// The library never announces a start, so two servers that start together see
+// The library never announces a start, so two replicas that start together see
 // each other only by asking again soon. r is random in [0,1).
 func multicastPause(round int, interval time.Duration, r float64) time.Duration {
 	if early := [...]time.Duration{500 * time.Millisecond, 500 * time.Millisecond, time.Second}; round < len(early) {
@@ -85,14 +87,14 @@ func multicastPause(round int, interval time.Duration, r float64) time.Duration 
 	return SpreadInterval(interval, r)
 }
 
-// SpreadInterval is d ±20 %, so that servers started together do not ask together.
+// SpreadInterval is d ±20 %, so that replicas started together do not ask together.
 func SpreadInterval(d time.Duration, r float64) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*r))
 }
 
 // multicastRun is one call of Discover.
 type multicastRun struct {
-	o       MulticastConfig
+	o       Config
 	self    Announced
 	logger  *slog.Logger
 	noise   *log.Logger
@@ -103,7 +105,7 @@ type multicastRun struct {
 	hidden  bool               // and no answer given
 }
 
-// serverKey: a server must start anew when its interface was replaced by one
+// serverKey names an mDNS server, which must be started again when its interface was replaced by one
 // of the same name, or has gained or lost a family, since it joins only once.
 type serverKey struct {
 	index  int
@@ -157,7 +159,7 @@ func (r *multicastRun) round(ctx context.Context, found func(addr string)) error
 // socket bound to the group gets what arrives on any interface, so which
 // server answers says nothing about the interface.
 func (r *multicastRun) serve(links []Link) error {
-	h := Hint{Cluster: ClusterHash(r.self.Cluster), origin: r.self.Origin, tls: r.self.Tls}
+	h := Record{Cluster: ClusterHash(r.self.Cluster), origin: r.self.Origin, tls: r.self.TLS}
 	h.Addrs = advertised(r.self.Addr, links)
 	err := fmt.Errorf("no interface has an address that %s could be dialed at", r.self.Addr)
 	wanted := make(map[serverKey]bool)
@@ -194,7 +196,7 @@ func (r *multicastRun) close() {
 	}
 }
 
-// ask puts the question on every path at once and gives what passed the
+// ask puts the question on every path at once and returns what passed the
 // filter. The error is nil if any path worked.
 func (r *multicastRun) ask(ctx context.Context, links []Link) ([]string, error) {
 	type result struct {
@@ -240,7 +242,7 @@ func (r *multicastRun) ask(ctx context.Context, links []Link) ([]string, error) 
 				r.blocked[res.path] = time.Now().Add(mdnsBackoff)
 			}
 		}
-		addrs = appendHints(addrs, res.answers, r.self, res.local)
+		addrs = appendFound(addrs, res.answers, r.self, res.local)
 	}
 	if worked {
 		return addrs, nil
@@ -253,7 +255,7 @@ func askLink(ctx context.Context, iface net.Interface, v6 bool, noise *log.Logge
 	// What finds the channel full is dropped silently, and what is sent is
 	// still written to while the query runs (hashicorp/mdns#75): so the channel
 	// is roomy, and read only after QueryContext has returned.
-	entries := make(chan *mdns.ServiceEntry, MaxHints)
+	entries := make(chan *mdns.ServiceEntry, MaxFound)
 	err := mdns.QueryContext(ctx, &mdns.QueryParam{
 		Service: mdnsService, Domain: "local", Timeout: mdnsTimeout,
 		Interface: &iface, // hashicorp/mdns#80: Windows needs it even with one
@@ -282,7 +284,7 @@ func (z *mdnsZone) Records(q dns.Question) []dns.RR { return z.current.Load().Re
 // set puts h into the zone. Instance and host are the origin: 32 hex digits, as
 // the library neither escapes dots nor folds case, and as the name of the
 // machine belongs to its own mDNS responder.
-func (z *mdnsZone) set(h Hint, links []Link) error {
+func (z *mdnsZone) set(h Record, links []Link) error {
 	ips := hostIPs(h.Addrs)
 	if len(ips) == 0 { // a host name; without an address the library would look one up
 		for _, l := range links {

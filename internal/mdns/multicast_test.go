@@ -15,19 +15,19 @@ import (
 
 func TestHintSurvivesItsTXTRecord(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := Hint{Cluster: ClusterHash(rapid.String().Draw(t, "cluster")), tls: rapid.Bool().Draw(t, "tls")}
+		h := Record{Cluster: ClusterHash(rapid.String().Draw(t, "cluster")), tls: rapid.Bool().Draw(t, "tls")}
 		copy(h.origin[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "origin"))
 		for i := range rapid.IntRange(1, 12).Draw(t, "addrs") {
 			h.Addrs = append(h.Addrs, fmt.Sprintf("10.0.0.%d:9000", i))
 		}
-		got, ok := ParseHint(h.Txt())
+		got, ok := ParseRecord(h.Txt())
 		require.True(t, ok)
 		require.Equal(t, h, got)
 	})
 }
 
 func TestHintFitsASmallPacket(t *testing.T) {
-	h := Hint{Cluster: ClusterHash("c"), Addrs: make([]string, 40)}
+	h := Record{Cluster: ClusterHash("c"), Addrs: make([]string, 40)}
 	for i := range h.Addrs {
 		h.Addrs[i] = fmt.Sprintf("[2001:db8:1111:2222:3333:4444:5555:%d]:9000", 1000+i)
 	}
@@ -37,7 +37,7 @@ func TestHintFitsASmallPacket(t *testing.T) {
 		size += 1 + len(s)
 	}
 	require.LessOrEqual(t, size, maxTXT)
-	got, ok := ParseHint(h.Txt())
+	got, ok := ParseRecord(h.Txt())
 	require.True(t, ok)
 	require.Greater(t, len(got.Addrs), 4)
 }
@@ -46,7 +46,7 @@ func TestHintsThatAreNotOursAreDropped(t *testing.T) {
 	self := Announced{Cluster: "blue", Origin: causal.Origin{1}}
 	name := causal.Origin{2}.String() + "." + mdnsService + ".local."
 	edit := func(old, new string) []string {
-		txt := Hint{Cluster: ClusterHash("blue"), origin: causal.Origin{2}, Addrs: []string{"10.0.0.2:9000"}}.Txt()
+		txt := Record{Cluster: ClusterHash("blue"), origin: causal.Origin{2}, Addrs: []string{"10.0.0.2:9000"}}.Txt()
 		return strings.Split(strings.Replace(strings.Join(txt, "\n"), old, new, 1), "\n")
 	}
 	pid := causal.Origin{2}.String()
@@ -79,17 +79,17 @@ func TestHintsThatAreNotOursAreDropped(t *testing.T) {
 		{"their loopback", answer{name: name, txt: edit("10.0.0.2", "127.0.0.1")}, false, nil},
 		{"our loopback", answer{name: name, txt: edit("10.0.0.2", "127.0.0.1")}, true, []string{"127.0.0.1:9000"}},
 	} {
-		require.Equal(t, c.want, appendHints(nil, []answer{c.answer, c.answer}, self, c.local), c.why)
+		require.Equal(t, c.want, appendFound(nil, []answer{c.answer, c.answer}, self, c.local), c.why)
 	}
 }
 
 func TestFloodOfHintsIsCapped(t *testing.T) {
 	var flood []answer
-	for i := range 10 * MaxHints {
-		h := Hint{Cluster: ClusterHash(""), origin: causal.Origin{9}, Addrs: []string{fmt.Sprintf("10.0.0.2:%d", 1+i)}}
+	for i := range 10 * MaxFound {
+		h := Record{Cluster: ClusterHash(""), origin: causal.Origin{9}, Addrs: []string{fmt.Sprintf("10.0.0.2:%d", 1+i)}}
 		flood = append(flood, answer{name: "x." + mdnsService + ".local.", txt: h.Txt()})
 	}
-	require.Len(t, appendHints(nil, flood, Announced{}, false), MaxHints)
+	require.Len(t, appendFound(nil, flood, Announced{}, false), MaxFound)
 }
 
 func TestClusterHashTellsNamesApart(t *testing.T) {
@@ -131,7 +131,7 @@ func TestAdvertisedAddressesAreWhatOthersCanDial(t *testing.T) {
 func TestInterfacesAreChosenByFlagsUnlessNamed(t *testing.T) {
 	up := net.FlagUp | net.FlagMulticast
 	for _, c := range []struct {
-		o     MulticastConfig
+		o     Config
 		local bool
 		name  string
 		flags net.Flags
@@ -141,13 +141,13 @@ func TestInterfacesAreChosenByFlagsUnlessNamed(t *testing.T) {
 		{name: "eth0", flags: net.FlagMulticast},
 		{name: "eth0", flags: net.FlagUp},
 		{name: "tun0", flags: up | net.FlagPointToPoint},
-		{o: MulticastConfig{Interfaces: []string{"tun0"}}, name: "tun0", flags: up | net.FlagPointToPoint, want: true},
-		{o: MulticastConfig{Interfaces: []string{"tun0"}}, name: "eth0", flags: up},
+		{o: Config{Interfaces: []string{"tun0"}}, name: "tun0", flags: up | net.FlagPointToPoint, want: true},
+		{o: Config{Interfaces: []string{"tun0"}}, name: "eth0", flags: up},
 		{name: "lo", flags: net.FlagUp | net.FlagLoopback},
-		{o: MulticastConfig{Loopback: true}, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
-		{o: MulticastConfig{Loopback: true}, name: "eth0", flags: up, want: true},
+		{o: Config{Loopback: true}, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
+		{o: Config{Loopback: true}, name: "eth0", flags: up, want: true},
 		{local: true, name: "lo", flags: net.FlagUp | net.FlagLoopback, want: true},
-		{local: true, o: MulticastConfig{Interfaces: []string{"eth0"}}, name: "eth0", flags: up},
+		{local: true, o: Config{Interfaces: []string{"eth0"}}, name: "eth0", flags: up},
 	} {
 		require.Equal(t, c.want, wantsInterface(c.o, c.local, c.name, c.flags), "%+v", c)
 	}

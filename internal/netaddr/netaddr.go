@@ -1,3 +1,4 @@
+// Package netaddr checks and takes apart addresses of the form "host:port".
 package netaddr
 
 import (
@@ -10,7 +11,7 @@ import (
 	"github.com/level-replicator/replicator/internal/printable"
 )
 
-// Dialable tells whether an address from the network is worth a try.
+// Dialable reports whether an address from the network is worth a try.
 func Dialable(addr string) bool {
 	if CheckAddr(addr) != nil || CheckPort(addr) != nil {
 		return false
@@ -51,7 +52,7 @@ func PortOf(addr string) int {
 	return n
 }
 
-// CheckPort tells whether addr is "host:port" with a number that can be
+// CheckPort returns an error unless addr is "host:port" with a number that can be
 // dialed; the host may be anything.
 func CheckPort(addr string) error {
 	_, port, err := net.SplitHostPort(addr)
@@ -61,9 +62,9 @@ func CheckPort(addr string) error {
 	return nil
 }
 
-// BoundedIP gives the address that connections are counted by, or none for
+// BoundedIP returns the address that connections are counted by, or none for
 // loopback and for what is no IP address: those are on this machine, where many
-// servers may share one address.
+// replicas may share one address.
 func BoundedIP(remote net.Addr) netip.Addr {
 	ip, err := netip.ParseAddr(HostOf(remote.String()))
 	if err != nil || ip.IsLoopback() {
@@ -72,7 +73,7 @@ func BoundedIP(remote net.Addr) netip.Addr {
 	return ip.Unmap()
 }
 
-// CheckAddr tells whether addr is a "host:port" that can be dialed.
+// CheckAddr returns an error unless addr is a "host:port" that can be dialed.
 func CheckAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || port == "" || port == "0" || len(addr) > 255 || addr != printable.Printable(addr) {
@@ -101,7 +102,7 @@ func Reachable(addr string, remote net.Addr) string {
 	return addr
 }
 
-// HostOf gives the host of "host:port" without an IPv6 zone, which no
+// HostOf returns the host of "host:port" without an IPv6 zone, which no
 // certificate can name.
 func HostOf(addr string) string {
 	host, _, err := net.SplitHostPort(addr)

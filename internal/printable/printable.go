@@ -1,3 +1,4 @@
+// Package printable makes text that others chose safe for logs and terminals.
 package printable
 
 import (

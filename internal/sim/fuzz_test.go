@@ -444,14 +444,14 @@ func FuzzMemberRecord(f *testing.F) {
 
 func FuzzHint(f *testing.F) {
 	c := &fuzzing.Corpus{F: f}
-	c.Add(strings.Join(mdns.Hint{Cluster: mdns.ClusterHash("c"), Addrs: []string{"10.0.0.1:9000"}}.Txt(), "\n"))
+	c.Add(strings.Join(mdns.Record{Cluster: mdns.ClusterHash("c"), Addrs: []string{"10.0.0.1:9000"}}.Txt(), "\n"))
 	c.Add("v=1\ncid=\npid=00112233445566778899aabbccddeeff\na=[::1%eth0]:1\na=x:99999")
 	fuzzing.Run1(c, func(t testing.TB, txt string) {
-		h, ok := mdns.ParseHint(strings.Split(txt, "\n"))
+		h, ok := mdns.ParseRecord(strings.Split(txt, "\n"))
 		if !ok {
 			return
 		}
-		require.LessOrEqual(t, len(h.Addrs), mdns.MaxHintAddrs)
+		require.LessOrEqual(t, len(h.Addrs), mdns.MaxRecordAddrs)
 		for _, a := range h.Addrs {
 			require.NoError(t, netaddr.CheckAddr(a))
 			require.Equal(t, a, printable.Printable(a))

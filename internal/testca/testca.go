@@ -1,3 +1,4 @@
+// Package testca issues certificates and secrets for tests.
 package testca
 
 import (

@@ -12,11 +12,12 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 )
 
-// maxPendingPerIP keeps one address from taking all places of those that
-// have not yet proved who they are.
+// maxPendingPerIP keeps one address from taking all places of connections that are not yet
+// authenticated.
 const maxPendingPerIP = 4
 
-// Admission counts accepted connections. Safe for concurrent use.
+// Admission bounds the connections that are accepted: pending until the peer is authenticated, then
+// promoted. Safe for concurrent use.
 type Admission struct {
 	maxPending, maxConns int
 
@@ -27,11 +28,13 @@ type Admission struct {
 	perIP   map[netip.Addr]int // Invariant: the pending ones of each address, no zero entry
 }
 
+// NewAdmission admits at most maxPending connections that are not yet authenticated and maxConns that
+// are.
 func NewAdmission(maxPending, maxConns int) *Admission {
 	return &Admission{maxPending: maxPending, maxConns: maxConns, perIP: map[netip.Addr]int{}}
 }
 
-// Ticket is the place of one connection. Its owner releases it, always.
+// Ticket is the place of one connection. Its owner always releases it.
 type Ticket struct {
 	a        *Admission
 	ip       netip.Addr // zero if no bound by address applies
@@ -42,17 +45,16 @@ type Ticket struct {
 	ousted   bool
 }
 
-// pendingTimeout is how long a pending connection keeps its place while others
-// want it: many times what an honest handshake takes, so that connections that are
-// opened and left keep nobody out.
+// pendingTimeout is how long a pending connection keeps its place while others want it: many times
+// what an honest handshake takes, so that abandoned connections keep nobody out.
 const pendingTimeout = time.Second
 
 var errOusted = errors.New("the peer did not say who it is, and its place was wanted")
 
-// Admit gives a new connection a place among the pending, or says which bound
-// it would pass. It never waits: whoever is refused had better be closed at once.
-// If there is no place, that of the oldest is taken if it has had its time: cut
-// is called then, and should close the connection.
+// Admit returns a ticket for a new connection, or an error that names the bound it would exceed.
+// It never waits; the caller closes a refused connection at once. If all places are taken, the
+// oldest pending connection gives up its own after pendingTimeout: Admit calls its cut function, which should
+// close it.
 func (a *Admission) Admit(remote net.Addr, cut func()) (*Ticket, error) {
 	ip := netaddr.BoundedIP(remote)
 	a.mu.Lock()
@@ -85,7 +87,7 @@ func (a *Admission) oustLocked(now time.Time) {
 	t.cut() // closing a connection does not wait
 }
 
-// Explain says of a connection that had to go why it ended.
+// Explain returns why a connection ended: that it was ousted, or else err.
 func (t *Ticket) Explain(err error) error {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()

@@ -64,7 +64,7 @@ func NewProgressConn(conn net.Conn, limit Rates) *ProgressConn {
 	}
 }
 
-// FrameDone tells that a whole frame has passed, and gives the peer the full
+// FrameDone notes that a whole frame has passed, and allows the peer the full
 // time for the next one it sends. If one goroutine reads all the while that
 // another writes, call it after frames written too. Writing has no need of it:
 // there small frames that do not wait use up no time.

@@ -8,11 +8,11 @@ import (
 	"syscall"
 )
 
-// errSpeaksTLS is what a plain server or client finds out from the first byte.
-var errSpeaksTLS = errors.New("the peer speaks TLS and this server does not: set the same Secret or TLS as there")
+// errSpeaksTLS is what the first byte tells a side without TLS.
+var errSpeaksTLS = errors.New("the peer speaks TLS and this replica does not: set the same Secret or TLS as there")
 
-// HandshakeFailure says in one sentence what a failure before the peer's hello
-// means to whoever configures the servers.
+// HandshakeFailure says in one sentence what a failure before the peer's hello means to whoever
+// configures the replicas.
 type HandshakeFailure struct {
 	Why string
 	err error
@@ -22,10 +22,9 @@ func (e *HandshakeFailure) Error() string { return e.Why + " (" + e.err.Error() 
 
 func (e *HandshakeFailure) Unwrap() error { return e.err }
 
-// HandshakeError explains an error of the handshake, or of any Read or Write
-// until the peer's hello has arrived: there crypto/tls reports only an alert,
-// and TCP often only a reset. Errors that are clear as they are, nil among
-// them, come back unchanged. Later errors mean something else.
+// HandshakeError explains an error of the handshake, or of any Read or Write until the peer's hello
+// has arrived, where crypto/tls reports only an alert and TCP often only a reset. It returns
+// errors that need no explanation, nil among them, unchanged. Later errors mean something else.
 func HandshakeError(err error) error {
 	var (
 		done    *HandshakeFailure
@@ -41,7 +40,7 @@ func HandshakeError(err error) error {
 	case errors.As(err, &invalid):
 		return &HandshakeFailure{"the peer's certificate is not trusted here", err}
 	case errors.As(err, &op) && op.Op == "remote error":
-		return &HandshakeFailure{"the peer refused this server: it has another secret or cluster, or trusts another authority", err}
+		return &HandshakeFailure{"the peer refused this replica: it has another secret or cluster, or trusts another authority", err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &HandshakeFailure{"the peer hung up before its hello: it has another secret or cluster, or only one side uses TLS, or it is busy", err}
@@ -49,8 +48,8 @@ func HandshakeError(err error) error {
 	return err
 }
 
-// plainConn recognizes a peer that speaks TLS by the first byte it sends,
-// which would else be reported as a frame of some 350 MB.
+// plainConn recognizes a peer that speaks TLS by the first byte it sends, which would otherwise
+// look like a frame of some 350 MB.
 type plainConn struct {
 	net.Conn
 	begun bool // one goroutine reads

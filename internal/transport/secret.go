@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// LeastSecret is how many bytes a secret has at least.
+// LeastSecret is the least length of a secret in bytes.
 const LeastSecret = 16
 
-// newShared pins the keys made from the secrets. The certificate only carries
-// the key: no clock, name or authority is asked about it.
+// newShared pins the keys derived from the secrets. The certificate only carries the key: no
+// clock, name or authority is consulted about it.
 func newShared(cluster string, secret []byte, old [][]byte) (*Security, error) {
 	own, err := secretKey(cluster, secret)
 	if err != nil {
@@ -57,8 +57,8 @@ func cloneAll(list [][]byte) (clones [][]byte) {
 	return clones
 }
 
-// secretKey derives the key of a cluster's servers. HKDF does not slow a
-// guesser down and need not: secrets are generated, at least 16 bytes.
+// secretKey derives the key that all replicas of a cluster share. HKDF does not slow down a guesser
+// and need not: secrets are generated and have at least 16 bytes.
 func secretKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Key(sha256.New, secret, nil, "level-replicator/1 identity of cluster "+cluster, ed25519.SeedSize)
 	if err != nil {
@@ -67,8 +67,8 @@ func secretKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// secretCertificate is the same bytes for the same key, valid at any time
-// that a machine without a battery may believe in.
+// secretCertificate wraps a key in a certificate that is valid at any time that a machine
+// without a clock battery may believe in.
 func secretCertificate(key ed25519.PrivateKey) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),

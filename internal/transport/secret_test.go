@@ -36,7 +36,7 @@ type thief struct {
 type named string
 
 // client authenticates a dialed connection and returns the one to talk over.
-// The server's name is the connection's remote address; [security.clientTo]
+// The server's name is the connection's remote address; [Security.ClientTo]
 // takes the name that was dialed.
 func (s *Security) client(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	return s.ClientTo(ctx, conn, conn.RemoteAddr().String())
@@ -190,7 +190,7 @@ func (k thief) Public() crypto.PublicKey { return k.shown }
 func TestClientWithoutCertificateIsRefused(t *testing.T) {
 	client, _ := hostile(t, func(c *tls.Config) { c.Certificates = nil })
 	c, _ := requireRefused(t, client, withSecret(t, testca.SecretA).Server)
-	require.ErrorContains(t, c, "the peer refused this server")
+	require.ErrorContains(t, c, "the peer refused this replica")
 }
 
 func TestPlainAndTLSDoNotMixAndSaySo(t *testing.T) {

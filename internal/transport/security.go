@@ -1,3 +1,5 @@
+// Package transport has what stands between a socket and a session: authentication by a secret or
+// by certificates, bounds on connections, bytes per second and bytes in memory, and progress.
 package transport
 
 import (
@@ -11,8 +13,8 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 )
 
-// protocolALPN names the protocol inside TLS. A server of Go's crypto/tls
-// accepts a client that offers no name at all, so both sides check it.
+// protocolALPN names the protocol inside TLS. A crypto/tls server accepts a client that offers
+// no name at all, so both sides check it.
 const protocolALPN = "level-replicator/1"
 
 var (
@@ -20,8 +22,8 @@ var (
 	errOtherALPN   = errors.New("the peer speaks TLS but not " + protocolALPN)
 )
 
-// Security turns raw connections into authenticated ones, or hands them on as
-// they are where neither Secret nor TLS is set. Safe for concurrent use.
+// Security turns raw connections into authenticated ones. Without credentials it hands them on
+// as they are. Safe for concurrent use.
 type Security struct {
 	// Invariant: what is in config holds for both roles; nil means plain TCP.
 	Config *tls.Config
@@ -29,7 +31,7 @@ type Security struct {
 	callers *tls.Config // that config was made of
 	secrets [][]byte    // likewise; the first is presented
 
-	renewal *renewal // nil unless all of this is asked for anew for each connection
+	renewal *renewal // nil unless the credentials are read again for each connection
 }
 
 // Credentials are what a replica proves itself with: a secret, or TLS, or nothing.
@@ -37,7 +39,7 @@ type Credentials struct {
 	Cluster    string
 	Secret     []byte
 	OldSecrets [][]byte
-	Tls        *tls.Config
+	TLS        *tls.Config
 
 	// Instead of these, asked for each connection.
 	GetTLS     func() (*tls.Config, error)
@@ -47,49 +49,48 @@ type Credentials struct {
 
 // NewSecurity makes the security that the credentials ask for; they have been checked.
 //
-// With Secret every server of the cluster has the same key. The first secret is
-// presented, all are accepted, in both roles. So a secret is changed in three
-// passes over the servers, each of which leaves every pair able to talk: add
-// the new one to OldSecrets; swap the two; drop the old one. The price of one
-// shared key is that any member can pass for any other, and that none can
-// be shut out alone: TLS with a certificate for each server gives both.
+// With Secret all replicas of a cluster have the same key. A replica presents the first secret and
+// accepts all of them, in both roles. So a secret is changed in three passes over the replicas, each
+// of which leaves every pair able to talk: add the new one to OldSecrets; swap the two; drop
+// the old one. The price of one shared key is that any member can pass for any other and that
+// none can be shut out alone. TLS with a certificate for each replica pays neither.
 func NewSecurity(c Credentials) (*Security, error) {
 	switch {
 	case c.GetTLS != nil || c.GetSecrets != nil:
 		return newRenewable(c)
-	case c.Tls != nil:
-		return newMutual(c.Tls)
+	case c.TLS != nil:
+		return newMutual(c.TLS)
 	case c.Secret != nil:
 		return newShared(c.Cluster, c.Secret, c.OldSecrets)
 	}
 	return &Security{}, nil
 }
 
+// Enabled reports whether there are credentials.
 func (s *Security) Enabled() bool { return s.Config != nil || s.renewal != nil }
 
-// ClientTo authenticates a connection that was dialed as addr, "host:port":
-// the server's certificate must be for that host, if TLS is the caller's and
-// names no ServerName, as in tls.Dial. It closes conn if it fails.
+// ClientTo authenticates a connection that was dialed as addr, "host:port". If the caller's TLS
+// configuration names no ServerName, the peer's certificate must be for that host, as in
+// tls.Dial. ClientTo closes conn if it fails.
 //
-// In TLS 1.3 a client is done before the server has judged it, so a refusal
-// comes with the first Read: until the server's hello has arrived nothing may
-// be sent that is secret, nobody counts as connected, and errors go through
-// handshakeError.
+// In TLS 1.3 the client is done before the other side has judged it, so a refusal comes with
+// the first Read. Until the peer's hello has arrived the caller must send nothing secret, must not
+// count the peer as connected, and passes errors through [HandshakeError].
 func (s *Security) ClientTo(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	if !s.Enabled() {
 		return &plainConn{Conn: conn}, nil
 	}
 	s = s.now()
 	config := s.Config
-	if config.ServerName == "" && s.callers != nil { // their VerifyConnection may want it, too
+	if config.ServerName == "" && s.callers != nil { // VerifyConnection may want it, too
 		config = config.Clone()
 		config.ServerName = netaddr.HostOf(addr)
 	}
 	return complete(ctx, conn, tls.Client(conn, config))
 }
 
-// Server authenticates an accepted connection and returns the one to talk
-// over. It waits for the client until ctx ends, and closes conn if it fails.
+// Server authenticates an accepted connection and returns the one to use instead. It waits for
+// the client until ctx ends, and closes conn if it fails.
 func (s *Security) Server(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	if !s.Enabled() {
 		return &plainConn{Conn: conn}, nil
@@ -97,8 +98,8 @@ func (s *Security) Server(ctx context.Context, conn net.Conn) (net.Conn, error) 
 	return complete(ctx, conn, tls.Server(conn, s.now().Config))
 }
 
-// complete shakes hands now, not at the first Read or Write: two goroutines
-// would otherwise meet on the handshake's mutex, beyond the reach of ctx.
+// complete does the handshake now, not at the first Read or Write: two goroutines would
+// otherwise meet on the handshake's mutex, beyond the reach of ctx.
 func complete(ctx context.Context, conn net.Conn, secure *tls.Conn) (net.Conn, error) {
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
@@ -120,8 +121,8 @@ func verifyProtocol(cs tls.ConnectionState) error {
 	return nil
 }
 
-// CheckListen refuses to listen for strangers in the clear. Addresses that end
-// on this machine are always fine.
+// CheckListen returns an error if anybody on another machine could connect to addr and neither
+// credentials nor Options.Insecure guard it.
 func CheckListen(addr net.Addr, guarded bool) error {
 	if guarded || netaddr.IsLocal(addr) {
 		return nil

@@ -6,8 +6,8 @@ import (
 	"errors"
 )
 
-// newMutual enforces on a copy of the caller's config what this protocol
-// needs, and refuses one that would let a stranger in or our own calls fail.
+// newMutual enforces what this protocol needs on a copy of the caller's configuration. It refuses
+// one that would let strangers in or with which dialing would always fail.
 func newMutual(callers *tls.Config) (*Security, error) {
 	bad := func(problem string) (*Security, error) {
 		return nil, errors.New("replicator: Options.TLS: " + problem)
@@ -24,7 +24,7 @@ func newMutual(callers *tls.Config) (*Security, error) {
 	}
 	s := &Security{Config: enforce(callers), callers: callers}
 	if perClient := callers.GetConfigForClient; perClient != nil {
-		// What the caller returns for a client would replace all that was enforced.
+		// The configuration for one client replaces the one that was enforced.
 		s.Config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			c, err := perClient(hello)
 			if err != nil {
@@ -34,7 +34,7 @@ func newMutual(callers *tls.Config) (*Security, error) {
 				return nil, errors.New("the config for this client has neither ClientCAs nor VerifyConnection")
 			}
 			if c == nil {
-				return nil, nil // s.config itself
+				return nil, nil // s.Config itself
 			}
 			return enforce(c), nil
 		}
@@ -42,11 +42,13 @@ func newMutual(callers *tls.Config) (*Security, error) {
 	return s, nil
 }
 
-// verifiesClients tells whether c limits who may connect. Without ClientCAs
-// crypto/tls takes the machine's authorities, which certify anybody.
-// VerifyPeerCertificate does not count: a resumed connection skips it.
+// verifiesClients reports whether c limits who may connect. Without ClientCAs crypto/tls trusts the
+// machine's authorities, which certify anybody. VerifyPeerCertificate does not count: a resumed
+// connection skips it.
 func verifiesClients(c *tls.Config) bool { return c.ClientCAs != nil || c.VerifyConnection != nil }
 
+// enforce returns a copy of a configuration with what the protocol needs: TLS 1.3, certificates on
+// both sides, the protocol's name, no resumption.
 func enforce(callers *tls.Config) *tls.Config {
 	c := callers.Clone()
 	c.MinVersion = tls.VersionTLS13

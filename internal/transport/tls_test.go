@@ -14,7 +14,7 @@ import (
 
 func mutual(t *testing.T, c *tls.Config) *Security {
 	t.Helper()
-	return secured(t, Credentials{Tls: c})
+	return secured(t, Credentials{TLS: c})
 }
 
 func to(s *Security, addr string) side {
@@ -34,7 +34,7 @@ func TestServerIsRefusedForAnotherHostThanDialed(t *testing.T) {
 	c, s := requireRefused(t, to(one, "other.test:9000"), two.Server)
 	require.ErrorContains(t, c, "not trusted here")
 	require.ErrorContains(t, c, "other.test")
-	require.ErrorContains(t, s, "the peer refused this server")
+	require.ErrorContains(t, s, "the peer refused this replica")
 
 	pinned := a.Config(t)
 	pinned.ServerName = "node.test"
@@ -152,7 +152,7 @@ func TestConfigThatCannotWorkOrLetsStrangersInIsRefused(t *testing.T) {
 	} {
 		c := a.Config(t)
 		change(c)
-		_, err := NewSecurity(Credentials{Tls: c})
+		_, err := NewSecurity(Credentials{TLS: c})
 		require.ErrorContains(t, err, "replicator: Options.TLS: ")
 		require.ErrorContains(t, err, want)
 	}

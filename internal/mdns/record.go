@@ -12,9 +12,9 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 )
 
-// Hint is what a server says of itself in the TXT record of its mDNS service:
+// Record is what a replica says of itself in the TXT record of its mDNS service:
 // enough to tell before dialing that it is not ours. Anyone can forge one.
-type Hint struct {
+type Record struct {
 	Cluster string // clusterHash
 	origin  causal.Origin
 	Addrs   []string // "host:port" each
@@ -24,8 +24,8 @@ type Hint struct {
 const (
 	// The TXT record should travel in one small packet: RFC 6763, section 6.2.
 	maxTXT = 400
-	// MaxHintAddrs bounds what one answer can make us dial.
-	MaxHintAddrs = 16
+	// MaxRecordAddrs bounds what one answer can make us dial.
+	MaxRecordAddrs = 16
 )
 
 // ClusterHash stands for a cluster name where everyone can read it.
@@ -38,7 +38,7 @@ func ClusterHash(name string) string {
 // library's client keeps the last of each. It is never empty, since an answer
 // without TXT never gets through that client. Addresses that have no room are
 // left out.
-func (h Hint) Txt() []string {
+func (h Record) Txt() []string {
 	txt := []string{"v=1", "cid=" + h.Cluster, "pid=" + h.origin.String()}
 	if h.tls {
 		txt = append(txt, "tls=1")
@@ -57,15 +57,15 @@ func (h Hint) Txt() []string {
 	return txt
 }
 
-// ParseHint decodes a TXT record, and tells whether it is one that this version
+// ParseRecord decodes a TXT record, and reports whether it is one that this version
 // understands. Unknown keys are for later versions to add; of a key that comes
 // twice, but a, the first counts (RFC 6763, section 6.4).
-func ParseHint(txt []string) (Hint, bool) {
-	var h Hint
+func ParseRecord(txt []string) (Record, bool) {
+	var h Record
 	seen := make(map[string]string)
 	for _, s := range txt {
 		k, v, ok := strings.Cut(s, "=")
-		if k == "a" && len(h.Addrs) < MaxHintAddrs && (netaddr.Dialable(v) || linkLocal(v)) {
+		if k == "a" && len(h.Addrs) < MaxRecordAddrs && (netaddr.Dialable(v) || linkLocal(v)) {
 			h.Addrs = append(h.Addrs, v)
 		}
 		if _, twice := seen[k]; ok && !twice {
@@ -92,16 +92,16 @@ type answer struct {
 	zone string // the interface that it came in on, as an IPv6 zone
 }
 
-// appendHints adds the addresses in answers that are of other servers of our
+// appendFound adds the addresses in answers of other replicas of our
 // cluster. local says that the question went out on the loopback interface:
 // only then does a loopback address mean this machine.
-func appendHints(addrs []string, answers []answer, self Announced, local bool) []string {
+func appendFound(addrs []string, answers []answer, self Announced, local bool) []string {
 	cluster := ClusterHash(self.Cluster)
 	for _, a := range answers {
 		if !strings.HasSuffix(strings.ToLower(a.name), "."+mdnsService+".local.") {
 			continue
 		}
-		h, ok := ParseHint(a.txt)
+		h, ok := ParseRecord(a.txt)
 		if !ok || h.Cluster != cluster || h.origin == self.Origin {
 			continue
 		}
@@ -112,7 +112,7 @@ func appendHints(addrs []string, answers []answer, self Announced, local bool) [
 				}
 				addr = withZone(addr, a.zone)
 			}
-			if (local || !netaddr.IsLoopbackAddr(addr)) && len(addrs) < MaxHints && !slices.Contains(addrs, addr) {
+			if (local || !netaddr.IsLoopbackAddr(addr)) && len(addrs) < MaxFound && !slices.Contains(addrs, addr) {
 				addrs = append(addrs, addr)
 			}
 		}
@@ -126,7 +126,7 @@ func withZone(addr, zone string) string {
 	return netip.AddrPortFrom(ap.Addr().WithZone(zone), ap.Port()).String()
 }
 
-// advertised gives what peers should dial: addr if its host is specific, else
+// advertised returns what peers should dial: addr if its host is specific, else
 // its port at every address of the links. Link-local IPv6 addresses are given only if
 // there are no others, since who hears of one must be on the same link; the zone, which
 // means nothing elsewhere, is left out. Loopback addresses are the last resort.
@@ -159,7 +159,7 @@ func advertised(addr string, links []Link) []string {
 	return near
 }
 
-// hostIPs gives the hosts among addrs that are IP addresses.
+// hostIPs returns the hosts among addrs that are IP addresses.
 func hostIPs(addrs []string) []net.IP {
 	var ips []net.IP
 	for _, a := range addrs {
