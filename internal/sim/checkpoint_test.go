@@ -85,3 +85,17 @@ func TestCheckpoint_IsWhatPeersReport(t *testing.T) {
 	talk(t, b, a)
 	require.EqualValues(t, 1, b.r.Members[a.r.Self].Known.Seq(causal.Durable, a.r.Self))
 }
+
+// design.md: C2
+func TestCheckpoint_IsWrittenWithTheWatermarkThatNeedsIt(t *testing.T) {
+	a := newNode(t)
+	self := a.r.Self
+	a.put("k", "v")
+	a.del("k")
+	a.r.Checkpoint(nil) // on disk, but it is written nowhere
+	a.purge()
+	require.Empty(t, a.log())
+	a.reopen(replica.HighestClock)
+	require.EqualValues(t, 2, a.r.Known.Seq(causal.Covered, self))
+	require.EqualValues(t, 2, a.r.Known.Seq(causal.Purged, self))
+}

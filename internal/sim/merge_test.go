@@ -123,3 +123,48 @@ func TestMerge_WatermarkOfTheSenderSupersedes(t *testing.T) {
 	a.mergeFrom(proof, foreign(2, 1))
 	require.Equal(t, []string{"2/1"}, a.values("k"))
 }
+
+// design.md: M1
+func TestMerge_SkipsWhatIsCovered(t *testing.T) {
+	a := newNode(t)
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		t.Cover(causal.Dot{Origin: causal.Origin{2}, Seq: 7})
+		return nil
+	}))
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1), foreign(2, 7))
+	require.Equal(t, []string{"1/1"}, a.values("k"), "2/7 was superseded or purged")
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1), foreign(2, 8))
+	require.Equal(t, []string{"1/1", "2/8"}, a.values("k"))
+}
+
+// design.md: M4, M6
+func TestMerge_WatermarkSparesWhatTheSenderHolds(t *testing.T) {
+	a := newNode(t)
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1), foreign(2, 1))
+	theirs := &causal.Knowledge{}
+	for o := range byte(2) {
+		theirs.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{o + 1}, Seq: 1})
+		theirs.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{o + 1}, Seq: 1})
+	}
+	held := foreign(1, 1)
+	held.NameOnly = true // a is known to have it
+	a.mergeFrom(theirs, held, foreign(3, 1))
+	require.Equal(t, []string{"1/1", "3/1"}, a.values("k"), "only 2/1 was superseded there")
+}
+
+// design.md: M7
+func TestMerge_WatermarksStayWithinTheVersionVector(t *testing.T) {
+	a := newNode(t)
+	theirs := &causal.Knowledge{}
+	for _, c := range []causal.Column{causal.Covered, causal.Pruned, causal.Purged} {
+		theirs.Raise(c, causal.Dot{Origin: causal.Origin{1}, Seq: 5})
+	}
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		t.Cover(causal.Dot{Origin: causal.Origin{1}, Seq: 3})
+		t.JoinWatermarks(theirs)
+		return nil
+	}))
+	require.EqualValues(t, 3, a.r.Known.Seq(causal.Pruned, causal.Origin{1}))
+	require.EqualValues(t, 3, a.r.Known.Seq(causal.Purged, causal.Origin{1}))
+}

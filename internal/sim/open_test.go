@@ -67,3 +67,92 @@ func (c *originCounter) Put(key, _ []byte) {
 func (c *originCounter) Delete([]byte) {}
 
 var _ leveldb.BatchReplay = (*originCounter)(nil)
+
+// design.md: O1
+func TestOpen_EachHasAnOriginOfItsOwn(t *testing.T) {
+	a := newNode(t)
+	a.put("k", "v")
+	b := a.copied()
+	require.NotEqual(t, a.r.Self, b.r.Self)
+	a.put("k", "of a")
+	b.put("k", "of the copy")
+	talk(t, a, b)
+	require.Len(t, a.versions("k"), 2, "they are two writes")
+	requireEqualNodes(t, a, b)
+}
+
+// design.md: O2
+func TestOpen_AfterACrashRestartsFromTheCheckpoint(t *testing.T) {
+	a := newNode(t)
+	self := a.r.Self
+	a.put("k", "on disk")
+	a.saved()
+	a.put("l", "perhaps not")
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: self, Seq: 2})
+		return nil
+	}))
+	a.reopen(replica.HighestClock)
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, self))
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Pruned, self))
+	require.True(t, a.r.Cloud.Contains(causal.Dot{Origin: self, Seq: 2}), "it is held")
+}
+
+// design.md: O5
+func TestOpen_OrphanIsReissuedWithItsDotInTheContext(t *testing.T) {
+	a := newNode(t)
+	a.put("k", "v")
+	was := a.versions("k")[0]
+	a.reopen(replica.HighestClock)
+	require.True(t, a.r.Orphans())
+	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.Reissue(100) }))
+	require.False(t, a.r.Orphans())
+	vs := a.versions("k")
+	require.Len(t, vs, 1)
+	require.NotEqual(t, was.Origin, vs[0].Origin)
+	require.NotEqual(t, a.r.Self, vs[0].Origin)
+	require.True(t, vs[0].HasSeen(was.Dot))
+	require.Equal(t, was.Clock, vs[0].Clock)
+	require.Equal(t, was.Stamp, vs[0].Stamp)
+	require.Equal(t, "v", a.get("k"))
+	require.Zero(t, a.r.Known.Seq(causal.Covered, was.Origin), "a peer that is away may hold it")
+	require.True(t, a.r.Known.Covers(vs[0].Dot))
+}
+
+// design.md: O6
+func TestOpen_SyncedWritesAreNoOrphans(t *testing.T) {
+	a := newNode(t)
+	self := a.r.Self
+	for _, k := range []string{"k", "l"} {
+		require.NoError(t, a.Commit(func(t *replica.Txn) error {
+			t.Sync = true
+			return t.Put([]store.Write{{Key: []byte(k), Value: []byte("v")}})
+		}))
+	}
+	a.reopen(replica.HighestClock)
+	require.False(t, a.r.Orphans())
+	require.EqualValues(t, 2, a.r.Known.Seq(causal.Covered, self))
+}
+
+// design.md: O4
+func TestOpen_AfterACrashServesNoStaleEntries(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "1")
+	stale := store.AppendLogKey(nil, a.r.Alias[a.r.Self], 1)
+	rec, err := a.db.Get(stale, nil)
+	require.NoError(t, err)
+	a.put("k", "2")
+	require.NoError(t, a.db.Put(stale, rec, nil)) // as if the batch that deleted it had been lost in part
+	old := a.r.Self
+	r := replica.NewReplica(replica.ReplicaConfig{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock, MaxKey: a.r.MaxKey, MaxValue: a.r.MaxValue})
+	batch, err := r.Open("")
+	require.NoError(t, err)
+	require.NoError(t, a.db.Write(batch, nil))
+	a.r = r
+	require.True(t, a.r.MayHaveStale)
+	talk(t, b, a)
+	require.Equal(t, []causal.Dot{{Origin: old, Seq: 2}}, b.log())
+	require.NoError(t, TidyUp(a, 100, Never))
+	require.False(t, a.r.MayHaveStale)
+	require.Equal(t, []causal.Dot{{Origin: old, Seq: 2}}, a.log())
+}

@@ -225,3 +225,47 @@ func TestPull_ReplicaDoesNotTalkToItself(t *testing.T) {
 	a := newNode(t)
 	require.ErrorIs(t, quarrel(t, a, a), session.ErrSelf)
 }
+
+// design.md: M6
+func TestPull_KeyTravelsWithAllItsSiblings(t *testing.T) {
+	a, b, c := newNode(t), newNode(t), newNode(t)
+	a.put("k", "of a")
+	c.put("k", "of c")
+	talk(t, a, c)
+	for i := range 20 { // between the two in the logs
+		a.put(fmt.Sprint("a", i), strings.Repeat("x", 300))
+		c.put(fmt.Sprint("c", i), strings.Repeat("x", 300))
+	}
+	talk(t, a, c)
+	talkInWindows(t, b, a, 0, func() {
+		require.Contains(t, []int{0, 2}, len(b.versions("k")))
+	})
+	require.Equal(t, a.versions("k"), b.versions("k"))
+}
+
+// design.md: P4
+func TestPull_PageCarriesTheWatermarksOfItsState(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("first", "v")
+	talk(t, b, a)
+	for i := range 20 {
+		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+	pages := 0
+	p := session.Params{PageSize: 1 << 10, BatchSize: 1, MaxValue: 1 << 20, MaxKey: 1 << 16}
+	drive(t, session.NewSession(b, true, p), session.NewSession(a, false, p), func(from, to *session.Session, f session.Frame) {
+		require.NoError(t, to.Receive(f.Kind, f.Payload))
+		if f.Kind != session.FramePage {
+			return
+		}
+		if pages++; pages == 1 { // so the vectors at the start did not say so
+			require.NoError(t, a.Commit(func(t *replica.Txn) error {
+				t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
+				return nil
+			}))
+		} else if pages == 3 {
+			require.EqualValues(t, 1, b.r.Known.Seq(causal.Pruned, a.r.Self))
+		}
+	})
+	require.Greater(t, pages, 3)
+}

@@ -172,3 +172,29 @@ func TestRepair_CostFollowsTheDifference(t *testing.T) {
 		talk(t, b, a)
 	}
 }
+
+// A whole key is missing, at the one side or at the other.
+//
+// design.md: R2, R3
+func TestRepair_BringsBackAKeyThatWasLost(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		a, b := newNode(t), newNode(t)
+		a.put("k", "v")
+		a.put("l", "v")
+		gossip(t, a, b)
+		b.lose("k")
+		require.Equal(t, a.r.Known.VectorSum, b.r.Known.VectorSum)
+		require.NotEqual(t, a.r.Digest, b.r.Digest)
+		back := 0
+		if first {
+			sa, sb, _ := talk(t, a, b)
+			back = sa.Stats.Repaired + sb.Stats.Repaired
+		} else {
+			sa, sb, _ := talk(t, b, a)
+			back = sa.Stats.Repaired + sb.Stats.Repaired
+		}
+		require.Equal(t, 1, back)
+		require.Equal(t, "v", b.get("k"))
+		requireEqualNodes(t, a, b)
+	}
+}

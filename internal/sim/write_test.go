@@ -105,3 +105,33 @@ func TestWrite_DeletingAnAbsentKeyLogsNothing(t *testing.T) {
 	a.del("k")
 	require.Equal(t, []causal.Dot{{Origin: a.r.Self, Seq: 2}}, a.log())
 }
+
+// A power failure may take the batch that wrote a sibling and keep the one that brought another:
+// what is left of the key fits together all the same.
+//
+// design.md: W3
+func TestWrite_BatchCarriesTheWholeStateOfItsKeys(t *testing.T) {
+	a := newNode(t)
+	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
+	tx := a.r.Begin()
+	_, err := tx.Merge([]byte("k"), []store.Version{foreign(2, 1)}, &causal.Knowledge{})
+	require.NoError(t, err)
+	put := putKeys{}
+	require.NoError(t, tx.Finish().Replay(put))
+	for what, key := range map[string][]byte{
+		"value":           []byte("k"),
+		"log-index":       store.KindKey(store.KindIndex, []byte("k")),
+		"hint":            store.KindKey(store.KindConflict, []byte("k")),
+		"log entry":       store.AppendLogKey(nil, a.r.Alias[causal.Origin{2}], 1),
+		"sibling's entry": store.AppendLogKey(nil, a.r.Alias[causal.Origin{1}], 1),
+	} {
+		require.Contains(t, put, string(key), what)
+	}
+}
+
+// putKeys are the keys that a batch puts.
+type putKeys map[string]bool
+
+func (p putKeys) Put(key, _ []byte) { p[string(key)] = true }
+
+func (p putKeys) Delete([]byte) {}
