@@ -1,9 +1,13 @@
 package replicator_test
 
 import (
+	"flag"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+var updateDesign = flag.Bool("update-design", false, "write the table of rules and tests in docs/design.md")
 
 // documents are all that people read, of this module and of those in it.
 func documents(t *testing.T) (files []string) {
@@ -154,4 +160,87 @@ func TestDesign_PackagesImportWhatTheGraphShows(t *testing.T) {
 		slices.Sort(real[name])
 	}
 	require.Equal(t, real, drawn)
+}
+
+// TestDesign_EveryRuleHasATest keeps the table of rules and tests in docs/design.md true. A test names
+// its rules in the last line of its comment: "// design.md: M3, M4".
+func TestDesign_EveryRuleHasATest(t *testing.T) {
+	text, err := os.ReadFile("docs/design.md")
+	require.NoError(t, err)
+	var rules []string
+	for _, m := range regexp.MustCompile(`(?m)^\*\*([A-Z]\d+)\.\*\*`).FindAllStringSubmatch(string(text), -1) {
+		require.NotContains(t, rules, m[1], "a rule stands twice")
+		rules = append(rules, m[1])
+	}
+	require.NotEmpty(t, rules)
+	tests := map[string][]string{}
+	naming := regexp.MustCompile(`(?m)^// design\.md: ([A-Z0-9, ]+)\nfunc (Test\w+)\(`)
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range naming.FindAllStringSubmatch(string(source), -1) {
+			for rule := range strings.SplitSeq(m[1], ", ") {
+				require.Contains(t, rules, rule, "%s: %s names a rule that docs/design.md has not", path, m[2])
+				tests[rule] = append(tests[rule], fmt.Sprintf("`%s` %s", filepath.ToSlash(filepath.Dir(path)), m[2]))
+			}
+		}
+		return nil
+	}))
+	var table strings.Builder
+	table.WriteString("| rule | tests |\n|---|---|\n")
+	for _, rule := range rules {
+		require.NotEmpty(t, tests[rule], "rule %s has no test", rule)
+		slices.Sort(tests[rule])
+		fmt.Fprintf(&table, "| %s | %s |\n", rule, strings.Join(slices.Compact(tests[rule]), "<br>"))
+	}
+	require.Len(t, slices.Collect(maps.Keys(tests)), len(rules))
+	before, after, ok := strings.Cut(string(text), "\n## Rules and tests\n")
+	require.True(t, ok)
+	_, rest, _ := strings.Cut(after, "\n## ")
+	if rest != "" {
+		rest = "\n## " + rest
+	}
+	want := before + "\n## Rules and tests\n\n" + table.String() + rest
+	if *updateDesign {
+		require.NoError(t, os.WriteFile("docs/design.md", []byte(want), 0o644))
+		return
+	}
+	require.Equal(t, want, string(text), "go test -run Design -update-design . writes the table")
+}
+
+// TestDocumentsNameTestsThatExist holds for whole names and for what follows -run, which may be the
+// beginning of one.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	var tests []string
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark|Example)\w*)\(`)
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range declared.FindAllStringSubmatch(string(source), -1) {
+			tests = append(tests, m[1])
+		}
+		return err
+	}))
+	name := regexp.MustCompile(`\b((?:Test|Fuzz|Benchmark)[A-Z]\w+)`)
+	names := 0
+	for _, file := range documents(t) {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			for _, m := range name.FindAllStringSubmatch(line, -1) {
+				names++
+				require.True(t, slices.ContainsFunc(tests, func(test string) bool {
+					return test == m[1] || regexp.MustCompile("-run '?"+m[1]).MatchString(line) && strings.HasPrefix(test, m[1])
+				}), "%s names %s, which is nowhere", file, m[1])
+			}
+		}
+	}
+	require.Greater(t, names, 50, "names are no longer recognized")
 }
