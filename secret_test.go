@@ -366,24 +366,6 @@ func TestNoServerListensForStrangersUnlessToldTo(t *testing.T) {
 	}
 }
 
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestGeneratedSecretsAreLongAndDiffer(t *testing.T) {
 	a, b := GenerateSecret(), GenerateSecret()
 	require.Len(t, a, 32)

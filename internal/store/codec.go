@@ -164,16 +164,6 @@ func (d *Decoder) Take(n int) []byte {
 // Bytes reads a byte string of at most limit bytes, which aliases the record.
 func (d *Decoder) Bytes(limit int) []byte { return d.Take(int(d.UpTo(uint64(min(limit, len(d.B)))))) }
 
-// sized reads a byte string whose length an option bounds, and says so if it is
-// longer: the option may just be another on the other side.
-func (d *Decoder) sized(what, option string, limit int) ([]byte, error) {
-	n := d.Uint()
-	if d.Err == nil && n > uint64(limit) {
-		return nil, fmt.Errorf("%w: %s of %d bytes, %s is %d", ErrTooLarge, what, n, option, limit)
-	}
-	return d.Take(int(n)), nil
-}
-
 func (d *Decoder) String(limit int) string { return string(d.Bytes(limit)) }
 
 func (d *Decoder) Origin() (o causal.Origin) {
