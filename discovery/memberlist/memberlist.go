@@ -1,9 +1,10 @@
 // Package memberlist finds peers by gossip: SWIM as github.com/hashicorp/memberlist
-// implements it. It is for fleets that outgrow lists of addresses and multicast:
-// a server needs the gossip address of one other, and learns of thousands, in
-// other networks too, at a cost that does not grow with their number.
+// implements it. It is for fleets that outgrow lists of addresses and multicast: a replica
+// needs the gossip address of one other, and learns of thousands, in other networks too, at
+// a cost that does not grow with their number.
 //
-// It is a module of its own, so that who does not use it does not depend on it.
+// It is a module of its own, so that programs that do not use it do not depend on
+// hashicorp's library.
 package memberlist
 
 import (
@@ -33,36 +34,35 @@ import (
 
 // Options configures [New].
 type Options struct {
-	// Bind is the address to gossip on, by UDP and TCP alike. Port 0 picks a free
-	// one, see [Members.Addr]. Default: "127.0.0.1:7946".
+	// Bind is the address to gossip on, by UDP and TCP. Port 0 picks a free one, see
+	// [Members.Addr]. Default: "127.0.0.1:7946".
 	Bind string
 
 	// Advertise is the gossip address that others should use, an IP address and a
 	// port. Default: as bound.
 	Advertise string
 
-	// Seeds are gossip addresses of other servers, "host:port". One that answers is
-	// enough. They are asked again each Interval, so that what a long partition
-	// split in two finds together.
+	// Seeds are gossip addresses of other replicas, "host:port". One that answers is
+	// enough. They are asked again each Interval, so that the two sides of a long
+	// partition find each other.
 	Seeds []string
 
-	// Secret, at least 16 bytes and shared by all servers, encrypts the gossip. It
-	// may be the one of replicator.Options. Default: in the clear. What is found is a
-	// hint in either case: the handshake of the replicators decides.
+	// Secret, at least 16 bytes and shared by all replicas, encrypts the gossip. It may be
+	// that of replicator.Options. Default: in the clear. An address found is a hint in
+	// either case: the handshake between replicas decides.
 	Secret []byte
 
-	// OldSecrets decrypt gossip beside Secret and encrypt none, so that a secret is
-	// changed in the three passes of replicator.Options.OldSecrets, and may be the same
-	// ones as there: add the new one here; make it Secret and put the old one here;
-	// leave the old one out.
+	// OldSecrets decrypt gossip, as Secret does, and encrypt none. They may be those of
+	// replicator.Options, and a secret is changed in the same three passes: add the new
+	// one here; make it Secret and put the old one here; leave the old one out.
 	OldSecrets [][]byte
 
 	// Interval is the pause between two reports of all members that are alive.
 	// Default: 1 min.
 	Interval time.Duration
 
-	// Config is what to start from; it is copied. Default: memberlist's for a LAN.
-	// Name, addresses, label, key, delegates and logger are overwritten.
+	// Config is copied, then name, addresses, label, key, delegates and logger are
+	// overwritten. Default: memberlist's for a LAN.
 	Config *memberlist.Config
 
 	// Logger gets the library's log at debug level, and a warning once while no seed
@@ -70,8 +70,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Members is a [replicator.Discoverer]. It may be given to one server only. Its
-// methods are safe for concurrent use.
+// Members is a [replicator.Discoverer] for one replica. Its methods are safe for concurrent
+// use.
 type Members struct {
 	o Options
 
@@ -80,7 +80,7 @@ type Members struct {
 	self string                 // name in the list
 }
 
-// New makes a source of peers. Nothing happens until a replicator runs it.
+// New returns a source of peers, which does nothing until a replica runs it.
 func New(o Options) *Members {
 	o.Bind = cmp.Or(o.Bind, "127.0.0.1:7946")
 	o.OldSecrets = slices.Clone(o.OldSecrets)
@@ -91,11 +91,11 @@ func New(o Options) *Members {
 	return &Members{o: o}
 }
 
-// leaveTimeout is how long the others have to hear that a server leaves.
+// leaveTimeout is how long the others have to hear that a replica leaves.
 const leaveTimeout = time.Second
 
-// Discover joins the others and reports who is alive, until ctx ends; then it tells
-// them that it leaves. That no seed answers is no error: somebody must be first.
+// Discover joins the others and reports all live members until ctx ends, then announces
+// that this replica leaves. It is no error if no seed answers: some replica is the first.
 func (m *Members) Discover(ctx context.Context, self replicator.Self, found func(addr string)) error {
 	joined := make(chan struct{}, 1)
 	config, err := m.config(self, joined)
@@ -130,7 +130,8 @@ func (m *Members) Discover(ctx context.Context, self replicator.Self, found func
 	}
 }
 
-// join asks one seed at random who there is, or all of them while nobody is known.
+// join asks one seed at random for members, or all of them while none are known. It reports
+// whether no seed answered and there is still no other member.
 func (m *Members) join(list *memberlist.Memberlist, lonely bool) bool {
 	seeds := slices.Clone(m.o.Seeds)
 	rand.Shuffle(len(seeds), func(i, j int) { seeds[i], seeds[j] = seeds[j], seeds[i] })
@@ -153,8 +154,7 @@ func (m *Members) started(list *memberlist.Memberlist, self string) {
 	m.list, m.self = list, self
 }
 
-// Addr is the gossip address, which others take as a seed. It is empty before
-// Discover has begun.
+// Addr returns the gossip address, a seed for others. It is empty unless Discover runs.
 func (m *Members) Addr() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,7 +165,7 @@ func (m *Members) Addr() string {
 	return net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
 }
 
-// Live gives the addresses to replicate with of all others that are alive, sorted.
+// Live returns the replication addresses of all other live members, sorted.
 func (m *Members) Live() []string {
 	m.mu.Lock()
 	list, self := m.list, m.self
@@ -183,8 +183,9 @@ func (m *Members) Live() []string {
 	return addrs
 }
 
-// peerAddr is where to dial a member: as it says, at the address that it gossips
-// from if it names no host. It is empty if the member says nothing of use.
+// peerAddr returns the address to dial a member at: the one that it announces, with the
+// host that it gossips from if that names none. It is empty if the member announces no
+// usable one.
 func peerAddr(n *memberlist.Node) string {
 	host, port, err := net.SplitHostPort(string(n.Meta))
 	if p, e := strconv.ParseUint(port, 10, 16); err != nil || e != nil || p == 0 {
@@ -220,12 +221,12 @@ func (m *Members) config(self replicator.Self, joined chan struct{}) (*memberlis
 		return nil, err
 	}
 	if len(self.Addr) > memberlist.MetaMaxSize {
-		return nil, errors.New("memberlist: the address of this server is too long to gossip")
+		return nil, errors.New("memberlist: the address of this replica is too long to gossip")
 	}
 	return c, nil
 }
 
-// keyring has the keys made of the secrets; nil if there is none.
+// keyring returns the keys derived from the secrets, or nil if there are none.
 func (m *Members) keyring(cluster string) (*memberlist.Keyring, error) {
 	if m.o.Secret == nil && len(m.o.OldSecrets) == 0 {
 		return nil, nil
@@ -239,7 +240,7 @@ func (m *Members) keyring(cluster string) (*memberlist.Keyring, error) {
 			}
 			return nil, fmt.Errorf("memberlist: Options.%s: %d bytes, want at least 16", field, len(secret))
 		}
-		// Never the secret itself: it also makes the key of the replicators.
+		// Never the secret itself: the key of the sessions comes from it, too.
 		key, err := hkdf.Key(sha256.New, secret, nil, "replicator memberlist "+cluster, 32)
 		if err != nil {
 			return nil, fmt.Errorf("memberlist: cannot derive a key: %w", err)
@@ -262,7 +263,7 @@ func split(field, addr string) (host string, port int, err error) {
 	return cmp.Or(host, "0.0.0.0"), port, nil
 }
 
-// meta is what others learn of this server: its address. It sends no messages.
+// meta is the delegate that announces the address of this replica. It sends no messages.
 type meta string
 
 func (d meta) NodeMeta(int) []byte           { return []byte(d) }
@@ -271,7 +272,7 @@ func (meta) GetBroadcasts(int, int) [][]byte { return nil }
 func (meta) LocalState(bool) []byte          { return nil }
 func (meta) MergeRemoteState([]byte, bool)   {}
 
-// joins tells that somebody came. The list may be locked, so it only leaves a note.
+// joins signals that a member joined. The list may be locked, so it does nothing else.
 type joins chan struct{}
 
 func (c joins) note(*memberlist.Node) {
@@ -284,13 +285,13 @@ func (c joins) NotifyJoin(n *memberlist.Node)   { c.note(n) }
 func (c joins) NotifyUpdate(n *memberlist.Node) { c.note(n) }
 func (c joins) NotifyLeave(*memberlist.Node)    {}
 
-// debugLog hands the library's log on.
+// debugLog passes the library's log on.
 type debugLog struct{ *slog.Logger }
 
 var _ io.Writer = debugLog{}
 
 func (l debugLog) Write(p []byte) (int, error) {
-	// It names members as these name themselves.
+	// Members choose their names.
 	printable := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '?'

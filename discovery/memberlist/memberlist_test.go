@@ -19,7 +19,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// quick notices in seconds what a LAN's settings would in many.
+// quick detects within seconds what takes the settings for a LAN far longer.
 func quick() *memberlist.Config {
 	c := memberlist.DefaultLocalConfig()
 	c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult = 300*time.Millisecond, 200*time.Millisecond, 2
@@ -27,7 +27,7 @@ func quick() *memberlist.Config {
 	return c
 }
 
-// running is a source of peers at work, without a server behind it.
+// running is a running source of peers without a replica.
 type running struct {
 	*Members
 	link   *memberlist.NetTransport
@@ -127,7 +127,7 @@ func TestOthersOfAnotherClusterOrSecretAreNotFound(t *testing.T) {
 	}
 }
 
-func TestServersThatKnowOneGossipAddressReplicate(t *testing.T) {
+func TestReplicasThatKnowOneGossipAddressReplicate(t *testing.T) {
 	var dbs []*replicator.DB
 	var seeds []string
 	for range 3 {
@@ -150,7 +150,8 @@ func TestServersThatKnowOneGossipAddressReplicate(t *testing.T) {
 	}
 }
 
-// fleet is replicas that find each other by gossip alone, each opening at new addresses.
+// fleet is replicas that discover one another by gossip alone, at new addresses each time
+// they are opened.
 type fleet struct {
 	t       *testing.T
 	stores  []storage.Storage
@@ -229,7 +230,7 @@ func TestSecretOfGossipIsChangedInThreePasses(t *testing.T) {
 	late := start(t, "", 9, Options{Seeds: []string{f.members[0].Addr()}, Secret: a, Interval: 50 * time.Millisecond})
 	late.cancel()
 	require.NoError(t, <-late.ended)
-	require.Empty(t, late.found, "who has but the old secret is out")
+	require.Empty(t, late.found, "the old secret alone no longer lets anyone in")
 }
 
 func TestMemberThatNamesNoHostIsDialedWhereItGossips(t *testing.T) {

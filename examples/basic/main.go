@@ -1,6 +1,6 @@
-// Command basic is replicator in twenty lines: three databases, a write at the
-// first, a read at the second, a deletion at the third. Here they are in one
-// process; elsewhere each has its own, and nothing else changes.
+// Command basic is replicator in twenty lines: three replicas, a write at the first, a
+// read at the second, a deletion at the third. Here they share a process; in production
+// each has its own, and nothing else changes.
 //
 //	go run ./examples/basic
 package main

@@ -14,13 +14,12 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// catalogueWait is how long Consul may hold back an answer while nothing changes.
+// catalogueWait is how long Consul may withhold an answer while nothing changes.
 const catalogueWait = 5 * time.Minute
 
-// fromConsul finds peers in the catalogue of a Consul agent, which is at base
-// ("http://127.0.0.1:8500"): all healthy instances of a service. It registers
-// nothing; that is the job of the agent's service definition, which has the
-// health check, too.
+// fromConsul finds peers in the catalogue of the Consul agent at base
+// ("http://127.0.0.1:8500"): all healthy instances of a service. It registers nothing;
+// that is the job of the agent's service definition, which has the health check, too.
 //
 // It uses blocking queries: Consul answers when the list has changed.
 func fromConsul(base, service string) replicator.Discoverer {
@@ -40,13 +39,13 @@ func fromConsul(base, service string) replicator.Discoverer {
 	})
 }
 
-// catalogue reads one service's instances, again each time they change.
+// catalogue reads the instances of one service, again each time they change.
 type catalogue struct {
 	url   string
 	index uint64 // of the last answer, 0 before the first
 }
 
-// instance is the part of an entry of /v1/health/service that says where it is.
+// instance is the part of an entry of /v1/health/service that has its address.
 type instance struct {
 	Node    struct{ Address string }
 	Service struct {
@@ -63,7 +62,7 @@ func (i instance) addr() string {
 	return net.JoinHostPort(host, strconv.Itoa(i.Service.Port))
 }
 
-// next waits until the list is other than at the last call and gives it.
+// next waits until the list has changed since the last call and returns it.
 func (c *catalogue) next(ctx context.Context) ([]string, error) {
 	query := url.Values{"passing": {"1"}}
 	if c.index > 0 {
@@ -97,9 +96,8 @@ func (c *catalogue) next(ctx context.Context) ([]string, error) {
 	return addrs, nil
 }
 
-// advance takes the index of an answer, as Consul's manual asks of clients: one
-// that went back means to start over, and 0 must not be asked with, since that
-// would not block.
+// advance stores the index of an answer by the rules of Consul's manual: start over if it
+// went back, and never ask with 0, which would not block.
 func (c *catalogue) advance(header string) error {
 	index, err := strconv.ParseUint(header, 10, 64)
 	switch {

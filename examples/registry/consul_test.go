@@ -11,8 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// agent answers as a Consul agent does: with what was put into answers, and not
-// before something was.
+// agent is a Consul agent that replies with what a test puts into answers, and not before.
 type agent struct {
 	*httptest.Server
 	answers chan answer
@@ -40,14 +39,14 @@ func newAgent(t *testing.T) *agent {
 	return a
 }
 
-// Entries as GET /v1/health/service/shop gives them, shortened.
+// Entries as GET /v1/health/service/shop returns them, shortened.
 const (
 	ownAddress = `{"Node":{"Node":"a","Address":"10.1.0.1"},"Service":{"ID":"shop-1","Service":"shop","Address":"10.2.0.1","Port":9000},"Checks":[{"Status":"passing"}]}`
 	ofTheNode  = `{"Node":{"Node":"b","Address":"10.1.0.2"},"Service":{"ID":"shop-2","Service":"shop","Address":"","Port":9000},"Checks":[{"Status":"passing"}]}`
 	ofVersion6 = `{"Node":{"Node":"c","Address":"10.1.0.3"},"Service":{"ID":"shop-3","Service":"shop","Address":"fd00::3","Port":9001},"Checks":[]}`
 )
 
-func TestConsulIsAskedAgainWithTheIndexItGave(t *testing.T) {
+func TestConsulIsAskedAgainWithItsIndex(t *testing.T) {
 	a := newAgent(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -84,5 +83,5 @@ func TestConsulThatFailsIsReported(t *testing.T) {
 	a := newAgent(t)
 	a.answers <- answer{"0", "No cluster leader", http.StatusInternalServerError}
 	err := fromConsul(a.URL, "shop").Discover(t.Context(), replicator.Self{}, nil)
-	require.ErrorContains(t, err, "500 Internal Server Error: No cluster leader")
+	require.ErrorContains(t, err, `"500 Internal Server Error": "No cluster leader"`)
 }

@@ -1,9 +1,8 @@
-// Command registry shows servers that find each other through a service
-// registry: any source of addresses becomes a [replicator.Discoverer] with a
-// function of a few lines.
+// Command registry shows replicas that discover one another through a service registry: a
+// function of a few lines makes any source of addresses a [replicator.Discoverer].
 //
-// registry.go brings a registry of its own, so that there is nothing to
-// install; consul.go reads the catalogue of a Consul agent instead.
+// registry.go has a registry of its own, so there is nothing to install; consul.go reads
+// the catalogue of a Consul agent instead.
 //
 //	go run ./examples/registry
 package main
@@ -49,25 +48,25 @@ func run(ctx context.Context, out io.Writer) error {
 	go web.Serve(l)
 	defer web.Close()
 
-	var servers []*replicator.DB
+	var replicas []*replicator.DB
 	for i := range 3 {
-		db, err := open(fmt.Sprintf("server-%d", i+1), fromRegistry("http://"+l.Addr().String(), heartbeat))
+		db, err := open(fmt.Sprintf("replica-%d", i+1), fromRegistry("http://"+l.Addr().String(), heartbeat))
 		if err != nil {
 			return err
 		}
 		defer db.Close()
-		servers = append(servers, db)
+		replicas = append(replicas, db)
 	}
-	fmt.Fprintln(out, "three servers know only the registry")
-	if err := servers[0].Put([]byte("hello"), []byte("from server-1"), nil); err != nil {
+	fmt.Fprintln(out, "three replicas know only the registry")
+	if err := replicas[0].Put([]byte("hello"), []byte("from replica-1"), nil); err != nil {
 		return err
 	}
-	for i, db := range servers[1:] {
+	for i, db := range replicas[1:] {
 		value, err := arrives(ctx, db, "hello")
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "server-%d reads: hello %s\n", i+2, value)
+		fmt.Fprintf(out, "replica-%d reads: hello %s\n", i+2, value)
 	}
 	fmt.Fprintf(out, "the registry lists %d addresses\n", len(reg.addrs("shop")))
 	return nil
@@ -86,7 +85,7 @@ func open(name string, d replicator.Discoverer) (*replicator.DB, error) {
 	})
 }
 
-// arrives waits until a key is there and gives its value.
+// arrives waits until a key is there and returns its value.
 func arrives(ctx context.Context, db *replicator.DB, key string) ([]byte, error) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -16,7 +16,7 @@ import (
 // registry is a service registry of the smallest kind, an http.Handler:
 //
 //	PUT /services/NAME?addr=host:port   registers for ttl; repeat it to stay
-//	GET /services/NAME                  gives the addresses as a JSON list
+//	GET /services/NAME                  returns the addresses as a JSON list
 type registry struct {
 	ttl time.Duration
 	now func() time.Time
@@ -56,7 +56,7 @@ func (r *registry) list(w http.ResponseWriter, req *http.Request) {
 	json.NewEncoder(w).Encode(r.addrs(req.PathValue("name")))
 }
 
-// addrs are the addresses registered under a name and not expired, sorted.
+// addrs returns the unexpired addresses of a name, sorted.
 func (r *registry) addrs(name string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,11 +72,11 @@ func (r *registry) addrs(name string) []string {
 	return addrs
 }
 
-// fromRegistry registers this server at a registry, again and again at every
-// interval, and finds the others there.
+// fromRegistry registers this replica at a registry at every interval and finds the others
+// there.
 //
-// If the registry fails Discover returns the error: replicator logs it, calls
-// again later with growing pauses, and goes on replicating with whom it knows.
+// If the registry fails, Discover returns the error: replicator logs it, goes on
+// replicating with the peers that it knows, and calls again after growing pauses.
 func fromRegistry(base string, every time.Duration) replicator.Discoverer {
 	return replicator.DiscovererFunc(func(ctx context.Context, self replicator.Self, found func(string)) error {
 		service := base + "/services/" + url.PathEscape(self.Cluster)

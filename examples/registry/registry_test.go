@@ -20,9 +20,9 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output:
-	// three servers know only the registry
-	// server-2 reads: hello from server-1
-	// server-3 reads: hello from server-1
+	// three replicas know only the registry
+	// replica-2 reads: hello from replica-1
+	// replica-3 reads: hello from replica-1
 	// the registry lists 3 addresses
 }
 

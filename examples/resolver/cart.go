@@ -13,11 +13,11 @@ type cart struct {
 	Items  map[string]int `json:"items"`            // all, each with the greater count
 }
 
-// mergeCarts is a [replicator.Resolver]. Whichever way round it is called and
-// on whichever server, the result is the same: maps are written sorted, and
-// HighestClock says which version counts as newer.
+// mergeCarts is a [replicator.Resolver]. Its result is the same on every replica and in
+// either order of its arguments: JSON has maps sorted, and HighestClock picks the newer
+// version.
 //
-// What is no cart, or was deleted, is not merged: HighestClock decides.
+// It does not merge deletions and values that are not carts: HighestClock decides.
 func mergeCarts(key []byte, a, b replicator.Version) replicator.Version {
 	newer := replicator.HighestClock(key, a, b)
 	var carts [2]cart
@@ -35,7 +35,7 @@ func mergeCarts(key []byte, a, b replicator.Version) replicator.Version {
 	return replicator.Version{Value: merged}
 }
 
-// join takes all of an older cart into c.
+// join merges an older cart into c.
 func (c cart) join(older cart) cart {
 	if c.Coupon == "" {
 		c.Coupon = older.Coupon

@@ -1,14 +1,15 @@
-// Command resolver lets two servers write the same shopping cart without
-// knowledge of each other, and merges the two.
+// Command resolver has two replicas write the same shopping cart concurrently, and merges
+// the two versions.
 //
-// A resolver only decides what a key shows. Both versions are kept until
-// somebody writes the key; Conflicts lists them meanwhile.
+// A resolver only decides what reads return. Both versions are kept, and listed by
+// Conflicts, until somebody writes the key.
 //
 //	go run ./examples/resolver
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -41,7 +42,7 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	defer phone.Close()
 
-	fmt.Fprintln(out, "Apart, each writes the cart:")
+	fmt.Fprintln(out, "Each writes the cart, unseen by the other:")
 	if err := write(out, "laptop", laptop, `{"coupon":"SPRING","items":{"apples":3,"bread":1}}`); err != nil {
 		return err
 	}
@@ -54,15 +55,13 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := laptop.Sync(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "Together, both show both:")
-	for _, s := range []server{{"laptop", laptop}, {"phone", phone}} {
-		if err := s.show(out); err != nil {
-			return err
-		}
+	fmt.Fprintln(out, "After a session, both return the merged cart:")
+	if err := errors.Join(show(out, "laptop", laptop), show(out, "phone", phone)); err != nil {
+		return err
 	}
 
-	// Who writes now has seen both versions, so this replaces both.
-	fmt.Fprintln(out, "A write settles it:")
+	// A write of a replica that holds both versions replaces both.
+	fmt.Fprintln(out, "A write resolves the conflict:")
 	cart, err := phone.Get(key, nil)
 	if err != nil {
 		return err
@@ -73,12 +72,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := laptop.Sync(ctx); err != nil {
 		return err
 	}
-	for _, s := range []server{{"laptop", laptop}, {"phone", phone}} {
-		if err := s.show(out); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(show(out, "laptop", laptop), show(out, "phone", phone))
 }
 
 func open(name string) (*replicator.DB, error) {
@@ -94,20 +88,15 @@ func write(out io.Writer, name string, db *replicator.DB, cart string) error {
 	return db.Put(key, []byte(cart), nil)
 }
 
-type server struct {
-	name string
-	db   *replicator.DB
-}
-
-// show prints the value and, if there are several, the versions behind it.
-func (s server) show(out io.Writer) error {
-	cart, err := s.db.Get(key, nil)
+// show prints the value that a replica resolves to, and how many versions it stands for.
+func show(out io.Writer, name string, db *replicator.DB) error {
+	cart, err := db.Get(key, nil)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "  %-6s  %s\n", s.name, cart)
+	fmt.Fprintf(out, "  %-6s  %s\n", name, cart)
 	conflicts := 0
-	for _, versions := range s.db.Conflicts() {
+	for _, versions := range db.Conflicts() {
 		conflicts++
 		fmt.Fprintf(out, "          in conflict, %d versions are kept\n", len(versions))
 	}

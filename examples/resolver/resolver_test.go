@@ -15,15 +15,15 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output:
-	// Apart, each writes the cart:
+	// Each writes the cart, unseen by the other:
 	//   laptop  {"coupon":"SPRING","items":{"apples":3,"bread":1}}
 	//   phone   {"coupon":"SPRING","items":{"apples":5,"milk":2}}
-	// Together, both show both:
+	// After a session, both return the merged cart:
 	//   laptop  {"coupon":"SPRING","items":{"apples":5,"bread":1,"milk":2}}
 	//           in conflict, 2 versions are kept
 	//   phone   {"coupon":"SPRING","items":{"apples":5,"bread":1,"milk":2}}
 	//           in conflict, 2 versions are kept
-	// A write settles it:
+	// A write resolves the conflict:
 	//   laptop  {"coupon":"SPRING","items":{"apples":5,"bread":1,"milk":2}}
 	//           no conflict
 	//   phone   {"coupon":"SPRING","items":{"apples":5,"bread":1,"milk":2}}
@@ -47,7 +47,7 @@ func TestCouponOfTheOlderCartStaysIfTheNewerHasNone(t *testing.T) {
 	require.JSONEq(t, `{"coupon":"OLD","items":{}}`, string(got.Value))
 }
 
-func TestWhatIsNoCartIsNotMerged(t *testing.T) {
+func TestOnlyCartsAreMerged(t *testing.T) {
 	a, b := version(1, `{"items":{}}`), version(2, "not JSON")
 	require.Equal(t, b, mergeCarts(key, a, b))
 	b.Value, b.Deleted = nil, true

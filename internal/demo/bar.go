@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// screen is where people look. On a terminal bars move; anywhere else a bar is
-// a plain line now and then.
+// screen writes for people. On a terminal bars move; anywhere else a bar is a plain line
+// now and then.
 type screen struct {
 	out      io.Writer
 	terminal bool
@@ -34,7 +34,7 @@ func (s *screen) heading(title string) {
 	s.line("\n%s", title)
 }
 
-// bar shows how far one work has come. It is used from one goroutine.
+// bar shows the progress of one task. It is used from one goroutine.
 type bar struct {
 	screen *screen
 	label  string
@@ -89,7 +89,7 @@ func (b *bar) draw(n int, note string) {
 		strings.Repeat("█", full), strings.Repeat("░", barWidth-full), text)
 }
 
-// count writes a number as people read it: 11,478.
+// count formats a number for people: 11,478.
 func count[N int | int64](n N) string {
 	digits := fmt.Sprint(n)
 	for i := len(digits) - 3; i > 0; i -= 3 {
@@ -98,7 +98,7 @@ func count[N int | int64](n N) string {
 	return digits
 }
 
-// size writes a number of bytes in the unit that suits it.
+// size formats a number of bytes in the unit that suits it.
 func size(n int64) string {
 	switch {
 	case n >= 1<<20:
@@ -109,7 +109,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// plural gives "1 server" and "3 servers".
+// plural returns "1 replica" and "3 replicas".
 func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun

@@ -14,12 +14,12 @@ import (
 	"sync/atomic"
 )
 
-// expected is what every server must hold. The parent works it out from what
-// it ordered, never from what a server says it holds.
+// expected is what every replica must hold. The parent works it out from its own
+// requests, never from what a replica reports.
 type expected struct {
 	values map[string]content
-	// unsure was being written when its server was killed: nobody was told
-	// that it is stored. It may be there or not, but on all servers alike.
+	// unsure was not acknowledged when its replica was killed. It may be there or
+	// not, but on all replicas alike.
 	unsure map[string]content
 	open   map[string]bool // keys in conflict
 }
@@ -35,8 +35,8 @@ func newExpected() *expected {
 	return &expected{values: map[string]content{}, unsure: map[string]content{}, open: map[string]bool{}}
 }
 
-// bytes is the value itself. Files are read anew, a server at a time: the page
-// cache has them, and the parent stays small.
+// bytes returns the value itself. It reads files each time: the page cache has them, and
+// the parent stays small.
 func (c content) bytes() ([]byte, error) {
 	if c.file == "" {
 		return c.text, nil
@@ -48,12 +48,12 @@ func (c content) bytes() ([]byte, error) {
 	return value, err
 }
 
-// difference is one thing that is not as it must be.
+// difference is a key whose value is not what it must be.
 type difference struct{ key, what string }
 
-// inspection compares one server with what is expected.
+// inspection compares one replica with what is expected.
 type inspection struct {
-	server  *server
+	replica *process
 	expect  *expected
 	seen    map[string]bool
 	bytes   int64
@@ -63,14 +63,14 @@ type inspection struct {
 }
 
 // inspect begins an inspection. The counter, if any, rises with each value.
-func inspect(s *server, e *expected, checked *atomic.Int64) *inspection {
+func inspect(s *process, e *expected, checked *atomic.Int64) *inspection {
 	if checked == nil {
 		checked = new(atomic.Int64)
 	}
-	return &inspection{server: s, expect: e, seen: map[string]bool{}, checked: checked}
+	return &inspection{replica: s, expect: e, seen: map[string]bool{}, checked: checked}
 }
 
-// value checks one key of the server.
+// value checks one key of the replica.
 func (i *inspection) value(key string, got []byte) {
 	i.checked.Add(1)
 	i.bytes += int64(len(got))
@@ -96,7 +96,7 @@ func (i *inspection) value(key string, got []byte) {
 	}
 }
 
-// differ says where two values differ.
+// differ describes where two values differ.
 func differ(got, want []byte) string {
 	at := 0
 	for at < len(got) && at < len(want) && got[at] == want[at] {
@@ -105,15 +105,15 @@ func differ(got, want []byte) string {
 	return fmt.Sprintf("has %s and must have %s, they differ from byte %d", plural(len(got), "byte"), plural(len(want), "byte"), at)
 }
 
-// run lets the server send everything and gives what is wrong.
+// run has the replica send everything and returns what is wrong.
 func (i *inspection) run(ctx context.Context) error {
-	if _, err := i.server.call(ctx, request{Do: "dump"}, func(r reply) { i.value(r.Key, r.value) }); err != nil {
+	if _, err := i.replica.call(ctx, request{Do: "dump"}, func(r reply) { i.value(r.Key, r.value) }); err != nil {
 		return err
 	}
 	return i.verdict()
 }
 
-// verdict names what is wrong once all values were checked.
+// verdict returns what is wrong once all values have been checked.
 func (i *inspection) verdict() error {
 	if i.failed != nil {
 		return i.failed
@@ -130,23 +130,23 @@ func (i *inspection) verdict() error {
 	if n := len(i.found) - 1; n > 0 {
 		more = fmt.Sprintf(" (and %s)", plural(n, "further difference"))
 	}
-	return fmt.Errorf("%s: key %q %s%s", i.server.name, i.found[0].key, i.found[0].what, more)
+	return fmt.Errorf("%s: key %q %s%s", i.replica.name, i.found[0].key, i.found[0].what, more)
 }
 
-// alike checks that the servers hold the same of what is unsure.
+// alike checks that all replicas hold the same unsure keys.
 func alike(inspections []*inspection) error {
 	for key := range inspections[0].expect.unsure {
 		for _, i := range inspections[1:] {
 			if first := inspections[0]; i.seen[key] != first.seen[key] {
-				return fmt.Errorf("key %q is on one of %s and %s, but not on the other", key, first.server.name, i.server.name)
+				return fmt.Errorf("key %q is on one of %s and %s, but not on the other", key, first.replica.name, i.replica.name)
 			}
 		}
 	}
 	return nil
 }
 
-// sourceFiles lists the files of the Go source, as paths with slashes below
-// root; only so many, spread evenly, unless limit is 0.
+// sourceFiles lists the files of the Go source, as paths with slashes below root: at most
+// limit of them, spread evenly, or all if that is 0.
 func sourceFiles(limit int) (root string, files []string, err error) {
 	goroot, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
@@ -186,8 +186,8 @@ func spread(keys []string, n int) []string {
 	return picked
 }
 
-// largestDirectory is the top-level directory with the most of the files, the
-// compiler's aside, and those files.
+// largestDirectory returns the top-level directory that holds most of the files, apart
+// from the compiler's, and those files.
 func largestDirectory(files []string) (dir string, within []string) {
 	by := map[string][]string{}
 	for _, f := range files {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	patience  = 60 * time.Second // for agreement, while nothing changes any more
+	patience  = 60 * time.Second // for agreement, without any progress
 	pollEvery = 50 * time.Millisecond
 )
 
@@ -23,7 +23,7 @@ var errPatience = fmt.Errorf("no answer within %v", patience)
 type cluster struct {
 	options
 	screen  *screen
-	name    string // of the replicator's cluster: runs beside each other must not mix
+	name    string // of the cluster, so that concurrent runs do not mix
 	exe     string
 	dir     string
 	source  string
@@ -31,10 +31,10 @@ type cluster struct {
 	expect  *expected
 	started time.Time
 
-	running  []*server
+	running  []*process
 	edited   []string
-	last     []report          // of the running servers, when last asked
-	final    map[string]report // of a server before it was killed
+	last     []report          // of the running replicas, when last asked
+	final    map[string]report // of a replica before it was killed
 	compared int
 	rows     []row
 }
@@ -63,35 +63,35 @@ func (c *cluster) do(ctx context.Context, p phase) error {
 	return nil
 }
 
-func (c *cluster) start(name string) (*server, error) {
-	return start(c.exe, serverConfig{Name: name, Cluster: c.name, Dir: filepath.Join(c.dir, name), Multicast: !c.list})
+func (c *cluster) start(name string) (*process, error) {
+	return start(c.exe, config{Name: name, Cluster: c.name, Dir: filepath.Join(c.dir, name), Multicast: !c.list})
 }
 
-// stop ends all servers and removes their directories.
+// stop ends all replicas and removes their directories.
 func (c *cluster) stop() error {
-	err := c.all(c.running, (*server).stop)
+	err := c.all(c.running, (*process).stop)
 	if c.keep {
-		c.screen.line("\nThe data of the servers are in %s.", c.dir)
+		c.screen.line("\nThe replicas' data is in %s.", c.dir)
 		return err
 	}
 	return errors.Join(err, os.RemoveAll(c.dir))
 }
 
-// all does the same with each server at the same time.
-func (c *cluster) all(servers []*server, do func(*server) error) error {
-	errs := make([]error, len(servers))
+// all calls do for every replica concurrently.
+func (c *cluster) all(replicas []*process, do func(*process) error) error {
+	errs := make([]error, len(replicas))
 	var running sync.WaitGroup
-	for i, s := range servers {
+	for i, s := range replicas {
 		running.Go(func() { errs[i] = do(s) })
 	}
 	running.Wait()
 	return errors.Join(errs...)
 }
 
-// ask has every running server report.
+// ask returns a report of every running replica.
 func (c *cluster) ask(ctx context.Context) ([]report, error) {
 	reports := make([]report, len(c.running))
-	err := c.all(c.running, func(s *server) error {
+	err := c.all(c.running, func(s *process) error {
 		i := slices.Index(c.running, s)
 		r, err := s.call(ctx, request{Do: "status"}, nil)
 		if err == nil {
@@ -105,8 +105,8 @@ func (c *cluster) ask(ctx context.Context) ([]report, error) {
 	return reports, err
 }
 
-// met waits until every server has held a session with every other. It gives
-// up early when one reports that it has no multicast, if that is relied on.
+// met waits until every replica has had a session with every other. If they depend on
+// multicast, it gives up as soon as one reports that there is none.
 func (c *cluster) met(ctx context.Context, within time.Duration, multicast bool) (bool, error) {
 	b := c.screen.bar("met", len(c.running)*(len(c.running)-1))
 	for end := time.Now().Add(within); ; {
@@ -119,10 +119,10 @@ func (c *cluster) met(ctx context.Context, within time.Duration, multicast bool)
 			pairs += len(r.Met)
 		}
 		if pairs >= b.total {
-			b.end(b.total, "every server knows every other")
+			b.end(b.total, "every replica knows every other")
 			return true, nil
 		}
-		none := slices.ContainsFunc(c.running, func(s *server) bool { return s.multicastError() != "" })
+		none := slices.ContainsFunc(c.running, func(s *process) bool { return s.multicastError() != "" })
 		if time.Now().After(end) || multicast && none {
 			b.end(pairs, fmt.Sprintf("%d of %d pairs", pairs, b.total))
 			return false, nil
@@ -155,8 +155,8 @@ func (c *cluster) during(ctx context.Context, work func(context.Context) error) 
 	return <-done
 }
 
-// agree waits until all servers report the number of keys and of conflicts that
-// must be, and equal digests. If nothing moves any more it says what is wrong.
+// agree waits until all replicas report equal digests and as many keys and conflicts as
+// expected. If there is no progress any more, it returns what is wrong.
 func (c *cluster) agree(ctx context.Context) error {
 	b := c.screen.bar("agreement", len(c.running)*len(c.expect.values))
 	var before string
@@ -186,7 +186,7 @@ func (c *cluster) agree(ctx context.Context) error {
 	}
 }
 
-// missing is by how many keys and conflicts the reports are off.
+// missing returns by how many keys and conflicts the reports are off.
 func (e *expected) missing(reports []report) int {
 	n := 0
 	least := int64(len(e.values))
@@ -198,17 +198,17 @@ func (e *expected) missing(reports []report) int {
 	return n
 }
 
-// equalDigests is the size of the largest group of servers with one digest.
+// equalDigests returns the size of the largest group of replicas with one digest.
 func equalDigests(reports []report) int {
-	most, servers := 0, map[string]int{}
+	most, replicas := 0, map[string]int{}
 	for _, r := range reports {
-		servers[r.Digest]++
-		most = max(most, servers[r.Digest])
+		replicas[r.Digest]++
+		most = max(most, replicas[r.Digest])
 	}
 	return most
 }
 
-// standing tells what each server holds.
+// standing describes what each replica holds.
 func standing(reports []report) string {
 	var lines []string
 	for _, r := range reports {
@@ -217,10 +217,10 @@ func standing(reports []report) string {
 	return strings.Join(lines, "\n")
 }
 
-// checkConflicts compares what Conflicts lists on each server with what must be
-// in conflict, and the number of versions kept.
+// checkConflicts checks that Conflicts lists the expected keys on each replica, with a
+// version of each.
 func (c *cluster) checkConflicts(ctx context.Context) error {
-	return c.all(c.running, func(s *server) error {
+	return c.all(c.running, func(s *process) error {
 		listed := map[string]int{}
 		if _, err := s.call(ctx, request{Do: "conflicts"}, func(r reply) { listed[r.Key] = r.N }); err != nil {
 			return err
@@ -230,7 +230,7 @@ func (c *cluster) checkConflicts(ctx context.Context) error {
 				return fmt.Errorf("%s: key %q is in conflict but must not be", s.name, key)
 			}
 			if versions != len(c.running) {
-				return fmt.Errorf("%s: key %q has %s, want one of each server", s.name, key, plural(versions, "version"))
+				return fmt.Errorf("%s: key %q has %s, want one of each replica", s.name, key, plural(versions, "version"))
 			}
 		}
 		for key := range c.expect.open {
@@ -242,7 +242,7 @@ func (c *cluster) checkConflicts(ctx context.Context) error {
 	})
 }
 
-func (s *server) multicastError() string {
+func (s *process) multicastError() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.noMulticast

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets this test binary be a server, as the program does: run starts
-// its servers as further processes of the program that it is in.
+// TestMain lets this test binary be a replica: Run starts replicas as further processes of
+// the program that it is in.
 func TestMain(m *testing.M) {
 	if IsReplica() {
 		os.Exit(Replica(os.Stdin, os.Stdout))
@@ -36,7 +36,7 @@ func TestThreeProcessesAgree(t *testing.T) {
 	require.Empty(t, errOut.String(), out.String())
 	require.Zero(t, code)
 	require.Contains(t, out.String(), "150 conflicts arose, 3 versions kept in each.")
-	require.Regexp(t, `3 servers agree: [\d,]+ values compared byte for byte, every one is what it must be\.\n$`, out.String())
+	require.Regexp(t, `3 replicas agree: [\d,]+ values compared byte for byte, every one is what it must be\.\n$`, out.String())
 	requireNothingLeft(t)
 }
 
@@ -57,7 +57,7 @@ func TestInterruptLeavesNothingBehind(t *testing.T) {
 	requireNothingLeft(t)
 }
 
-func TestServersGoOnWithTheirPagesUntilInterrupted(t *testing.T) {
+func TestReplicasGoOnWithTheirPagesUntilInterrupted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
@@ -84,8 +84,8 @@ func TestServersGoOnWithTheirPagesUntilInterrupted(t *testing.T) {
 	require.Empty(t, errOut.String())
 	require.Len(t, pages, 3)
 	for i, page := range pages {
-		require.Contains(t, page, fmt.Sprintf("<h1>server-%d</h1>", i+1))
-		require.Contains(t, page, "// edited by server-2", "versions of what is in conflict")
+		require.Contains(t, page, fmt.Sprintf("<h1>replica-%d</h1>", i+1))
+		require.Contains(t, page, "// edited by replica-2", "versions of what is in conflict")
 	}
 	requireNothingLeft(t)
 }
@@ -111,37 +111,36 @@ func TestBadFlagsAreRefused(t *testing.T) {
 
 func TestMergeKeepsEveryEditorOnce(t *testing.T) {
 	file := []byte("package x\n// edited by hand\nvar y int")
-	a := sign(sign(file, "server-3"), "server-1")
-	b := sign(sign(file, "server-2"), "server-1")
-	want := sign(sign(sign(file, "server-1"), "server-2"), "server-3")
+	a := sign(sign(file, "replica-3"), "replica-1")
+	b := sign(sign(file, "replica-2"), "replica-1")
+	want := sign(sign(sign(file, "replica-1"), "replica-2"), "replica-3")
 	version := func(value []byte) replicator.Version { return replicator.Version{Value: value} }
 	require.Equal(t, string(want), string(mergeEdits(nil, version(a), version(b)).Value))
 	require.Equal(t, string(want), string(mergeEdits(nil, version(b), version(a)).Value))
 }
 
 func TestMergeOfEmptyFiles(t *testing.T) {
-	a := replicator.Version{Value: sign(nil, "server-1")}
-	b := replicator.Version{Value: sign(nil, "server-2")}
-	require.Equal(t, "\n// edited by server-1\n// edited by server-2", string(mergeEdits(nil, a, b).Value))
+	a := replicator.Version{Value: sign(nil, "replica-1")}
+	b := replicator.Version{Value: sign(nil, "replica-2")}
+	require.Equal(t, "\n// edited by replica-1\n// edited by replica-2", string(mergeEdits(nil, a, b).Value))
 }
 
-// What the parent says when a server is not as it must be is the point of the
-// program, and no good run ever gets there.
-func TestInspectionNamesServerAndKey(t *testing.T) {
+// No good run ever reaches what the program is for: to name a replica that is wrong.
+func TestInspectionNamesReplicaAndKey(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		held map[string]string
 		want string
 	}{
-		{"missing", map[string]string{"a": "1"}, `server-2: key "b" is missing`},
-		{"one byte", map[string]string{"a": "1", "b": "23x"}, `server-2: key "b" has 3 bytes and must have 3 bytes, they differ from byte 2`},
-		{"cut short", map[string]string{"a": "1", "b": "2"}, `server-2: key "b" has 1 byte and must have 3 bytes, they differ from byte 1`},
-		{"too many", map[string]string{"a": "1", "b": "234", "c": "5"}, `server-2: key "c" is there but must not be`},
+		{"missing", map[string]string{"a": "1"}, `replica-2: key "b" is missing`},
+		{"one byte", map[string]string{"a": "1", "b": "23x"}, `replica-2: key "b" has 3 bytes and must have 3 bytes, they differ from byte 2`},
+		{"cut short", map[string]string{"a": "1", "b": "2"}, `replica-2: key "b" has 1 byte and must have 3 bytes, they differ from byte 1`},
+		{"too many", map[string]string{"a": "1", "b": "234", "c": "5"}, `replica-2: key "c" is there but must not be`},
 		{"unsure", map[string]string{"a": "1", "b": "234", "u": "6"}, ""},
-		{"unsure and wrong", map[string]string{"a": "1", "b": "234", "u": "7"}, `server-2: key "u" has 1 byte`},
+		{"unsure and wrong", map[string]string{"a": "1", "b": "234", "u": "7"}, `replica-2: key "u" has 1 byte`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			i := inspect(&server{name: "server-2"}, expectation(t), nil)
+			i := inspect(&process{name: "replica-2"}, expectation(t), nil)
 			for key, value := range c.held {
 				i.value(key, []byte(value))
 			}
@@ -155,11 +154,11 @@ func TestInspectionNamesServerAndKey(t *testing.T) {
 	}
 }
 
-func TestUnsureKeyOnOneServerOnlyIsNamed(t *testing.T) {
+func TestUnsureKeyOnOneReplicaOnlyIsNamed(t *testing.T) {
 	e := expectation(t)
-	with, without := inspect(&server{name: "server-1"}, e, nil), inspect(&server{name: "server-2"}, e, nil)
+	with, without := inspect(&process{name: "replica-1"}, e, nil), inspect(&process{name: "replica-2"}, e, nil)
 	with.value("u", []byte("6"))
-	require.ErrorContains(t, alike([]*inspection{with, without}), `key "u" is on one of server-1 and server-2`)
+	require.ErrorContains(t, alike([]*inspection{with, without}), `key "u" is on one of replica-1 and replica-2`)
 	without.value("u", []byte("6"))
 	require.NoError(t, alike([]*inspection{with, without}))
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// commands are what the parent may ask of a server. Each may fill in the last
+// commands returns what the parent may request of a replica. Each may fill in the last
 // reply, and send others before it.
-func (n *node) commands() map[string]func(request, *reply) error {
+func (n *replica) commands() map[string]func(request, *reply) error {
 	return map[string]func(request, *reply) error{
 		"peers":     n.addPeers,
 		"import":    n.importFiles,
 		"hold":      func(request, *reply) error { n.gate.hold(); return nil },
 		"release":   func(request, *reply) error { n.gate.release(); return nil },
 		"edit":      n.edit,
-		"settle":    n.settle,
+		"resolve":   n.resolve,
 		"delete":    n.deletePrefix,
 		"series":    n.series,
 		"status":    n.status,
@@ -32,7 +32,7 @@ func (n *node) commands() map[string]func(request, *reply) error {
 	}
 }
 
-func (n *node) addPeers(r request, _ *reply) error {
+func (n *replica) addPeers(r request, _ *reply) error {
 	for _, addr := range r.Peers {
 		n.db.AddPeer(addr)
 	}
@@ -41,7 +41,7 @@ func (n *node) addPeers(r request, _ *reply) error {
 
 var errOver = errors.New("the input has ended")
 
-func (n *node) put(key string, value []byte) error {
+func (n *replica) put(key string, value []byte) error {
 	if n.over.Load() {
 		return errOver
 	}
@@ -54,7 +54,7 @@ func (n *node) put(key string, value []byte) error {
 }
 
 // importFiles puts files, the key being the path below the source directory.
-func (n *node) importFiles(r request, _ *reply) error {
+func (n *replica) importFiles(r request, _ *reply) error {
 	for _, key := range r.Keys {
 		value, err := os.ReadFile(filepath.Join(r.Source, filepath.FromSlash(key)))
 		if err != nil {
@@ -68,17 +68,17 @@ func (n *node) importFiles(r request, _ *reply) error {
 }
 
 // edit appends the signature r.Prefix to each value.
-func (n *node) edit(r request, _ *reply) error {
+func (n *replica) edit(r request, _ *reply) error {
 	return n.rewrite(r.Keys, func(value []byte) []byte { return sign(value, r.Prefix) })
 }
 
-// settle writes what the keys show: who wrote that has seen all of it, so the
-// conflict is over.
-func (n *node) settle(r request, _ *reply) error {
+// resolve writes the resolved values, which ends the conflicts: the new versions have seen
+// all others.
+func (n *replica) resolve(r request, _ *reply) error {
 	return n.rewrite(r.Keys, func(value []byte) []byte { return value })
 }
 
-func (n *node) rewrite(keys []string, change func([]byte) []byte) error {
+func (n *replica) rewrite(keys []string, change func([]byte) []byte) error {
 	for _, key := range keys {
 		value, err := n.db.Get([]byte(key), nil)
 		if err != nil {
@@ -91,8 +91,8 @@ func (n *node) rewrite(keys []string, change func([]byte) []byte) error {
 	return nil
 }
 
-// deletePrefix deletes whatever starts with the prefix, in one batch.
-func (n *node) deletePrefix(r request, last *reply) error {
+// deletePrefix deletes all keys with the prefix in one batch.
+func (n *replica) deletePrefix(r request, last *reply) error {
 	it := n.db.NewIterator(util.BytesPrefix([]byte(r.Prefix)), nil)
 	batch := new(leveldb.Batch)
 	for it.Next() {
@@ -106,9 +106,9 @@ func (n *node) deletePrefix(r request, last *reply) error {
 	return n.db.Write(batch, nil)
 }
 
-// series puts entries 1, 2, 3 … below a prefix, and says so after each Put that
-// returned. It ends after r.Count of them.
-func (n *node) series(r request, _ *reply) error {
+// series puts entries 1, 2, 3 … below a prefix, r.Count of them, and acknowledges each
+// once Put has returned.
+func (n *replica) series(r request, _ *reply) error {
 	for i := 1; i <= r.Count; i++ {
 		key := seriesKey(r.Prefix, i)
 		if err := n.put(key, seriesValue(key)); err != nil {
@@ -121,7 +121,7 @@ func (n *node) series(r request, _ *reply) error {
 	return nil
 }
 
-func (n *node) status(_ request, last *reply) error {
+func (n *replica) status(_ request, last *reply) error {
 	s := n.db.Status()
 	n.mu.Lock()
 	arisen := len(n.arisen)
@@ -149,7 +149,7 @@ func (n *node) status(_ request, last *reply) error {
 }
 
 // conflicts sends each key that Conflicts lists, with its number of versions.
-func (n *node) conflicts(r request, _ *reply) error {
+func (n *replica) conflicts(r request, _ *reply) error {
 	var errs []error
 	for key, versions := range n.db.Conflicts() {
 		errs = append(errs, n.send(reply{ID: r.ID, Key: string(key), N: len(versions)}))
@@ -158,7 +158,7 @@ func (n *node) conflicts(r request, _ *reply) error {
 }
 
 // dump sends every key and value.
-func (n *node) dump(r request, _ *reply) error {
+func (n *replica) dump(r request, _ *reply) error {
 	it := n.db.NewIterator(nil, nil)
 	defer it.Release()
 	for it.Next() {
@@ -169,8 +169,8 @@ func (n *node) dump(r request, _ *reply) error {
 	return it.Error()
 }
 
-// servePage serves the status page on loopback, and says where.
-func (n *node) servePage(_ request, last *reply) error {
+// servePage serves the status page on loopback and replies with its address.
+func (n *replica) servePage(_ request, last *reply) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err

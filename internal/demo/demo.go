@@ -14,11 +14,11 @@ import (
 )
 
 type options struct {
-	servers int
-	files   int
-	keep    bool
-	list    bool
-	serve   bool
+	replicas int
+	files    int
+	keep     bool
+	list     bool
+	serve    bool
 }
 
 // IsReplica reports whether this process was started by [Run] as one of its replicas.
@@ -28,19 +28,19 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("cluster", flag.ContinueOnError)
 	f.SetOutput(errOut)
-	f.IntVar(&o.servers, "n", 3, "how many `servers` to start, at least 2")
-	f.IntVar(&o.files, "files", 0, "import only so many `files`, spread over all directories (0: all)")
-	f.BoolVar(&o.keep, "keep", false, "leave the servers' directories behind and say where")
-	f.BoolVar(&o.list, "list", false, "give the servers each other's addresses, without trying multicast")
-	f.BoolVar(&o.serve, "serve", false, "in the end keep the servers running, with a status page each, until Ctrl-C")
+	f.IntVar(&o.replicas, "n", 3, "how many `replicas` to start, at least 2")
+	f.IntVar(&o.files, "files", 0, "import at most that many `files`, spread over all directories (0: all)")
+	f.BoolVar(&o.keep, "keep", false, "leave the replicas' directories behind and say where")
+	f.BoolVar(&o.list, "list", false, "give the replicas each other's addresses, without trying multicast")
+	f.BoolVar(&o.serve, "serve", false, "keep the replicas running at the end, each with a status page, until Ctrl-C")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
 	switch {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("unknown argument %q", f.Arg(0))
-	case o.servers < 2 || o.servers > 32:
-		return o, fmt.Errorf("-n %d, want 2 to 32 servers", o.servers)
+	case o.replicas < 2 || o.replicas > 32:
+		return o, fmt.Errorf("-n %d, want 2 to 32 replicas", o.replicas)
 	case o.files < 0:
 		return o, fmt.Errorf("-files %d, want no negative number", o.files)
 	}
@@ -87,7 +87,7 @@ func newCluster(o options, out io.Writer) (*cluster, error) {
 	}
 	exe, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find this program to start it again as a server: %w", err)
+		return nil, fmt.Errorf("find this program to start it again as a replica: %w", err)
 	}
 	dir, err := os.MkdirTemp("", "replicator-cluster-")
 	if err != nil {
@@ -107,14 +107,14 @@ func newCluster(o options, out io.Writer) (*cluster, error) {
 	}, nil
 }
 
-// everything goes through the phases in order and ends at the first that fails.
+// everything runs the phases in order and ends at the first that fails.
 func (c *cluster) everything(ctx context.Context) error {
-	c.screen.line("%s files of the Go source in %s, %d servers.", count(len(c.files)), c.source, c.servers)
+	c.screen.line("%s files of the Go source in %s, %d replicas.", count(len(c.files)), c.source, c.replicas)
 	for _, p := range []phase{
 		{"meet", c.meet},
 		{"import", c.importFiles},
 		{"edit", c.edit},
-		{"settle", c.settle},
+		{"resolve", c.resolve},
 		{"delete", c.deleteDirectory},
 		{"kill -9", c.kill},
 		{"restart", c.restart},

@@ -7,11 +7,11 @@ import (
 	"sync/atomic"
 )
 
-// gate can hold a server's connections to others. This makes sure that
-// edits are made without knowledge of each other: on loopback replication takes
-// about a millisecond, and the slower server would have seen the other's edit.
+// gate can hold a replica's connections to others. It makes edits concurrent: on loopback
+// replication takes about a millisecond, and the slower replica would have seen the
+// other's edit.
 //
-// Nothing fails while it holds, dialing just waits.
+// While it holds, nothing fails; dialing waits.
 type gate struct {
 	// Invariant: locked for reading once for each open connection.
 	sessions sync.RWMutex

@@ -7,7 +7,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// signature starts the line that a server appends to a file that it edits.
+// signature starts the line that a replica appends to a file that it edits.
 const signature = "\n// edited by "
 
 // sign appends the line of an editor.
@@ -15,7 +15,7 @@ func sign(value []byte, editor string) []byte {
 	return slices.Concat(value, []byte(signature), []byte(editor))
 }
 
-// split parts a value into the file and the editors who signed it.
+// split returns the file of a value and the editors that signed it, sorted.
 func split(value []byte) (file []byte, editors []string) {
 	for {
 		at := bytes.LastIndex(value, []byte(signature))
@@ -28,9 +28,8 @@ func split(value []byte) (file []byte, editors []string) {
 	}
 }
 
-// mergeEdits is the resolver of this cluster: the file is kept, and so is the
-// signature of everybody who edited it, each once and sorted. Thus no edit is
-// lost and every server shows the same.
+// mergeEdits is the resolver of this cluster. It keeps the file and the signatures of all
+// editors, each once and sorted, so no edit is lost and all replicas resolve to the same.
 func mergeEdits(key []byte, a, b replicator.Version) replicator.Version {
 	fileA, editorsA := split(a.Value)
 	fileB, editorsB := split(b.Value)

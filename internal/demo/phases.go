@@ -16,19 +16,19 @@ const (
 	meetPatience = 5 * time.Second // then a list replaces multicast
 	editedFiles  = 300
 	killAfter    = 1000 // acknowledged puts
-	whileAway    = 200  // puts elsewhere while the killed server is down
+	whileAway    = 200  // puts elsewhere while the killed replica is down
 )
 
-// meet starts the servers and waits until each knows all others.
+// meet starts the replicas and waits until each knows all others.
 func (c *cluster) meet(ctx context.Context) (string, error) {
-	for i := range c.servers {
-		s, err := c.start(fmt.Sprintf("server-%d", i+1))
+	for i := range c.replicas {
+		s, err := c.start(fmt.Sprintf("replica-%d", i+1))
 		if err != nil {
 			return "", err
 		}
 		c.running = append(c.running, s)
 	}
-	if err := c.all(c.running, func(s *server) error { return s.open(ctx) }); err != nil {
+	if err := c.all(c.running, func(s *process) error { return s.open(ctx) }); err != nil {
 		return "", err
 	}
 	for _, s := range c.running {
@@ -37,14 +37,14 @@ func (c *cluster) meet(ctx context.Context) (string, error) {
 	return c.acquaint(ctx)
 }
 
-// acquaint waits until the servers have met, with a list if need be.
+// acquaint waits until the replicas have met, with a list if need be.
 func (c *cluster) acquaint(ctx context.Context) (string, error) {
 	if !c.list {
 		met, err := c.met(ctx, meetPatience, true)
 		if met || err != nil {
 			return "by multicast", err
 		}
-		why := "the servers have not met within " + meetPatience.String()
+		why := "the replicas have not met within " + meetPatience.String()
 		for _, s := range c.running {
 			if reason := s.multicastError(); reason != "" {
 				why = reason
@@ -57,7 +57,7 @@ func (c *cluster) acquaint(ctx context.Context) (string, error) {
 	for i, s := range c.running {
 		addrs[i] = s.addr
 	}
-	err := c.all(c.running, func(s *server) error {
+	err := c.all(c.running, func(s *process) error {
 		others := slices.DeleteFunc(slices.Clone(addrs), func(a string) bool { return a == s.addr })
 		_, err := s.call(ctx, request{Do: "peers", Peers: others}, nil)
 		return err
@@ -67,21 +67,21 @@ func (c *cluster) acquaint(ctx context.Context) (string, error) {
 	}
 	met, err := c.met(ctx, patience, false)
 	if err == nil && !met {
-		err = fmt.Errorf("the servers have not met within %v although each was given the others' addresses", patience)
+		err = fmt.Errorf("the replicas have not met within %v although each was given the others' addresses", patience)
 	}
 	return "by a list of addresses", err
 }
 
-// importFiles has each server import its share, all at once.
+// importFiles has each replica import its share, all at once.
 func (c *cluster) importFiles(ctx context.Context) (string, error) {
-	shares := make(map[*server][]string)
+	shares := make(map[*process][]string)
 	for i, key := range c.files {
 		s := c.running[i%len(c.running)]
 		shares[s] = append(shares[s], key)
 		c.expect.values[key] = content{file: filepath.Join(c.source, filepath.FromSlash(key))}
 	}
 	err := c.during(ctx, func(ctx context.Context) error {
-		return c.all(c.running, func(s *server) error {
+		return c.all(c.running, func(s *process) error {
 			_, err := s.call(ctx, request{Do: "import", Source: c.source, Keys: shares[s]}, nil)
 			return err
 		})
@@ -93,11 +93,10 @@ func (c *cluster) importFiles(ctx context.Context) (string, error) {
 	for _, r := range c.last {
 		bytes += r.WrittenBytes
 	}
-	return fmt.Sprintf("%s files, %s, a share at each server", count(len(c.files)), size(bytes)), nil
+	return fmt.Sprintf("%s files, %s, a share at each replica", count(len(c.files)), size(bytes)), nil
 }
 
-// edit has every server sign the same files before it can have seen what the
-// others did.
+// edit has all replicas sign the same files concurrently.
 func (c *cluster) edit(ctx context.Context) (string, error) {
 	c.edited = spread(c.files, min(editedFiles, (len(c.files)+1)/2))
 	var names []string
@@ -109,12 +108,12 @@ func (c *cluster) edit(ctx context.Context) (string, error) {
 		c.expect.values[key] = content{file: c.expect.values[key].file, editors: names}
 		c.expect.open[key] = true
 	}
-	for _, r := range []func(*server) request{
-		func(*server) request { return request{Do: "hold"} },
-		func(s *server) request { return request{Do: "edit", Keys: c.edited, Prefix: s.name} },
-		func(*server) request { return request{Do: "release"} },
+	for _, r := range []func(*process) request{
+		func(*process) request { return request{Do: "hold"} },
+		func(s *process) request { return request{Do: "edit", Keys: c.edited, Prefix: s.name} },
+		func(*process) request { return request{Do: "release"} },
 	} {
-		err := c.all(c.running, func(s *server) error {
+		err := c.all(c.running, func(s *process) error {
 			ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
 			defer cancel()
 			_, err := s.call(ctx, r(s), nil)
@@ -127,16 +126,16 @@ func (c *cluster) edit(ctx context.Context) (string, error) {
 	if err := c.agree(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("the same %s on each server, unseen by the others", plural(len(c.edited), "file")), c.checkConflicts(ctx)
+	return fmt.Sprintf("the same %s on each replica, unseen by the others", plural(len(c.edited), "file")), c.checkConflicts(ctx)
 }
 
-// settle has the first server write half of what is in conflict.
-func (c *cluster) settle(ctx context.Context) (string, error) {
+// resolve has the first replica write half of the keys in conflict.
+func (c *cluster) resolve(ctx context.Context) (string, error) {
 	half := spread(c.edited, len(c.edited)/2)
 	for _, key := range half {
 		delete(c.expect.open, key)
 	}
-	if _, err := c.running[0].call(ctx, request{Do: "settle", Keys: half}, nil); err != nil {
+	if _, err := c.running[0].call(ctx, request{Do: "resolve", Keys: half}, nil); err != nil {
 		return "", err
 	}
 	if err := c.agree(ctx); err != nil {
@@ -145,7 +144,7 @@ func (c *cluster) settle(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s ended by a write", plural(len(half), "conflict")), c.checkConflicts(ctx)
 }
 
-// deleteDirectory has the second server delete the largest directory.
+// deleteDirectory has the second replica delete the largest directory.
 func (c *cluster) deleteDirectory(ctx context.Context) (string, error) {
 	dir, within := largestDirectory(c.files)
 	for _, key := range within {
@@ -165,8 +164,8 @@ func (c *cluster) deleteDirectory(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s with %s", dir, plural(r.N, "file")), c.checkConflicts(ctx)
 }
 
-// kill kills the last server in mid-write. What it acknowledged before must
-// be everywhere in the end.
+// kill kills the last replica in mid-write. All that it has acknowledged must be on every
+// replica at the end.
 func (c *cluster) kill(ctx context.Context) (string, error) {
 	victim := c.running[len(c.running)-1]
 	c.final[victim.name] = c.last[len(c.last)-1]
@@ -203,7 +202,7 @@ func (c *cluster) kill(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s, after %s", victim.name, plural(n, "acknowledged put")), nil
 }
 
-// restart starts the killed server again, after others went on writing.
+// restart starts the killed replica again after another has written more.
 func (c *cluster) restart(ctx context.Context) (string, error) {
 	last := len(c.running) - 1
 	prefix := "series/" + c.running[0].name + "/"
@@ -232,19 +231,19 @@ func (c *cluster) restart(ctx context.Context) (string, error) {
 	return fmt.Sprintf("met %s, %s written while it was away", how, plural(whileAway, "value")), c.checkConflicts(ctx)
 }
 
-// compareAll has every server send everything and checks each byte.
+// compareAll has every replica send everything and checks each byte.
 func (c *cluster) compareAll(ctx context.Context) (string, error) {
 	var checked atomic.Int64
 	inspections := make([]*inspection, len(c.running))
 	done := make(chan error, 1)
 	go func() {
-		var servers sync.WaitGroup
+		var replicas sync.WaitGroup
 		errs := make([]error, len(c.running))
 		for i, s := range c.running {
 			inspections[i] = inspect(s, c.expect, &checked)
-			servers.Go(func() { errs[i] = inspections[i].run(ctx) })
+			replicas.Go(func() { errs[i] = inspections[i].run(ctx) })
 		}
-		servers.Wait()
+		replicas.Wait()
 		done <- errors.Join(errs...)
 	}()
 	b := c.screen.bar("compared", len(c.running)*len(c.expect.values))
@@ -271,9 +270,9 @@ func (c *cluster) compareAll(ctx context.Context) (string, error) {
 	}
 }
 
-// serve keeps the servers running, each with its status page, until ctx ends.
+// serve keeps the replicas running, each with its status page, until ctx ends.
 func (c *cluster) serve(ctx context.Context) error {
-	c.screen.heading("The servers go on, in cluster " + c.name)
+	c.screen.heading("The replicas go on, in cluster " + c.name)
 	w := tabwriter.NewWriter(c.screen.out, 0, 0, 2, ' ', 0)
 	for _, s := range c.running {
 		r, err := s.call(ctx, request{Do: "page"}, nil)
@@ -288,11 +287,11 @@ func (c *cluster) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-c.anyGone():
-		return errors.New("a server ended by itself")
+		return errors.New("a replica ended by itself")
 	}
 }
 
-// anyGone is closed when a server has ended.
+// anyGone is closed when a replica has ended.
 func (c *cluster) anyGone() <-chan struct{} {
 	gone := make(chan struct{})
 	once := sync.OnceFunc(func() { close(gone) })

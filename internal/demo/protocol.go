@@ -1,20 +1,20 @@
 package demo
 
-// roleEnv, if set, makes this program a server; it holds a serverConfig in JSON.
-const roleEnv = "REPLICATOR_EXAMPLE_CLUSTER_SERVER"
+// roleEnv, if set, makes this program a replica; it holds a config as JSON.
+const roleEnv = "REPLICATOR_EXAMPLE_CLUSTER_REPLICA"
 
-type serverConfig struct {
+type config struct {
 	Name      string `json:"name"`
 	Cluster   string `json:"cluster"`
 	Dir       string `json:"dir"`
 	Multicast bool   `json:"multicast"`
 }
 
-// request is a line on a server's standard input. When that ends the server
-// closes its database and exits, so no server outlives the program.
+// request is a line on a replica's standard input. When that ends the replica
+// closes its database and exits, so no replica outlives the program.
 type request struct {
 	ID     int      `json:"id"`
-	Do     string   `json:"do"` // a name in server.commands
+	Do     string   `json:"do"` // a name in replica.commands
 	Source string   `json:"source,omitempty"`
 	Keys   []string `json:"keys,omitempty"`
 	Prefix string   `json:"prefix,omitempty"`
@@ -22,8 +22,8 @@ type request struct {
 	Peers  []string `json:"peers,omitempty"`
 }
 
-// reply is a line on a server's standard output, followed by Size bytes. The
-// last one for a request has Last or Error set; ID 0 is news nobody asked for.
+// reply is a line on a replica's standard output, followed by Size bytes. The
+// last one for a request has Last or Error set; those with ID 0 answer no request.
 type reply struct {
 	ID    int     `json:"id"`
 	Last  bool    `json:"last,omitempty"`
@@ -38,8 +38,8 @@ type reply struct {
 	value []byte
 }
 
-// report is how a server stands. The first fields are those of
-// replicator.Status that the parent needs.
+// report is the state of a replica. The first fields are those of replicator.Status that
+// the parent needs.
 type report struct {
 	Name      string   `json:"name"`
 	Met       []string `json:"met"` // names of the peers with a good session

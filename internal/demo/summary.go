@@ -21,16 +21,16 @@ func (c *cluster) summary(ctx context.Context) error {
 	fmt.Fprintf(w, "  all\t%s\t\n", took(time.Since(c.started)))
 	w.Flush()
 
-	c.serverTable(reports)
+	c.replicaTable(reports)
 	c.conflictLines()
 	c.screen.line("\n%s agree: %s values compared byte for byte, every one is what it must be.",
-		plural(len(c.running), "server"), count(c.compared))
+		plural(len(c.running), "replica"), count(c.compared))
 	return nil
 }
 
-// serverTable says what each server did and holds.
-func (c *cluster) serverTable(reports []report) {
-	c.screen.heading("The servers")
+// replicaTable prints what each replica did and holds.
+func (c *cluster) replicaTable(reports []report) {
+	c.screen.heading("The replicas")
 	w := tabwriter.NewWriter(c.screen.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\tkeys\twritten here\tpulled\tserved\tin conflict\tresolved\tstill open\tdigest\t")
 	for _, r := range reports {
@@ -39,8 +39,8 @@ func (c *cluster) serverTable(reports []report) {
 		keys := r.Keys
 		note := ""
 		if before, ok := c.final[r.Name]; ok {
-			// The process that was killed did most of this server's work and saw
-			// all conflicts arise; what the new one found at its start is the same.
+			// The process that was killed did most of this replica's work and saw
+			// all conflicts arise; the new one found them when it started.
 			before.Written += r.Written
 			before.Pulled += r.Pulled
 			before.Served += r.Served
@@ -53,19 +53,19 @@ func (c *cluster) serverTable(reports []report) {
 	c.screen.line("  * without what it wrote in the moments before it was killed")
 }
 
-// conflictLines says what became of the conflicts.
+// conflictLines prints what became of the conflicts.
 func (c *cluster) conflictLines() {
-	settled := len(c.edited) / 2
+	resolved := len(c.edited) / 2
 	open := len(c.expect.open)
-	c.screen.line("\n%s arose, %s kept in each. The resolver showed the signatures of all\nservers in every one; %s ended by a write, %s with the directory, %s still open.",
+	c.screen.line("\n%s arose, %s kept in each. The resolver merged the signatures of all\nreplicas in every one; %s ended by a write, %s with the directory, %s still open.",
 		plural(len(c.edited), "conflict"), plural(len(c.running), "version"),
-		count(settled), count(len(c.edited)-settled-open), count(open))
+		count(resolved), count(len(c.edited)-resolved-open), count(open))
 }
 
-// seriesKey is the key of the i-th entry of a series.
+// seriesKey returns the key of the i-th entry of a series.
 func seriesKey(prefix string, i int) string { return fmt.Sprintf("%s%08d", prefix, i) }
 
-// seriesValue is what belongs under a key of a series: about 1 KiB.
+// seriesValue returns the value of a key of a series, about 1 KiB.
 func seriesValue(key string) []byte {
 	var text []byte
 	for len(text) < 1000 {

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// process is one server of the cluster, from the parent's side. It may be started
-// and killed many times.
+// process is one replica of the cluster as the parent sees it. It may be started and killed
+// many times.
 type process struct {
-	conf serverConfig
+	conf config
 
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	ended chan struct{} // closed when the process is gone and all it said was read
+	ended chan struct{} // closed when the process is gone and all its output was read
 
 	mu     sync.Mutex // guards what follows
 	acked  int64
@@ -27,16 +27,16 @@ type process struct {
 	opened []time.Duration
 	writes int64
 	failed []string
-	told   chan *serverReport // answers to report and dump
+	told   chan *report // answers to report and dump
 }
 
-func newProcess(c serverConfig) (*process, error) {
+func newProcess(c config) (*process, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	c.Listen = l.Addr().String() // the same after each restart
-	return &process{conf: c, told: make(chan *serverReport, 16)}, l.Close()
+	return &process{conf: c, told: make(chan *report, 16)}, l.Close()
 }
 
 // ownGap is left between the numbers of one start and the next: what was
@@ -48,7 +48,7 @@ func (p *process) start() error {
 	if err != nil {
 		return err
 	}
-	p.cmd = exec.Command(exe, "-server")
+	p.cmd = exec.Command(exe, "-replica")
 	p.cmd.Stderr = os.Stderr
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return err
@@ -74,9 +74,9 @@ func (p *process) start() error {
 	case <-opened:
 		return nil
 	case <-p.ended:
-		return fmt.Errorf("server %d ended instead of opening: %v", p.conf.Number, p.cmd.Wait())
+		return fmt.Errorf("replica %d ended instead of opening: %v", p.conf.Number, p.cmd.Wait())
 	case <-time.After(time.Minute):
-		return fmt.Errorf("server %d does not open within a minute", p.conf.Number)
+		return fmt.Errorf("replica %d does not open within a minute", p.conf.Number)
 	}
 }
 
@@ -89,9 +89,9 @@ func (p *process) listen(out io.Reader, opened, ended chan struct{}) {
 		if err != nil {
 			break // what is left may be half a line
 		}
-		r := new(serverReport)
+		r := new(report)
 		if err := json.Unmarshal(line, r); err != nil {
-			p.fail("says %q: %v", line, err)
+			p.fail("prints %q: %v", line, err)
 			continue
 		}
 		p.mu.Lock()
@@ -121,21 +121,21 @@ func (p *process) listen(out io.Reader, opened, ended chan struct{}) {
 func (p *process) fail(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.failed = append(p.failed, fmt.Sprintf("server %d ", p.conf.Number)+fmt.Sprintf(format, args...))
+	p.failed = append(p.failed, fmt.Sprintf("replica %d ", p.conf.Number)+fmt.Sprintf(format, args...))
 }
 
 func (p *process) say(word string) { fmt.Fprintln(p.stdin, word) }
 
-// ask says a word and waits for the answer.
-func (p *process) ask(word string) (*serverReport, error) {
+// ask sends a word and waits for the answer.
+func (p *process) ask(word string) (*report, error) {
 	p.say(word)
 	select {
 	case r := <-p.told:
 		return r, nil
 	case <-p.ended:
-		return nil, fmt.Errorf("server %d ended", p.conf.Number)
+		return nil, fmt.Errorf("replica %d ended", p.conf.Number)
 	case <-time.After(time.Minute):
-		return nil, fmt.Errorf("server %d does not answer to %q within a minute", p.conf.Number, word)
+		return nil, fmt.Errorf("replica %d does not answer to %q within a minute", p.conf.Number, word)
 	}
 }
 
@@ -154,16 +154,16 @@ func (p *process) stop() error {
 	case <-p.ended:
 	case <-time.After(time.Minute):
 		p.kill()
-		return fmt.Errorf("server %d did not close within a minute", p.conf.Number)
+		return fmt.Errorf("replica %d did not close within a minute", p.conf.Number)
 	}
 	p.stdin.Close()
 	if err := p.cmd.Wait(); err != nil {
-		return fmt.Errorf("server %d closed with: %w", p.conf.Number, err)
+		return fmt.Errorf("replica %d closed with: %w", p.conf.Number, err)
 	}
 	return nil
 }
 
-// atLeast gives, for each own key, the number of its last acknowledged write.
+// atLeast returns, for each own key, the number of its last acknowledged write.
 func (p *process) atLeast() map[string]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,18 +6,18 @@ import (
 	"sync"
 )
 
-// network is the proxies in front of the servers, and which of them are cut off
-// from each other.
+// network is the proxies in front of the replicas, and which pairs are cut off from each
+// other.
 type network struct {
 	mu     sync.Mutex
 	cut    map[[2]int]bool
-	conns  map[net.Conn][2]int // by who calls and who is called
+	conns  map[net.Conn][2]int // the numbers of the dialer and the acceptor
 	fronts []net.Listener
 }
 
-func newNetwork(servers int) (*network, error) {
+func newNetwork(replicas int) (*network, error) {
 	n := &network{cut: map[[2]int]bool{}, conns: map[net.Conn][2]int{}}
-	for range servers {
+	for range replicas {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
@@ -34,7 +34,7 @@ func (n *network) addrs() (as []string) {
 	return as
 }
 
-// forward lets a proxy pass connections on to a server.
+// forward has a proxy pass connections on to a replica.
 func (n *network) forward(to int, addr string) {
 	for {
 		c, err := n.fronts[to].Accept()
@@ -82,9 +82,9 @@ func (n *network) leave(c net.Conn) {
 	delete(n.conns, c)
 }
 
-// partition cuts the servers for which side gives different answers off from
-// each other, and joins all others.
-func (n *network) partition(side func(server int) int) {
+// partition cuts off from each other all replicas for which side differs, and reconnects
+// all others.
+func (n *network) partition(side func(replica int) int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for i := range n.fronts {

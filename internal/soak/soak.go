@@ -23,14 +23,14 @@ type soak struct {
 	temporary bool
 	rng       *rand.Rand
 	net       *network
-	servers   []*process
+	replicas  []*process
 
 	kills, stops, partitions, checks int
-	samples                          [][]*serverReport // of each check, by server
-	longest                          time.Duration     // until all agreed
+	samples                          [][]*report   // of each check, by replica
+	longest                          time.Duration // until all agreed
 }
 
-func newSoak(servers, rate int, dir string, seed uint64) (*soak, error) {
+func newSoak(replicas, rate int, dir string, seed uint64) (*soak, error) {
 	s := &soak{dir: dir, rng: rand.New(rand.NewPCG(seed, 0))}
 	var err error
 	if dir == "" {
@@ -39,30 +39,30 @@ func newSoak(servers, rate int, dir string, seed uint64) (*soak, error) {
 			return nil, err
 		}
 	}
-	if s.net, err = newNetwork(servers); err != nil {
+	if s.net, err = newNetwork(replicas); err != nil {
 		return nil, err
 	}
 	secret := replicator.GenerateSecret()
-	for i := range servers {
-		p, err := newProcess(serverConfig{
-			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("server", i)), Proxies: s.net.addrs(), Secret: secret,
-			Skew: time.Duration(i-servers/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
+	for i := range replicas {
+		p, err := newProcess(config{
+			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), Proxies: s.net.addrs(), Secret: secret,
+			Skew: time.Duration(i-replicas/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
 		})
 		if err != nil {
 			return nil, err
 		}
-		s.servers = append(s.servers, p)
+		s.replicas = append(s.replicas, p)
 		go s.net.forward(i, p.conf.Listen)
 	}
 	return s, nil
 }
 
-// period is how long the servers are troubled between two checks.
+// period is how long there is trouble between two checks.
 const period = 12 * time.Second
 
 func (s *soak) run(d time.Duration) (err error) {
 	defer func() {
-		for _, p := range s.servers {
+		for _, p := range s.replicas {
 			if p.ended != nil {
 				p.kill()
 			}
@@ -72,7 +72,7 @@ func (s *soak) run(d time.Duration) (err error) {
 		}
 	}()
 	end := time.Now().Add(d)
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		if err := p.start(); err != nil {
 			return err
 		}
@@ -90,9 +90,9 @@ func (s *soak) run(d time.Duration) (err error) {
 	return errors.Join(s.finish(), s.flat())
 }
 
-// trouble lets one thing happen, and then a little time pass.
+// trouble makes one thing happen, then waits a little.
 func (s *soak) trouble() error {
-	p := s.servers[s.rng.IntN(len(s.servers))]
+	p := s.replicas[s.rng.IntN(len(s.replicas))]
 	pause := time.Duration(s.rng.IntN(2000)) * time.Millisecond
 	switch x := s.rng.IntN(10); {
 	case x < 3:
@@ -109,7 +109,7 @@ func (s *soak) trouble() error {
 		return p.start()
 	case x < 8:
 		s.partitions++
-		sides := make([]int, len(s.servers))
+		sides := make([]int, len(s.replicas))
 		for i := range sides {
 			sides[i] = s.rng.IntN(2)
 		}
@@ -123,7 +123,7 @@ func (s *soak) trouble() error {
 
 func (s *soak) failures() error {
 	var errs []error
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		p.mu.Lock()
 		for _, f := range p.failed {
 			errs = append(errs, errors.New(f))
@@ -134,16 +134,16 @@ func (s *soak) failures() error {
 }
 
 func (s *soak) all(word string) {
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		p.say(word)
 	}
 }
 
-// agreeWithin is how long the servers may take to hold the same once they can
-// reach each other and nobody writes.
+// agreeWithin is how long the replicas may take to converge once they can reach each other
+// and nobody writes.
 const agreeWithin = 45 * time.Second
 
-// check pauses the load and waits until all servers hold the same.
+// check pauses the load and waits until all replicas hold the same.
 func (s *soak) check() error {
 	s.net.heal()
 	s.all("pause")
@@ -163,15 +163,15 @@ func (s *soak) check() error {
 			return s.failures()
 		}
 		if took > agreeWithin {
-			return fmt.Errorf("after %v without writes and with all links up the servers do not agree: %s", agreeWithin, s.digests(rs))
+			return fmt.Errorf("after %v without writes and with all links up the replicas do not agree: %s", agreeWithin, s.digests(rs))
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func (s *soak) reports() (rs []*serverReport, same bool, err error) {
+func (s *soak) reports() (rs []*report, same bool, err error) {
 	same = true
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		r, err := p.ask("report")
 		if err != nil {
 			return nil, false, err
@@ -179,49 +179,49 @@ func (s *soak) reports() (rs []*serverReport, same bool, err error) {
 		rs = append(rs, r)
 		same = same && r.Paused && r.Digest == rs[0].Digest
 		if r.Mismatches > 0 {
-			return nil, false, fmt.Errorf("server %d had to take back %d versions after a digest differed", p.conf.Number, r.Mismatches)
+			return nil, false, fmt.Errorf("replica %d got back %d versions after digests differed", p.conf.Number, r.Mismatches)
 		}
 	}
 	return rs, same, nil
 }
 
-func (s *soak) digests(rs []*serverReport) string {
+func (s *soak) digests(rs []*report) string {
 	var b strings.Builder
 	for i, r := range rs {
-		fmt.Fprintf(&b, "server %d: %v over %d keys; ", i, r.Digest, r.Keys)
+		fmt.Fprintf(&b, "replica %d: %v over %d keys; ", i, r.Digest, r.Keys)
 	}
 	return b.String()
 }
 
-func (s *soak) print(rs []*serverReport, took time.Duration) {
+func (s *soak) print(rs []*report, took time.Duration) {
 	var t total
 	for _, r := range rs {
 		t.add(r)
 	}
-	fmt.Printf("%s check %3d: agreed in %5.1fs, digest %.8s, %d keys, %d tombstones; of %d servers: %d MiB memory, %d goroutines, %d files, %d MiB disk; %d kills, %d stops, %d partitions so far\n",
+	fmt.Printf("%s check %3d: agreed in %5.1fs, digest %.8s, %d keys, %d tombstones; of %d replicas: %d MiB memory, %d goroutines, %d files, %d MiB disk; %d kills, %d stops, %d partitions so far\n",
 		time.Now().Format(time.TimeOnly), s.checks, took.Seconds(), rs[0].Digest, rs[0].Keys, rs[0].Tombstones,
 		len(rs), t[0]>>20, t[1], t[2], t[3]>>20, s.kills, s.stops, s.partitions)
 }
 
-// total is memory, goroutines, files and disk of all servers.
+// total sums memory, goroutines, files and disk of all replicas.
 type total [4]int64
 
 var totalNames = [4]string{"memory", "goroutines", "files", "disk"}
 
-func (t *total) add(r *serverReport) {
+func (t *total) add(r *report) {
 	for i, n := range []int64{r.RSS, int64(r.Goroutines), int64(r.Files), r.Disk} {
 		t[i] += n
 	}
 }
 
-// flat compares the resources in the second quarter of the run with those in the
-// last: what grows without end is a leak.
+// flat compares the resources used in the second quarter of the run with those in the last:
+// growth without end is a leak.
 func (s *soak) flat() error {
 	n := len(s.samples)
 	if n < 16 {
 		return nil
 	}
-	mean := func(samples [][]*serverReport) (m total) {
+	mean := func(samples [][]*report) (m total) {
 		for _, rs := range samples {
 			for _, r := range rs {
 				m.add(r)
@@ -236,7 +236,7 @@ func (s *soak) flat() error {
 	slack := total{64 << 20, 50, 100, 64 << 20}
 	var errs []error
 	for i := range early {
-		fmt.Printf("soak: %s of all servers: %d in the second quarter, %d in the last\n", totalNames[i], early[i], late[i])
+		fmt.Printf("soak: %s of all replicas: %d in the second quarter, %d in the last\n", totalNames[i], early[i], late[i])
 		if late[i] > early[i]*5/4+slack[i] {
 			errs = append(errs, fmt.Errorf("%s grew from %d to %d", totalNames[i], early[i], late[i]))
 		}
@@ -244,7 +244,7 @@ func (s *soak) flat() error {
 	return errors.Join(errs...)
 }
 
-// finish compares all that the servers hold byte by byte, and with what was
+// finish compares the contents of all replicas byte by byte, and with what was
 // acknowledged, and closes them.
 func (s *soak) finish() error {
 	s.all("pause")
@@ -261,20 +261,20 @@ func (s *soak) finish() error {
 			break
 		}
 	}
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		if _, err := p.ask("dump"); err != nil {
 			return err
 		}
 	}
 	keys := 0
-	for i, p := range s.servers {
+	for i, p := range s.replicas {
 		if err := p.stop(); err != nil {
 			return err
 		}
 		p.ended = nil
-		n, err := sameFiles(dumpPath(s.servers[0].conf.Dir), dumpPath(p.conf.Dir))
+		n, err := sameFiles(dumpPath(s.replicas[0].conf.Dir), dumpPath(p.conf.Dir))
 		if err != nil {
-			return fmt.Errorf("servers 0 and %d: %w", i, err)
+			return fmt.Errorf("replicas 0 and %d: %w", i, err)
 		}
 		keys = n
 	}
@@ -283,8 +283,8 @@ func (s *soak) finish() error {
 		return err
 	}
 	slices.Sort(opened)
-	fmt.Printf("soak: %d checks, slowest agreement %v; %d writes, %d kills, %d stops, %d partitions; %d keys equal byte by byte on %d servers; no acknowledged write lost; %d openings, %v at p99\n",
-		s.checks, s.longest.Round(time.Millisecond), writes, s.kills, s.stops, s.partitions, keys, len(s.servers), len(opened), opened[(len(opened)*99-1)/100].Round(time.Millisecond))
+	fmt.Printf("soak: %d checks, slowest agreement %v; %d writes, %d kills, %d stops, %d partitions; %d keys equal byte by byte on %d replicas; no acknowledged write lost; %d openings, %v at p99\n",
+		s.checks, s.longest.Round(time.Millisecond), writes, s.kills, s.stops, s.partitions, keys, len(s.replicas), len(opened), opened[(len(opened)*99-1)/100].Round(time.Millisecond))
 	return s.failures()
 }
 
@@ -306,7 +306,7 @@ func sameFiles(a, b string) (lines int, err error) {
 
 // acknowledged checks that each own key has at least the last acknowledged write.
 func (s *soak) acknowledged() (writes int64, opened []time.Duration, err error) {
-	f, err := os.Open(dumpPath(s.servers[0].conf.Dir))
+	f, err := os.Open(dumpPath(s.replicas[0].conf.Dir))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -328,7 +328,7 @@ func (s *soak) acknowledged() (writes int64, opened []time.Duration, err error) 
 			held[key] = n
 		}
 	}
-	for _, p := range s.servers {
+	for _, p := range s.replicas {
 		for key, n := range p.atLeast() {
 			if held[key] < n {
 				return 0, nil, fmt.Errorf("key %s holds write %d; write %d was acknowledged", key, held[key], n)

@@ -24,22 +24,22 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// serverConfig is what a server process is told at its start, as JSON.
-type serverConfig struct {
+// config is what a replica process reads at its start, as JSON.
+type config struct {
 	Number   int
 	Dir      string
 	Listen   string
-	Proxies  []string // where the servers are dialed, by number
+	Proxies  []string // where the replicas are dialed, by number
 	Secret   []byte
 	Skew     time.Duration
 	Rate     int // writes per second
-	OwnKeys  int // keys that only this server writes
-	AllKeys  int // keys that all servers write
+	OwnKeys  int // keys that only this replica writes
+	AllKeys  int // keys that all replicas write
 	FirstOwn int64
 }
 
-// serverReport is what a server process says, one line of JSON each.
-type serverReport struct {
+// report is what a replica process prints, one line of JSON each.
+type report struct {
 	Opened     time.Duration // once, after the start
 	Acked      int64         // of the writes to own keys, the number of the last acknowledged
 	Writes     int64         // acknowledged since the start
@@ -58,9 +58,9 @@ type serverReport struct {
 	Error      string
 }
 
-// server is one process of the cluster under test.
-type server struct {
-	conf   serverConfig
+// replica is one process of the cluster under test.
+type replica struct {
+	conf   config
 	db     *replicator.DB
 	acked  atomic.Int64
 	writes atomic.Int64
@@ -70,11 +70,11 @@ type server struct {
 	out *json.Encoder
 }
 
-// runServer is the whole life of a server process, unless it is killed. It is
-// told what to do on stdin, a word a line: pause, resume, report, dump, stop.
-func runServer(in io.Reader, out io.Writer) error {
+// runReplica is the main function of a replica process. It reads a command from each line
+// of stdin: pause, resume, report, dump, stop.
+func runReplica(in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
-	s := &server{out: json.NewEncoder(out)}
+	s := &replica{out: json.NewEncoder(out)}
 	if !lines.Scan() {
 		return errors.New("no configuration on stdin")
 	}
@@ -93,7 +93,7 @@ func runServer(in io.Reader, out io.Writer) error {
 	return errors.Join(err, s.db.Close())
 }
 
-func (s *server) open() error {
+func (s *replica) open() error {
 	started := time.Now()
 	raw, err := leveldb.OpenFile(s.conf.Dir, nil)
 	if err != nil {
@@ -101,13 +101,13 @@ func (s *server) open() error {
 	}
 	d := net.Dialer{}
 	s.db, err = replicator.Replicate(raw, &replicator.Options{
-		Name: fmt.Sprintf("server %d", s.conf.Number), Listen: s.conf.Listen, Advertise: s.conf.Proxies[s.conf.Number],
+		Name: fmt.Sprintf("replica %d", s.conf.Number), Listen: s.conf.Listen, Advertise: s.conf.Proxies[s.conf.Number],
 		Peers: s.conf.Proxies, Secret: s.conf.Secret, MaxInterval: 2 * time.Second,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		Now:    func() time.Time { return time.Now().Add(s.conf.Skew) },
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := d.DialContext(ctx, network, addr)
-			if err == nil { // tells the proxy who calls
+			if err == nil { // the proxy needs to know who dials
 				_, err = c.Write([]byte{byte(s.conf.Number)})
 			}
 			return c, err
@@ -117,13 +117,13 @@ func (s *server) open() error {
 		return err
 	}
 	s.acked.Store(s.conf.FirstOwn)
-	s.say(&serverReport{Opened: time.Since(started)})
+	s.say(&report{Opened: time.Since(started)})
 	return nil
 }
 
-// load writes at an even rate: own keys with rising numbers, and keys that others
-// write and delete as well.
-func (s *server) load(ctx context.Context) {
+// load writes at an even rate: own keys with rising numbers, and keys that others write
+// and delete, too.
+func (s *replica) load(ctx context.Context) {
 	tick := time.NewTicker(time.Second / time.Duration(s.conf.Rate))
 	defer tick.Stop()
 	for n := s.conf.FirstOwn; ; {
@@ -147,23 +147,23 @@ func (s *server) load(ctx context.Context) {
 			err = s.db.Put(k, bytes.Repeat([]byte{byte('a' + s.conf.Number)}, rand.IntN(2000)), nil)
 		}
 		if err != nil {
-			s.say(&serverReport{Error: "write: " + err.Error()})
+			s.say(&report{Error: "write: " + err.Error()})
 			return
 		}
 		s.writes.Add(1)
 	}
 }
 
-func ownKey(server int, n int64, keys int) []byte {
-	return fmt.Appendf(nil, "own/%d/%05d", server, n%int64(keys))
+func ownKey(replica int, n int64, keys int) []byte {
+	return fmt.Appendf(nil, "own/%d/%05d", replica, n%int64(keys))
 }
 
 func ownValue(n int64) []byte { return fmt.Appendf(nil, "%d-%0*d", n, n%200, 0) }
 
-func (s *server) obey(lines *bufio.Scanner) error {
+func (s *replica) obey(lines *bufio.Scanner) error {
 	go func() { // so that acknowledgements are known when the process is killed
 		for range time.Tick(20 * time.Millisecond) {
-			s.say(&serverReport{Acked: s.acked.Load(), Writes: s.writes.Load()})
+			s.say(&report{Acked: s.acked.Load(), Writes: s.writes.Load()})
 		}
 	}()
 	for lines.Scan() {
@@ -178,7 +178,7 @@ func (s *server) obey(lines *bufio.Scanner) error {
 			if err := s.dump(); err != nil {
 				return err
 			}
-			s.say(&serverReport{Dumped: true})
+			s.say(&report{Dumped: true})
 		case "stop":
 			return nil
 		}
@@ -186,7 +186,7 @@ func (s *server) obey(lines *bufio.Scanner) error {
 	return lines.Err() // the parent is gone
 }
 
-func (s *server) say(r *serverReport) {
+func (s *replica) say(r *report) {
 	if r.Acked == 0 {
 		r.Acked = s.acked.Load()
 	}
@@ -195,9 +195,9 @@ func (s *server) say(r *serverReport) {
 	s.out.Encode(r)
 }
 
-func (s *server) report() *serverReport {
+func (s *replica) report() *report {
 	st := s.db.Status()
-	r := &serverReport{
+	r := &report{
 		Digest: st.Digest, Keys: st.Keys, Tombstones: st.Tombstones, Failed: st.Failed, Mismatches: st.Mismatches, Pulled: st.Pulled,
 		Writes: s.writes.Load(), Goroutines: runtime.NumGoroutine(), Paused: s.paused.Load(),
 	}
@@ -223,7 +223,7 @@ func (s *server) report() *serverReport {
 }
 
 // dump writes all keys and values to a file beside the database.
-func (s *server) dump() error {
+func (s *replica) dump() error {
 	f, err := os.Create(dumpPath(s.conf.Dir))
 	if err != nil {
 		return err

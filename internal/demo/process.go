@@ -15,25 +15,25 @@ import (
 	"time"
 )
 
-// server is a server process as its parent sees it.
-type server struct {
+// process is a replica's process as its parent sees it.
+type process struct {
 	name   string
 	dir    string
 	cmd    *exec.Cmd
 	addr   string // where it takes peers
 	opened chan struct{}
-	gone   chan struct{} // closed when the process has ended; then err says how
+	gone   chan struct{} // closed when the process has ended, with err set
 	err    error
 
 	mu          sync.Mutex
 	in          io.WriteCloser
 	lastID      int
 	pending     map[int]func(reply) // called from the goroutine that reads
-	noMulticast string              // why there is none
+	noMulticast string              // why the replica has no multicast
 }
 
-// start runs this program once more as the server of c.
-func start(exe string, c serverConfig) (*server, error) {
+// start runs this program once more, as the replica that c describes.
+func start(exe string, c config) (*process, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func start(exe string, c serverConfig) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{
+	s := &process{
 		name:    c.Name,
 		dir:     c.Dir,
 		cmd:     exec.Command(exe),
@@ -71,7 +71,7 @@ func start(exe string, c serverConfig) (*server, error) {
 }
 
 // read hands out the replies until the process has ended.
-func (s *server) read(out io.Reader) {
+func (s *process) read(out io.Reader) {
 	err := s.replies(bufio.NewReaderSize(out, 1<<16))
 	if err != nil {
 		s.cmd.Process.Kill() // it no longer makes sense
@@ -80,7 +80,7 @@ func (s *server) read(out io.Reader) {
 	close(s.gone)
 }
 
-func (s *server) replies(out *bufio.Reader) error {
+func (s *process) replies(out *bufio.Reader) error {
 	for {
 		line, err := out.ReadBytes('\n')
 		if err != nil {
@@ -107,7 +107,7 @@ func (s *server) replies(out *bufio.Reader) error {
 	}
 }
 
-func (s *server) news(r reply) error {
+func (s *process) news(r reply) error {
 	switch r.Event {
 	case "open":
 		s.addr = r.Addr
@@ -122,9 +122,9 @@ func (s *server) news(r reply) error {
 	return nil
 }
 
-// send makes a request. Each reply goes to each, from another goroutine and
-// one after the other; wait returns the last.
-func (s *server) send(r request, each func(reply)) (wait func(context.Context) (reply, error), err error) {
+// send makes a request. Its replies go to each, one after another, from another
+// goroutine; wait returns the last.
+func (s *process) send(r request, each func(reply)) (wait func(context.Context) (reply, error), err error) {
 	last := make(chan reply, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +143,7 @@ func (s *server) send(r request, each func(reply)) (wait func(context.Context) (
 	return func(ctx context.Context) (reply, error) { return s.wait(ctx, r, last) }, nil
 }
 
-func (s *server) wait(ctx context.Context, r request, last chan reply) (reply, error) {
+func (s *process) wait(ctx context.Context, r request, last chan reply) (reply, error) {
 	select {
 	case answer := <-last:
 		if answer.Error != "" {
@@ -158,7 +158,7 @@ func (s *server) wait(ctx context.Context, r request, last chan reply) (reply, e
 }
 
 // call makes a request and waits for the last reply.
-func (s *server) call(ctx context.Context, r request, each func(reply)) (reply, error) {
+func (s *process) call(ctx context.Context, r request, each func(reply)) (reply, error) {
 	wait, err := s.send(r, each)
 	if err != nil {
 		return reply{}, err
@@ -166,8 +166,8 @@ func (s *server) call(ctx context.Context, r request, each func(reply)) (reply, 
 	return wait(ctx)
 }
 
-// open waits until the server takes requests.
-func (s *server) open(ctx context.Context) error {
+// open waits until the replica takes requests.
+func (s *process) open(ctx context.Context) error {
 	select {
 	case <-s.opened:
 		return nil
@@ -178,8 +178,8 @@ func (s *server) open(ctx context.Context) error {
 	}
 }
 
-// lastWords are the last lines of the server's log.
-func (s *server) lastWords() string {
+// lastWords returns the last lines of the replica's log.
+func (s *process) lastWords() string {
 	log, err := os.ReadFile(filepath.Join(s.dir, "log"))
 	if err != nil || len(log) == 0 {
 		return ""
@@ -188,9 +188,9 @@ func (s *server) lastWords() string {
 	return "; its log ends with:\n" + string(bytes.Join(lines[max(0, len(lines)-20):], []byte("\n")))
 }
 
-// kill is kill -9. It returns when the process has ended and everything that it
-// said before has been read.
-func (s *server) kill() error {
+// kill is kill -9. It returns when the process has ended and all its replies have been
+// read.
+func (s *process) kill() error {
 	if err := s.cmd.Process.Kill(); err != nil {
 		return fmt.Errorf("kill %s: %w", s.name, err)
 	}
@@ -198,11 +198,11 @@ func (s *server) kill() error {
 	return nil
 }
 
-// stopPatience is how long a server may take to close its database.
+// stopPatience is how long a replica may take to close its database.
 const stopPatience = 20 * time.Second
 
-// stop ends the server's input, upon which it closes its database and exits.
-func (s *server) stop() error {
+// stop ends the replica's input, upon which it closes its database and exits.
+func (s *process) stop() error {
 	select {
 	case <-s.gone:
 		return nil // killed, or its end was reported when it happened

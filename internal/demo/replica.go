@@ -19,13 +19,12 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// node is one server: a replicated database that does what it is told on
-// standard input.
-type node struct {
+// replica is a replicated database that obeys the requests on its standard input.
+type replica struct {
 	db   *replicator.DB
 	gate gate
 	page http.Server // of the status page; serves once it is asked to
-	over atomic.Bool // the input has ended: leave off what is under way
+	over atomic.Bool // the input has ended: give up what is under way
 
 	written, writtenBytes atomic.Int64
 	ended, merged         atomic.Int64
@@ -35,12 +34,12 @@ type node struct {
 	out    *bufio.Writer   // Invariant: written with mu held, a reply and its bytes together
 }
 
-// Replica is the main function of a server; it returns the exit status.
+// Replica is the main function of a replica; it returns the exit status.
 func Replica(in io.Reader, out io.Writer) int {
 	// Ctrl-C goes to the whole process group. Only the parent acts on it and
 	// then ends our input.
 	signal.Ignore(os.Interrupt)
-	n := &node{out: bufio.NewWriterSize(out, 1<<16), arisen: map[string]bool{}}
+	n := &replica{out: bufio.NewWriterSize(out, 1<<16), arisen: map[string]bool{}}
 	if err := n.run(in); err != nil {
 		n.send(reply{Error: err.Error()})
 		return 1
@@ -48,8 +47,8 @@ func Replica(in io.Reader, out io.Writer) int {
 	return 0
 }
 
-func (n *node) run(in io.Reader) error {
-	var c serverConfig
+func (n *replica) run(in io.Reader) error {
+	var c config
 	if err := json.Unmarshal([]byte(os.Getenv(roleEnv)), &c); err != nil {
 		return fmt.Errorf("read %s: %w", roleEnv, err)
 	}
@@ -57,7 +56,7 @@ func (n *node) run(in io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
 	}
-	// Standard error is a file in the server's directory.
+	// Standard error is a file in the replica's directory.
 	if n.db, err = replicator.Replicate(raw, n.options(c)); err != nil {
 		return errors.Join(err, raw.Close())
 	}
@@ -67,12 +66,12 @@ func (n *node) run(in io.Reader) error {
 	return errors.Join(err, n.page.Close(), n.db.Close())
 }
 
-func (n *node) options(c serverConfig) *replicator.Options {
+func (n *replica) options(c config) *replicator.Options {
 	o := &replicator.Options{
 		Name:     c.Name,
 		Cluster:  c.Cluster,
 		Listen:   "127.0.0.1:0",
-		Resolver: n.resolve,
+		Resolver: n.merge,
 		Dial:     n.gate.dial,
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Events: &replicator.Events{
@@ -86,20 +85,21 @@ func (n *node) options(c serverConfig) *replicator.Options {
 	return o
 }
 
-// conflict counts keys; a third version makes the same conflict no second one.
-func (n *node) conflict(key []byte, _ []replicator.Version) {
+// conflict counts keys in conflict: a third version of a key is no second conflict.
+func (n *replica) conflict(key []byte, _ []replicator.Version) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.arisen[string(key)] = true
 }
 
-func (n *node) resolve(key []byte, a, b replicator.Version) replicator.Version {
+func (n *replica) merge(key []byte, a, b replicator.Version) replicator.Version {
 	n.merged.Add(1)
 	return mergeEdits(key, a, b)
 }
 
-// multicast is replicator.Multicast, and tells the parent if there is none.
-func (n *node) multicast() replicator.Discoverer {
+// multicast returns replicator.Multicast, which also reports to the parent if there is
+// none.
+func (n *replica) multicast() replicator.Discoverer {
 	m := replicator.Multicast(nil)
 	return replicator.DiscovererFunc(func(ctx context.Context, self replicator.Self, found func(string)) error {
 		err := m.Discover(ctx, self, found)
@@ -111,7 +111,7 @@ func (n *node) multicast() replicator.Discoverer {
 }
 
 // obey runs each request in a goroutine of its own until the input ends.
-func (n *node) obey(in io.Reader) error {
+func (n *replica) obey(in io.Reader) error {
 	commands := n.commands()
 	requests := json.NewDecoder(in)
 	var running sync.WaitGroup
@@ -140,10 +140,10 @@ func (n *node) obey(in io.Reader) error {
 	}
 }
 
-// send writes a reply. The values of a dump may wait in the buffer for what
-// comes behind them; anything else is news, and goes out at once. Nobody is left to tell if it fails: then the parent is
-// gone, the input ends and so do we.
-func (n *node) send(r reply) error {
+// send writes a reply. The values of a dump may stay in the buffer until the next reply;
+// anything else goes out at once. If it fails, the parent is gone: the input ends, and with
+// it this process.
+func (n *replica) send(r reply) error {
 	r.Size = len(r.value)
 	line, err := json.Marshal(r)
 	if err != nil {
