@@ -2,7 +2,6 @@ package replicator
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/level-replicator/replicator/internal/replica"
@@ -94,39 +93,31 @@ func (db *DB) unlogged(from []byte, p *Progress) (keys [][]byte, next []byte, er
 		return nil, nil, err
 	}
 	defer st.Release()
-	values, index := st.Abreast(from)
-	defer values.Release()
-	defer index.Release()
-	more := index.Next()
-	size := 0 // of what will be committed
-	for n := 0; values.Next(); n++ {
-		key := values.Key()
-		cost := len(values.Value()) + 4*len(key) + store.WriteOverhead
+	local := db.queue.replica.Local
+	n, size := 0, 0 // keys read, bytes that will be committed
+	for row, err := range store.Rows(st, from) {
+		if err != nil {
+			return nil, nil, err
+		}
+		if !row.HasValue {
+			continue
+		}
+		cost := len(row.Value) + 4*len(row.Key) + store.WriteOverhead
 		if len(keys) >= adoptStep || n >= 64*adoptStep || len(keys) > 0 && size+cost > replica.BatchLimit {
-			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
+			return keys, slices.Clone(row.Key), nil
 		}
-		for more && string(index.Key()[3:]) < string(key) {
-			more = index.Next()
+		n++
+		strange, err := db.strange(st, row)
+		if err != nil {
+			return nil, nil, err
 		}
-		known := false
-		if more && string(index.Key()[3:]) == string(key) {
-			s, err := store.DecodeIndex(index.Value(), st)
-			if err != nil {
-				return nil, nil, err
-			}
-			odd, err := replica.Strange(st, st, db.resolve, key, s, store.ShownOf(values.Value(), false))
-			if err != nil {
-				return nil, nil, err
-			}
-			known = !odd
-		}
-		if !known && (db.queue.replica.Local == nil || !db.queue.replica.Local(key)) {
-			keys, size = append(keys, slices.Clone(key)), size+cost
+		if strange && (local == nil || !local(row.Key)) {
+			keys, size = append(keys, slices.Clone(row.Key)), size+cost
 		}
 		p.Keys++
-		p.Bytes += int64(len(key) + len(values.Value()))
+		p.Bytes += int64(len(row.Key) + len(row.Value))
 	}
-	return keys, nil, errors.Join(values.Error(), index.Error())
+	return keys, nil, nil
 }
 
 // missing reads on in the log-index until it has found a transaction's worth of
@@ -137,31 +128,41 @@ func (db *DB) missing(from []byte) (keys [][]byte, next []byte, err error) {
 		return nil, nil, err
 	}
 	defer st.Release()
-	values, index := st.Abreast(from)
-	defer values.Release()
-	defer index.Release()
-	more := values.Next()
-	size := 0
-	for n := 0; index.Next(); n++ {
-		key := index.Key()[3:]
-		if len(keys) >= adoptStep || n >= 64*adoptStep || size > replica.BatchLimit {
-			return keys, slices.Clone(key), errors.Join(values.Error(), index.Error())
-		}
-		for more && string(values.Key()) < string(key) {
-			more = values.Next()
-		}
-		if more && string(values.Key()) == string(key) {
-			continue
-		}
-		s, err := store.DecodeIndex(index.Value(), st)
+	n, size := 0, 0
+	for row, err := range store.Rows(st, from) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if odd, err := replica.Strange(st, st, db.resolve, key, s, store.ShownValue{Deleted: true}); err != nil {
+		if !row.Indexed {
+			continue
+		}
+		if len(keys) >= adoptStep || n >= 64*adoptStep || size > replica.BatchLimit {
+			return keys, slices.Clone(row.Key), nil
+		}
+		n++
+		if row.HasValue {
+			continue
+		}
+		strange, err := db.strange(st, row)
+		if err != nil {
 			return nil, nil, err
-		} else if odd {
-			keys, size = append(keys, slices.Clone(key)), size+4*len(key)+store.WriteOverhead
+		}
+		if strange {
+			keys, size = append(keys, slices.Clone(row.Key)), size+4*len(row.Key)+store.WriteOverhead
 		}
 	}
-	return keys, nil, errors.Join(values.Error(), index.Error())
+	return keys, nil, nil
+}
+
+// strange reports whether the value of a row, or that there is none, is not what was last
+// logged.
+func (db *DB) strange(v *replica.View, row store.Row) (bool, error) {
+	if !row.Indexed {
+		return true, nil
+	}
+	s, err := store.DecodeIndex(row.Index, v)
+	if err != nil {
+		return false, err
+	}
+	return replica.Strange(v, v, db.resolve, row.Key, s, store.ShownOf(row.Value, !row.HasValue))
 }

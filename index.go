@@ -35,9 +35,7 @@ func (db *DB) Versions(key []byte) ([]Version, error) {
 
 // look takes a state of the database to read in.
 func (db *DB) look() (st *replica.View, err error) {
-	st, err = &replica.View{}, leveldb.ErrClosed
-	db.with(func(r *replica.Replica) { *st, err = r.Look() })
-	return st, err
+	return replica.TakeView(db.with, nil)
 }
 
 // Conflicts goes through the keys in conflict, in key order, with all versions of
@@ -66,7 +64,7 @@ func eachConflict(v *replica.View, yield func([]byte, []Version) bool) error {
 	it := v.NewIterator(store.KindRange(store.KindConflict), nil)
 	defer it.Release()
 	for it.Next() {
-		key := slices.Clone(it.Key()[3:])
+		key := slices.Clone(store.UserKey(it.Key()))
 		s, err := store.ReadIndex(v, key, v)
 		if err != nil {
 			return err

@@ -69,7 +69,7 @@ func (db *DB) indexedKeys(g *util.Range, most int) (keys [][]byte, err error) {
 	it := db.raw.NewIterator(g, nil)
 	defer it.Release()
 	for len(keys) < most && it.Next() {
-		keys = append(keys, slices.Clone(it.Key()[3:]))
+		keys = append(keys, slices.Clone(store.UserKey(it.Key())))
 	}
 	return keys, it.Error()
 }

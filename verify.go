@@ -60,7 +60,7 @@ const maxFaults = 1000
 type verification struct {
 	db            *DB
 	ctx           context.Context // of the one call that this belongs to
-	view          replica.View
+	view          *replica.View
 	report        Report
 	damaged       map[string][]causal.Dot // keys to be mended, with log entries that their log-index does not name
 	kept, counted store.Counters
@@ -231,16 +231,9 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	default:
 	}
 	var err error
-	db.with(func(c *replica.Replica) {
-		v.view.Aliases, v.view.Index = c.Aliases, c.Alias
-		v.kept, v.rewound = c.Counters, c.StillRewound()
-		v.view.Snapshot, err = c.Store.Snapshot()
-	})
+	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) { v.kept, v.rewound = r.Counters, r.StillRewound() })
 	if err != nil {
 		return v, err
-	}
-	if v.view.Snapshot == nil {
-		return v, leveldb.ErrClosed
 	}
 	defer v.view.Release()
 	if err = v.run(); err != nil && ctx.Err() == nil {
@@ -302,12 +295,12 @@ func (v *verification) checkIndex() error {
 	it := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer it.Release()
 	for it.Next() {
-		key := it.Key()[3:]
+		key := store.UserKey(it.Key())
 		if err := v.tick(key, it.Value()); err != nil {
 			return err
 		}
 		v.report.Keys++
-		s, err := store.DecodeIndex(it.Value(), &v.view)
+		s, err := store.DecodeIndex(it.Value(), v.view)
 		if err != nil {
 			v.fault(key, "its log-index cannot be read: %v", err)
 			continue
@@ -332,9 +325,9 @@ func (v *verification) checkKey(key []byte, s store.Siblings) error {
 	}
 	vs := make([]store.Version, 0, len(s))
 	for i := range s {
-		e, err := store.ReadEntry(&v.view, key, &s[i], &v.view)
+		e, err := store.ReadEntry(v.view, key, &s[i], v.view)
 		if err == nil {
-			err = e.ReadValue(&v.view)
+			err = e.ReadValue(v.view)
 		}
 		var damage *store.CorruptionError
 		switch {
@@ -380,7 +373,7 @@ func (v *verification) checkLog() error {
 		it := v.view.NewIterator(store.KindRange(store.KindLog), nil)
 		defer it.Release()
 		for it.Next() {
-			d, err := store.LogDot(it.Key(), &v.view)
+			d, err := store.LogDot(it.Key(), v.view)
 			if err != nil {
 				v.report.fault(nil, "log entry %x: %v", it.Key(), err)
 				continue
@@ -400,12 +393,12 @@ func (v *verification) checkLog() error {
 		return err
 	}
 	return look(func(d causal.Dot, logKey, rec []byte) error {
-		e, err := store.DecodeEntry(logKey, rec, &v.view)
+		e, err := store.DecodeEntry(logKey, rec, v.view)
 		if err != nil {
 			v.report.fault(nil, "log entry %v: %v", d, err)
 			return nil
 		}
-		s, err := store.ReadIndex(&v.view, e.Key, &v.view)
+		s, err := store.ReadIndex(v.view, e.Key, v.view)
 		if err != nil || !s.Has(d) { // one that cannot be read was reported, and names nothing
 			v.fault(e.Key, "log entry %v is not in its log-index", d)
 			if ds, ok := v.damaged[string(e.Key)]; ok && len(ds) < maxFaults {
@@ -418,24 +411,18 @@ func (v *verification) checkLog() error {
 
 // checkValues finds values that the log does not know.
 func (v *verification) checkValues() error {
-	values := v.view.NewIterator(store.Visible(nil), nil)
-	defer values.Release()
-	index := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
-	defer index.Release()
 	local := v.db.queue.replica.Local
-	more := index.Next()
-	for values.Next() {
-		key := values.Key()
-		for more && string(index.Key()[3:]) < string(key) {
-			more = index.Next()
+	for row, err := range store.Rows(v.view, nil) {
+		if err != nil {
+			return err
 		}
-		if more && bytes.Equal(index.Key()[3:], key) || local != nil && local(key) {
+		if !row.HasValue || row.Indexed || local != nil && local(row.Key) {
 			continue
 		}
-		v.report.fault(key, "its value was never logged; if it was written past the wrapper, run Adopt")
+		v.report.fault(row.Key, "its value was never logged; if it was written past the wrapper, run Adopt")
 		if err := v.ctx.Err(); err != nil {
 			return err
 		}
 	}
-	return errors.Join(values.Error(), index.Error())
+	return nil
 }

@@ -65,10 +65,9 @@ func (t *Txn) Adopt(keys [][]byte) error {
 		if string(values.Key()) != string(key) {
 			continue // deleted meanwhile
 		}
-		if !store.SeekNear(index, store.KindKey(store.KindIndex, key)) || string(index.Key()[3:]) != string(key) {
-			if err := index.Error(); err != nil {
-				return err
-			}
+		if _, ok, err := store.SeekIndex(index, key); err != nil {
+			return err
+		} else if !ok {
 			t.R.Cache.Put(key, nil)
 		}
 		s, _, err := t.Lookup(key)

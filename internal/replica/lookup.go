@@ -8,8 +8,6 @@ import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/iterator"
-	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // View is one state of the database.
@@ -23,12 +21,6 @@ type View struct {
 	Keys         int64           // that hold a value
 	MayHaveStale bool            // log entries may be garbage
 	sorted       []causal.Origin // the known origins, in order; nil until asked for
-}
-
-// Abreast gives iterators over the values and the log-index from a key on.
-func (v *View) Abreast(from []byte) (values, index iterator.Iterator) {
-	values = v.NewIterator(store.Visible(&util.Range{Start: from}), nil)
-	return values, v.NewIterator(&util.Range{Start: store.KindKey(store.KindIndex, from), Limit: store.KindRange(store.KindIndex).Limit}, nil)
 }
 
 // Lookup gives the state of a key as committed.
@@ -63,6 +55,19 @@ func (r *Replica) decodeState(key, rec []byte, versions *store.Slab[store.Versio
 		return nil, fmt.Errorf("log-index of key %q: %w", key, err)
 	}
 	return s, nil
+}
+
+// TakeView takes a state of the database. with calls a function while nothing else uses the
+// replica; of a database that is closed it calls none. note, which may be nil, is called in the
+// moment of that state.
+func TakeView(with func(func(r *Replica)), note func(r *Replica)) (*View, error) {
+	v, err := View{}, leveldb.ErrClosed
+	with(func(r *Replica) {
+		if v, err = r.Look(); err == nil && note != nil {
+			note(r)
+		}
+	})
+	return &v, err
 }
 
 // Look takes a state of the database.
@@ -127,10 +132,10 @@ func (v *View) indexOf(key []byte) (s store.Siblings, readable bool, err error) 
 // makes of them, and those of which only the mark is left; and where to go on, or nil at
 // the end.
 func (v *View) unresolved(from []byte, limit int, resolve ResolveFunc, enough func() bool) (keys [][]byte, next []byte, err error) {
-	it := v.NewIterator(&util.Range{Start: store.KindKey(store.KindConflict, from), Limit: store.KindRange(store.KindConflict).Limit}, nil)
+	it := v.NewIterator(store.KindRangeFrom(store.KindConflict, from), nil)
 	defer it.Release()
 	for n := 0; it.Next(); n++ {
-		key := slices.Clone(it.Key()[3:])
+		key := slices.Clone(store.UserKey(it.Key()))
 		if n >= limit || n > 0 && enough() {
 			return keys, key, it.Error()
 		}

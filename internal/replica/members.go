@@ -139,11 +139,11 @@ func (r *Replica) ReadMembers() error {
 	defer it.Release()
 	for it.Next() {
 		d := store.Decoder{B: it.Value()}
-		if len(it.Key()) != 3+16 || len(d.B) < 9 || d.Byte() != store.FormatVersion {
+		if len(store.UserKey(it.Key())) != len(causal.Origin{}) || len(d.B) < 9 || d.Format() != nil {
 			return fmt.Errorf("replicator: member record %x is damaged or of a later release", it.Key())
 		}
 		seen := time.UnixMilli(int64(d.Uint64()))
-		o := causal.Origin(it.Key()[3:])
+		o := causal.Origin(store.UserKey(it.Key()))
 		r.Members[o] = &Member{Origin: o, Name: printable.Printable(string(d.B)), Seen: seen, saved: seen, Met: true}
 	}
 	return it.Error()

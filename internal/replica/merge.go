@@ -60,19 +60,16 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 	if len(theirs) > 0 {
 		now = slices.DeleteFunc(now, func(y store.Version) bool { return !store.Siblings(theirs).Has(y.Dot) && peer.Superseded(y.Dot) })
 	}
-	all := slices.Clone(now)
-	now = slices.DeleteFunc(now, func(y store.Version) bool {
-		return slices.ContainsFunc(all, func(z store.Version) bool { return z.Dot != y.Dot && z.HasSeen(y.Dot) })
-	})
+	now = now.Live()
 	had := len(now) > 0
 	for _, x := range theirs {
 		if had && !lost.Has(x.Dot) && t.superseded(x.Dot) {
 			continue
 		}
-		if slices.ContainsFunc(now, func(y store.Version) bool { return y.Dot == x.Dot || y.HasSeen(x.Dot) }) {
+		if now.Covers(x.Dot) {
 			continue
 		}
-		now = append(slices.DeleteFunc(now, func(y store.Version) bool { return x.HasSeen(y.Dot) }), x)
+		now = now.With(&x, make(store.Siblings, 0, len(now)+1))
 		if t.Covers(x.Dot) {
 			back++
 		} else {
@@ -84,7 +81,7 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 	}
 	for _, y := range lost { // what nothing replaces stays, for somebody else to mend
 		proved := len(theirs) > 0 && peer.Superseded(y.Dot)
-		if !proved && !slices.ContainsFunc(now, func(z store.Version) bool { return z.Dot == y.Dot || z.HasSeen(y.Dot) }) {
+		if !proved && !now.Covers(y.Dot) {
 			return 0, nil
 		}
 	}
@@ -114,7 +111,7 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		if t.has(x.Dot) || !x.Whole() {
 			continue // held, superseded or forgotten here; or not here yet
 		}
-		if slices.ContainsFunc(now, func(y store.Version) bool { return y.Dot == x.Dot || y.HasSeen(x.Dot) }) {
+		if now.Covers(x.Dot) {
 			continue
 		}
 		if x.NameOnly && x.Listed {
@@ -123,14 +120,7 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		if x.NameOnly {
 			return fresh, ProtocolErrorf("key %q: version %v was sent without its content", key, x.Dot)
 		}
-		kept := store.Siblings(t.versions.Take(len(now) + 1))
-		for j := range now {
-			y := &now[j]
-			if !x.HasSeen(y.Dot) {
-				kept = append(kept, *y)
-			}
-		}
-		now = append(kept, *x)
+		now = now.With(x, t.versions.Take(len(now)+1))
 		fresh++
 		t.R.clock.See(x.Stamp)
 		t.loose = t.loose.Raise(x.Dot)

@@ -109,8 +109,8 @@ func (r *Replica) ReadClean() (bool, error) {
 		return false, err
 	}
 	d := store.Decoder{B: v}
-	if d.Byte() != store.FormatVersion && d.Err == nil {
-		return false, store.ErrVersion
+	if err := d.Format(); err != nil {
+		return false, err
 	}
 	r.Digest = d.Sum()
 	r.clock.Last = causal.Stamp(d.Uint64())
@@ -133,10 +133,10 @@ func (r *Replica) Recount() (named causal.Sum, err error) {
 	for it.Next() {
 		s, err := store.DecodeIndex(it.Value(), r)
 		if err != nil {
-			return named, fmt.Errorf("log-index of key %q: %w", it.Key()[3:], err)
+			return named, fmt.Errorf("log-index of key %q: %w", store.UserKey(it.Key()), err)
 		}
 		r.Count(s, +1)
-		r.Filter.Add(it.Key()[3:])
+		r.Filter.Add(store.UserKey(it.Key()))
 		for i := range s {
 			named = named.Add(s[i].Hash())
 		}

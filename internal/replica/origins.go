@@ -60,12 +60,12 @@ func (r *Replica) ReadOrigins() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindOrigin), nil)
 	defer it.Release()
 	for it.Next() {
-		if len(it.Key()) != 7 || binary.BigEndian.Uint32(it.Key()[3:]) != uint32(len(r.Aliases)) {
+		if a := store.UserKey(it.Key()); len(a) != 4 || binary.BigEndian.Uint32(a) != uint32(len(r.Aliases)) {
 			return fmt.Errorf("replicator: origin record %d is missing; the database is damaged", len(r.Aliases))
 		}
 		d := store.Decoder{B: it.Value()}
-		if d.Byte() != store.FormatVersion && d.Err == nil {
-			return store.ErrVersion
+		if err := d.Format(); err != nil {
+			return err
 		}
 		own := d.Byte()&1 != 0
 		w := causal.Row{Origin: d.Origin()}

@@ -1,14 +1,12 @@
 package replica
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/store"
-	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // stability is what a look at the tombstones goes by.
@@ -189,11 +187,11 @@ func (p *Purging) end(r *Replica) {
 
 // Next looks at some more tombstones, and has those forgotten that may be.
 func (p *Purging) Next(h keeper) error {
-	v, err := look(h)
+	v, err := TakeView(h.With, nil)
 	if err != nil {
 		return err
 	}
-	keys, err := p.find(&v)
+	keys, err := p.find(v)
 	v.Release()
 	if err == nil && len(keys) > 0 {
 		err = h.Each(keys, p.stage)
@@ -209,25 +207,26 @@ func (p *Purging) Next(h keeper) error {
 
 // find goes through the tombstones from a key on.
 func (p *Purging) find(v *View) (keys [][]byte, err error) {
-	marks := v.NewIterator(&util.Range{Start: store.KindKey(store.KindTombstone, p.from), Limit: store.KindRange(store.KindTombstone).Limit}, nil)
+	marks := v.NewIterator(store.KindRangeFrom(store.KindTombstone, p.from), nil)
 	defer marks.Release()
-	index := v.NewIterator(&util.Range{Start: store.KindKey(store.KindIndex, p.from), Limit: store.KindRange(store.KindIndex).Limit}, nil)
+	index := v.NewIterator(store.KindRangeFrom(store.KindIndex, p.from), nil)
 	defer index.Release()
 	p.proof, p.found = nil, map[string]foundTombstone{}
 	for n := 0; marks.Next(); n++ {
-		key := marks.Key()[3:]
+		key := store.UserKey(marks.Key())
 		if n >= p.Step {
 			p.from = slices.Clone(key)
 			return keys, marks.Error()
 		}
 		var s store.Siblings
-		if store.SeekNear(index, store.KindKey(store.KindIndex, key)) && bytes.Equal(index.Key()[3:], key) {
-			if s, err = store.DecodeIndex(index.Value(), v); err != nil {
+		record, ok, err := store.SeekIndex(index, key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			if s, err = store.DecodeIndex(record, v); err != nil {
 				continue // Verify names it
 			}
-		}
-		if err := index.Error(); err != nil {
-			return nil, err
 		}
 		forget, err := p.judge(v, key, s)
 		if err != nil {

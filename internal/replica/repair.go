@@ -2,7 +2,6 @@ package replica
 
 import (
 	"errors"
-	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/indexcache"
@@ -101,8 +100,5 @@ func (t *Txn) unindexed(key []byte, litter []causal.Dot) (vs store.Siblings, err
 			}
 		}
 	}
-	all := slices.Clone(vs)
-	return slices.DeleteFunc(vs, func(y store.Version) bool {
-		return slices.ContainsFunc(all, func(z store.Version) bool { return z.Dot != y.Dot && z.HasSeen(y.Dot) })
-	}), nil
+	return vs.Live(), nil
 }

@@ -140,7 +140,7 @@ func (r *Replica) readResume() error {
 
 func DecodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
 	d := store.Decoder{B: record}
-	if d.Byte() != store.FormatVersion {
+	if d.Format() != nil {
 		return nil, nil, false
 	}
 	p = &PendingPull{Done: d.SpanMap()}

@@ -35,13 +35,6 @@ func OneByOne(stage func(t *Txn, key []byte) error) Stager {
 	}
 }
 
-// look takes a state of a keeper's database.
-func look(h keeper) (v View, err error) {
-	err = leveldb.ErrClosed // of a database that is closed nothing is called
-	h.With(func(r *Replica) { v, err = r.Look() })
-	return v, err
-}
-
 // Tidying does what an opening has to: it clears away what a crash left in the log, and
 // has the resolver, which may be another one than last time, decide again what keys in
 // conflict show. Both are read with the queue free, go on where they were, and hold up
@@ -64,14 +57,14 @@ func (p *Tidying) Next(h keeper, resolve ResolveFunc, enough func() bool) error 
 		h.With(func(r *Replica) { p.Swept = !r.MayHaveStale })
 		p.Began = true
 	}
-	v, err := look(h)
+	v, err := TakeView(h.With, nil)
 	if err != nil {
 		return err
 	}
 	if !p.Swept {
-		return p.sweep(h, &v)
+		return p.sweep(h, v)
 	}
-	return p.resolve(h, &v, resolve, enough)
+	return p.resolve(h, v, resolve, enough)
 }
 
 // sweep deletes log entries that a crash left and that no log-index names.

@@ -133,6 +133,14 @@ func (d *Decoder) Byte() byte {
 	return v
 }
 
+// Format reads the first byte of a record, which must name the format of this release.
+func (d *Decoder) Format() error {
+	if d.Byte() != FormatVersion && d.Err == nil {
+		return ErrVersion
+	}
+	return nil
+}
+
 func (d *Decoder) Uint32() uint32 {
 	if b := d.Take(4); b != nil {
 		return binary.BigEndian.Uint32(b)

@@ -22,6 +22,32 @@ func (s Siblings) Find(d causal.Dot) int {
 
 func (s Siblings) Has(d causal.Dot) bool { return s.Find(d) >= 0 }
 
+// Covers reports whether d is one of the versions, or one of them has seen it.
+func (s Siblings) Covers(d causal.Dot) bool {
+	return slices.ContainsFunc(s, func(v Version) bool { return v.Dot == d || v.HasSeen(d) })
+}
+
+// Live returns the versions that no other of s has seen.
+func (s Siblings) Live() Siblings {
+	live := make(Siblings, 0, len(s))
+	for i := range s {
+		if !slices.ContainsFunc(s, func(v Version) bool { return v.Dot != s[i].Dot && v.HasSeen(s[i].Dot) }) {
+			live = append(live, s[i])
+		}
+	}
+	return live
+}
+
+// With appends to dst the versions that x has not seen, and x.
+func (s Siblings) With(x *Version, dst Siblings) Siblings {
+	for i := range s {
+		if !x.HasSeen(s[i].Dot) {
+			dst = append(dst, s[i])
+		}
+	}
+	return append(dst, *x)
+}
+
 // SameDots tells whether two states name the same versions.
 func (s Siblings) SameDots(t Siblings) bool {
 	return len(s) == len(t) && !slices.ContainsFunc(s, func(v Version) bool { return !t.Has(v.Dot) })
@@ -80,8 +106,8 @@ func DecodeIndex(record []byte, os numbering) (Siblings, error) {
 // DecodeIndexInto is decodeIndex with memory for what is read.
 func DecodeIndexInto(record []byte, os numbering, versions *Slab[Version], dots *Slab[causal.Dot]) (Siblings, error) {
 	d := Decoder{B: record, dots: dots}
-	if d.Byte() != FormatVersion && d.Err == nil {
-		return nil, ErrVersion
+	if err := d.Format(); err != nil {
+		return nil, err
 	}
 	n := d.Count(5)
 	s := Siblings(versions.Take(n))

@@ -27,6 +27,8 @@ const (
 	KindConflict  = 'x' // user key → what it shows: it has several versions whose content differs
 
 	FormatVersion = 1 // the first byte of every record
+
+	kindPrefix = 3 // bytes of a key before what names the record
 )
 
 var ReservedStart = []byte{0xff, 0xff}
@@ -53,13 +55,22 @@ func KindRange(kind byte) *util.Range {
 	return &util.Range{Start: []byte{0xff, 0xff, kind}, Limit: []byte{0xff, 0xff, kind + 1}}
 }
 
+// KindRangeFrom spans the records of one kind from a user key on.
+func KindRangeFrom(kind byte, key []byte) *util.Range {
+	return &util.Range{Start: KindKey(kind, key), Limit: KindRange(kind).Limit}
+}
+
+// UserKey returns the user key, or the name, in the key of a record.
+func UserKey(recordKey []byte) []byte { return recordKey[kindPrefix:] }
+
+// AppendKey appends the key of a record of one kind.
 func AppendKey(b []byte, kind byte, rest []byte) []byte {
 	b = append(b, 0xff, 0xff, kind)
 	return append(b, rest...)
 }
 
 func KindKey(kind byte, rest []byte) []byte {
-	return AppendKey(make([]byte, 0, 3+len(rest)), kind, rest)
+	return AppendKey(make([]byte, 0, kindPrefix+len(rest)), kind, rest)
 }
 
 func AppendLogKey(b []byte, alias uint32, seq uint64) []byte {

@@ -62,11 +62,11 @@ func ReadShown(rd Reader, key []byte) (s ShownValue, known bool, err error) {
 // DecodeShown reads a mark of a conflict. One that cannot be read says nothing.
 func DecodeShown(rec []byte) (s ShownValue, known bool) {
 	d := Decoder{B: rec}
-	version := d.Byte()
+	err := d.Format()
 	if s.Deleted = d.Byte()&FlagDeleted != 0; !s.Deleted {
 		s.Check = d.Uint32()
 	}
-	return s, d.End() == nil && version == FormatVersion
+	return s, err == nil && d.End() == nil
 }
 
 // AppendEntry writes a log entry.
@@ -101,8 +101,8 @@ func DecodeEntry(logKey, record []byte, os numbering) (Entry, error) {
 		return e, err
 	}
 	d := Decoder{B: record}
-	if d.Byte() != FormatVersion && d.Err == nil {
-		return e, ErrVersion
+	if err := d.Format(); err != nil {
+		return e, err
 	}
 	flags := d.Byte()
 	e.Deleted, e.Inline, e.InDigest = flags&FlagDeleted != 0, flags&flagInline != 0, flags&flagInDigest != 0

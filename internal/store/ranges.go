@@ -49,8 +49,8 @@ func AppendRanges(b []byte, ranges []*util.Range) []byte {
 
 func DecodeRanges(rec []byte) ([]*util.Range, error) {
 	d := Decoder{B: rec}
-	if d.Byte() != FormatVersion && d.Err == nil {
-		return nil, ErrVersion
+	if err := d.Format(); err != nil {
+		return nil, err
 	}
 	var ranges []*util.Range
 	for d.Err == nil && len(d.B) > 0 {
