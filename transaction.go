@@ -124,7 +124,7 @@ func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) itera
 	for _, l := range slices.Backward(tr.layers.Freeze()) {
 		sources = append(sources, l.NewIterator(slice))
 	}
-	return &overlay.OverlayIterator{Sources: append(sources, tr.base.NewIterator(slice, ro))}
+	return &overlay.Iterator{Sources: append(sources, tr.base.NewIterator(slice, ro))}
 }
 
 // Put sets the value of a key. The write options count for nothing: Commit always

@@ -2,50 +2,52 @@ package causal
 
 import "slices"
 
-// Column is one of the vectors that a server keeps about all origins.
+// Column is one of the vectors that a replica keeps of all origins.
 type Column int
 
 const (
-	Covered Column = iota // of every write up to here it holds it, or something that saw it
-	Durable               // the checkpoint: what of the claim is known to be on disk
-	Pruned                // up to here, what is held may have seen more than its vvs say; and a version not held beside others of its key is superseded
-	Purged                // up to here, a key not held at all was deleted
+	Covered Column = iota // the version vector: it holds each write up to here, or one that has seen it
+	Durable               // the checkpoint: the part of it that is known to be on disk
+	Pruned                // the pruned watermark: what contexts here may leave out; a version not held beside others of its key is superseded
+	Purged                // the purged watermark: a key of which nothing is held was deleted
 	Columns
 )
 
-// Untold is among those that are pruned where something is held that came from a peer which
-// does not say what its vvs leave out above its claim: that may be anything.
+// Untold is within the pruned watermark where something is held of a peer that does not say what
+// its contexts leave out above its version vector: that may be anything.
 var Untold = Dot{Origin{}, 1}
 
-// Row is what a server knows about one origin.
+// Row is what a replica knows of one origin.
 //
-// Invariant: no column but Pruned is above Covered. A version comes with what its vv leaves
-// out, whether or not that is claimed here yet; it proves something only as far as it is.
+// Invariant: no column but Pruned is above Covered. A version comes with what its context leaves
+// out, whether or not that is covered here yet; it proves something only as far as it is.
 type Row struct {
 	Origin Origin
 	Seqs   [Columns]uint64
 	Rev    uint64 // the revision at which one of the columns last rose
 }
 
-// Knowledge is the claim of a server, its checkpoint and its proofs: our own, or
-// what a peer last told us of its own. No column ever falls while a server runs.
+// Knowledge is the version vector of a replica, its checkpoint and its watermarks: our own, or
+// what a peer last reported. No column falls while a replica runs.
 //
-// Invariant: rows are sorted by origin; claims is the sum of the hashes of the
-// dots at claimed.
+// Invariant: Rows is sorted by origin; VectorSum is the sum of the hashes of the dots in
+// Covered.
 type Knowledge struct {
 	Rows         []Row
 	Rev          uint64 // grows with every change
-	WatermarkRev uint64 // grows with every change of pruned and purged, and of what they prove
+	WatermarkRev uint64 // grows with every change of a watermark, and of what it proves
 	VectorSum    Sum
 }
 
+// Find returns the place of an origin in Rows, and whether it is there.
 func (k *Knowledge) Find(o Origin) (int, bool) { return FindRow(k.Rows, o) }
 
+// FindRow returns the place of an origin in sorted rows, and whether it is there.
 func FindRow(rows []Row, o Origin) (int, bool) {
 	return slices.BinarySearchFunc(rows, o, func(r Row, o Origin) int { return r.Origin.Compare(o) })
 }
 
-// Seq is the seq of an origin in one column.
+// Seq returns the seq of an origin in one column.
 func (k *Knowledge) Seq(c Column, o Origin) uint64 {
 	if i, ok := k.Find(o); ok {
 		return k.Rows[i].Seqs[c]
@@ -53,20 +55,20 @@ func (k *Knowledge) Seq(c Column, o Origin) uint64 {
 	return 0
 }
 
-// Covers tells whether d is within the claim.
+// Covers reports whether d is within the version vector.
 func (k *Knowledge) Covers(d Dot) bool { return d.Seq <= k.Seq(Covered, d.Origin) }
 
-// Superseded tells whether a version that is not held beside others of its key is
-// known to be superseded.
+// Superseded reports whether a watermark covers d: a version that is not held beside others of
+// its key is superseded then.
 func (k *Knowledge) Superseded(d Dot) bool {
 	i, ok := k.Find(d.Origin)
 	return ok && d.Seq <= k.Rows[i].proof()
 }
 
-// proof is up to where the row proves something.
+// proof returns how far absence means superseded.
 func (r *Row) proof() uint64 { return min(r.Seqs[Covered], max(r.Seqs[Pruned], r.Seqs[Purged])) }
 
-// Raise lifts one column of d's origin to d and tells whether that was a change.
+// Raise lifts one column of d's origin to d and reports whether that changed it.
 func (k *Knowledge) Raise(c Column, d Dot) bool {
 	if d.Seq == 0 {
 		return false
@@ -95,7 +97,7 @@ func (k *Knowledge) Raise(c Column, d Dot) bool {
 	return true
 }
 
-// Take raises every column to that of other.
+// Take raises every column to that of other rows.
 func (k *Knowledge) Take(rows []Row) {
 	for _, r := range rows {
 		for c := range Columns {
@@ -104,7 +106,7 @@ func (k *Knowledge) Take(rows []Row) {
 	}
 }
 
-// Since gives the rows that changed after a revision.
+// Since returns the rows that changed after a revision.
 func (k *Knowledge) Since(rev uint64) []Row {
 	var rows []Row
 	for _, r := range k.Rows {
@@ -126,7 +128,7 @@ func (k *Knowledge) Vector(c Column) Vector {
 	return v
 }
 
-// Within tells whether one column of k is within another of l.
+// Within reports whether one column of k is within another of l.
 func (k *Knowledge) Within(c Column, l *Knowledge, d Column) bool {
 	for _, r := range k.Rows {
 		if r.Seqs[c] > 0 && r.Seqs[c] > l.Seq(d, r.Origin) {
@@ -136,7 +138,7 @@ func (k *Knowledge) Within(c Column, l *Knowledge, d Column) bool {
 	return true
 }
 
-// Behind counts the writes that other claims and k does not.
+// Behind counts the writes that other covers and k does not.
 func (k *Knowledge) Behind(other *Knowledge) (n int64) {
 	for _, w := range other.Rows {
 		n += Above(w.Seqs[Covered], k.Seq(Covered, w.Origin))
@@ -144,7 +146,7 @@ func (k *Knowledge) Behind(other *Knowledge) (n int64) {
 	return n
 }
 
-// Above is by how much a seq is above another, if it is.
+// Above returns by how much a seq exceeds another, 0 if it does not.
 func Above(n, than uint64) int64 {
 	if n <= than {
 		return 0
@@ -152,6 +154,7 @@ func Above(n, than uint64) int64 {
 	return int64(n - than)
 }
 
+// Clone returns a copy that shares no memory with k.
 func (k *Knowledge) Clone() Knowledge {
 	c := *k
 	c.Rows = slices.Clone(k.Rows)

@@ -6,16 +6,15 @@ import (
 	"fmt"
 )
 
-// Origin names one opening of one database: 16 random bytes, drawn afresh at
-// every [Replicate]. Each write is named by the origin it was made under and
-// its position in that origin's log.
+// Origin names one incarnation: one opening of one database. It is 16 random bytes, drawn at
+// every [Replicate]. Origin and position in the origin's log name a write.
 type Origin [16]byte
 
-// String gives the origin as 32 hexadecimal digits.
+// String returns the origin as 32 hexadecimal digits.
 func (o Origin) String() string { return hex.EncodeToString(o[:]) }
 
-// Short gives the first eight digits of the origin, enough for a person to
-// tell the servers of a cluster apart.
+// Short returns the first eight digits of the origin, enough for a person to tell the replicas
+// of a cluster apart.
 func (o Origin) Short() string { return hex.EncodeToString(o[:4]) }
 
 // MarshalText makes an origin a string in JSON.
@@ -30,4 +29,5 @@ func (o *Origin) UnmarshalText(text []byte) error {
 	return err
 }
 
+// Compare orders origins by their bytes.
 func (o Origin) Compare(p Origin) int { return bytes.Compare(o[:], p[:]) }

@@ -5,16 +5,18 @@ import (
 	"math/bits"
 )
 
-// Sum is a 128-bit sum of hashes. It does not depend on the order in which they
-// were added, and what was added can be taken away again.
+// Sum is a 128-bit sum of hashes. Their order does not matter, and each can be subtracted
+// again.
 type Sum [2]uint64
 
+// Add returns s + t.
 func (s Sum) Add(t Sum) Sum {
 	lo, carry := bits.Add64(s[0], t[0], 0)
 	hi, _ := bits.Add64(s[1], t[1], carry)
 	return Sum{lo, hi}
 }
 
+// Sub returns s - t.
 func (s Sum) Sub(t Sum) Sum {
 	lo, borrow := bits.Sub64(s[0], t[0], 0)
 	hi, _ := bits.Sub64(s[1], t[1], borrow)

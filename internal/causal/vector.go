@@ -9,7 +9,7 @@ import "slices"
 type Vector []Dot
 
 func (v Vector) find(o Origin) (int, bool) {
-	// Nearly all vectors are short: a version has seen one or two writers.
+	// Nearly all contexts are short: a key has one or two writers.
 	if len(v) <= 8 {
 		for i := range v {
 			if c := v[i].Origin.Compare(o); c >= 0 {
@@ -21,7 +21,7 @@ func (v Vector) find(o Origin) (int, bool) {
 	return slices.BinarySearchFunc(v, o, func(d Dot, o Origin) int { return d.Origin.Compare(o) })
 }
 
-// Seq is the greatest seq of an origin within v, 0 if there is none.
+// Seq returns the greatest seq of an origin within v, 0 if there is none.
 func (v Vector) Seq(o Origin) uint64 {
 	if i, ok := v.find(o); ok {
 		return v[i].Seq
@@ -29,7 +29,7 @@ func (v Vector) Seq(o Origin) uint64 {
 	return 0
 }
 
-// Contains tells whether d is within v.
+// Contains reports whether d is within v.
 func (v Vector) Contains(d Dot) bool { return d.Seq <= v.Seq(d.Origin) }
 
 // Raise puts d within v and returns the vector, which may share memory with v.
@@ -54,7 +54,7 @@ func (v Vector) Join(w Vector) Vector {
 	return v
 }
 
-// Within tells whether all of v is within w.
+// Within reports whether all of v is within w.
 func (v Vector) Within(w Vector) bool {
 	for _, d := range v {
 		if !w.Contains(d) {
@@ -64,4 +64,5 @@ func (v Vector) Within(w Vector) bool {
 	return true
 }
 
+// Clone returns a copy.
 func (v Vector) Clone() Vector { return slices.Clone(v) }

@@ -1,3 +1,5 @@
+// Package indexcache keeps log-index records in memory: a cache of those in use, a filter that
+// knows which keys have none, and the hash table that both the cache and transactions use.
 package indexcache
 
 import (
@@ -6,18 +8,18 @@ import (
 	"math"
 )
 
-// Cache keeps log-index records of keys in use, or that a key is known to have none.
-// It holds two generations: what is used moves to the young one, and when that is half
-// the bound, it takes the place of the old one. So it evicts roughly what was used least
-// recently, at no cost per entry. It holds no pointers: the garbage collector passes by.
+// Cache keeps the log-index records of keys in use, also that a key has none.
+// It has two generations: entries that are used move to the young one, and when that takes half
+// the limit, it replaces the old one. So it evicts roughly the least recently used, at no cost
+// per entry. It holds no pointers, which spares the garbage collector.
 type Cache struct {
 	Limit      int // bytes; not positive: no cache
 	young, old generation
 	moved      []byte // a record on its way from old to young
 }
 
-// generation is keys and their records, one behind the other in chunks of memory: the
-// lengths of both, key, record. An empty record says that the key has none.
+// generation has keys and records one after another in chunks of memory: the lengths of both,
+// key, record. An empty record says that the key has none.
 type generation struct {
 	table  Table
 	chunks [][]byte // all but the last are full
@@ -29,7 +31,7 @@ const (
 	generationMost = math.MaxInt32 // bytes, which positions of 32 bits reach on every platform
 )
 
-// Get gives the record of a key, empty if the key is known to have none. It is valid
+// Get returns the record of a key, empty if the key is known to have none. It is valid
 // until the cache is used again.
 func (c *Cache) Get(key []byte) (rec []byte, ok bool) {
 	if c.Limit <= 0 {
@@ -47,14 +49,14 @@ func (c *Cache) Get(key []byte) (rec []byte, ok bool) {
 	return rec, ok
 }
 
-// Update changes the record of a key that is in use, and leaves others out.
+// Update replaces the record of a key that is cached, and ignores others.
 func (c *Cache) Update(key, rec []byte) {
 	if _, ok := c.Get(key); ok {
 		c.Put(key, rec)
 	}
 }
 
-// Put keeps a record.
+// Put caches a record.
 func (c *Cache) Put(key, rec []byte) {
 	if c.Limit > 0 {
 		c.set(HashKey(key), key, rec)
@@ -95,7 +97,7 @@ func (g *generation) is(key []byte) func(at uint32) bool {
 	}
 }
 
-// set keeps a record, in a generation of at most so many bytes.
+// set keeps a record, in a generation of at most the given number of bytes.
 func (g *generation) set(hash uint32, key, rec []byte, most int) {
 	is := g.is(key)
 	if at, ok := g.table.Find(hash, is); ok {
@@ -116,7 +118,7 @@ func (g *generation) set(hash uint32, key, rec []byte, most int) {
 	g.table.Set(hash, uint32(at), is)
 }
 
-// ended tells that the last chunk has no room for an entry.
+// ended reports whether the last chunk has no room for an entry.
 func (g *generation) ended(key, rec []byte) bool {
 	n := len(g.chunks)
 	return n == 0 || len(g.chunks[n-1])+entrySize(key, rec) > chunkSize
@@ -141,10 +143,10 @@ func (g *generation) entry(at uint32) (key, rec []byte) {
 	return b[:k:k], b[k : k+r : k+r]
 }
 
-// entrySize is what an entry takes at most.
+// entrySize bounds the bytes of an entry.
 func entrySize(key, rec []byte) int { return 2*binary.MaxVarintLen32 + len(key) + len(rec) }
 
-// size is how many bytes the generation takes, of the last chunk as many as are used.
+// size returns the bytes of the generation, of the last chunk those in use.
 func (g *generation) size() int {
 	size := len(g.table.slots) * slotBytes
 	if n := len(g.chunks); n > 0 {
@@ -153,7 +155,7 @@ func (g *generation) size() int {
 	return size
 }
 
-// sizeWith is how many it takes with one entry more.
+// sizeWith returns its bytes with one entry more.
 func (g *generation) sizeWith(key, rec []byte) int {
 	size := g.size() + entrySize(key, rec)
 	if g.table.tight() {

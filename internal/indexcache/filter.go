@@ -6,17 +6,16 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Filter tells keys that have no log-index from those that may have one, so that a
-// new key costs no read of the store. It is a chain of blocked Bloom filters (Putze,
-// Sanders, Singler 2007), each four times as large as the one before: a key is looked
-// for in one cache line of each.
+// Filter knows keys that have no log-index, so that a new key costs no read of the store. It is
+// a chain of blocked Bloom filters (Putze, Sanders, Singler 2007), each four times as large as
+// the one before: a lookup reads one cache line of each.
 type Filter struct {
 	Limit  int // bytes of all; less than a block: no filter
 	levels [][]block
 	blocks int // of all levels
 	room   int // keys that the last level still takes
 
-	// whole tells that every key with a log-index is in it. Until then it tells nothing.
+	// Whole says that every key with a log-index is in it. Until then it knows nothing.
 	Whole bool
 }
 
@@ -24,13 +23,12 @@ type Filter struct {
 type block [8]uint64
 
 const (
-	BlockBytes  = 64
+	BlockBytes  = 64      // a cache line
 	blockKeys   = 32      // of 16 bits each: about one key in 300 is taken for another
 	filterStart = 4 << 10 // bytes of the first level
 )
 
-// Add notes a key. When the limit is reached it goes on taking keys and becomes less
-// and less of use.
+// Add notes a key. At the limit it goes on taking keys and becomes less and less useful.
 func (f *Filter) Add(key []byte) {
 	if f.Limit < BlockBytes {
 		return
@@ -60,7 +58,7 @@ func (f *Filter) grow() {
 	f.room = next * blockKeys
 }
 
-// Lacks tells that a key has no log-index for certain.
+// Lacks reports whether a key certainly has no log-index.
 func (f *Filter) Lacks(key []byte) bool {
 	if !f.Whole {
 		return false
@@ -92,10 +90,10 @@ func pickBlock(level []block, h uint64) *block {
 
 func mixed(h uint64) uint64 { return h * 0x9e3779b97f4a7c15 }
 
-// Worth tells whether a filter of so many keys would tell something.
+// Worth reports whether a filter of this many keys would be of use.
 func (f *Filter) Worth(keys int64) bool {
 	return f.Limit >= BlockBytes && int64(f.Limit)*blockKeys/BlockBytes >= keys
 }
 
-// FilterStep is how many keys are read at once to fill the filter.
+// FilterStep is the number of keys read at once to fill the filter.
 const FilterStep = 4096

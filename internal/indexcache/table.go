@@ -2,27 +2,27 @@ package indexcache
 
 import "hash/maphash"
 
-// Table finds by its key what lies elsewhere, by position. It is a hash table with
-// linear probing that holds no pointers, so that the garbage collector need not look
-// into it: a slot is 32 bits of the key's hash and 32 bits of position.
+// Table maps keys to positions of entries that lie elsewhere. It is a hash table with linear
+// probing that holds no pointers, which spares the garbage collector: a slot is 32 bits of the
+// key's hash and 32 bits of position.
 type Table struct {
 	slots []uint64 // 0 is free; their number is a power of two
-	Used  int
+	Used  int      // slots taken
 }
 
 const (
 	tableStart = 8  // slots
-	tableSlack = 16 // for a key, beyond which they are too many
+	tableSlack = 16 // slots per key, beyond which Reset drops them
 	slotBytes  = 8
 )
 
-// hashSeed is drawn at the start, so that nobody can choose keys that collide.
+// hashSeed is random, so that nobody can choose keys that collide.
 var hashSeed = maphash.MakeSeed()
 
+// HashKey hashes a key for a Table.
 func HashKey(key []byte) uint32 { return uint32(maphash.Bytes(hashSeed, key)) }
 
-// Find gives the position of a key with a hash; is tells whether the key at a position
-// is the one.
+// Find returns the position of the key with a hash for which is reports true.
 func (t *Table) Find(hash uint32, is func(at uint32) bool) (at uint32, ok bool) {
 	if i, ok := t.slot(hash, is); ok {
 		return uint32(t.slots[i]) - 1, true
@@ -42,7 +42,7 @@ func (t *Table) Set(hash, at uint32, is func(at uint32) bool) {
 	t.slots[i] = uint64(hash)<<32 | uint64(at+1)
 }
 
-// slot gives the slot of a key, or the free one where it belongs.
+// slot returns the slot of a key, or the free one where it belongs.
 func (t *Table) slot(hash uint32, is func(at uint32) bool) (i int, ok bool) {
 	if len(t.slots) == 0 {
 		return 0, false
@@ -55,7 +55,7 @@ func (t *Table) slot(hash uint32, is func(at uint32) bool) (i int, ok bool) {
 	return i, false
 }
 
-// tight tells that the table must grow before it takes another key.
+// tight reports whether the table must grow before it takes another key.
 func (t *Table) tight() bool { return 4*t.Used >= 3*len(t.slots) }
 
 func (t *Table) grow() {
@@ -73,8 +73,8 @@ func (t *Table) grow() {
 	}
 }
 
-// Reset empties the table. It keeps its memory, unless most of that was not used: to clear
-// it each time would cost more than to have it anew.
+// Reset empties the table. It keeps its memory unless most of that was unused: clearing it
+// each time would cost more than allocating.
 func (t *Table) Reset() {
 	if len(t.slots) > tableSlack*max(t.Used, tableStart) {
 		t.slots = nil

@@ -1,3 +1,4 @@
+// Package overlay lays the staged writes of a transaction over a snapshot of the database.
 package overlay
 
 import (
@@ -8,15 +9,17 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/memdb"
 )
 
-// Layers are the writes of a transaction, oldest first: the last one is written
-// to, the others never change any more, so that iterators need no copy.
+// Layers are the writes of a transaction, oldest first. Writes go to the last; the others are
+// immutable, so iterators need no copy.
 type Layers []*memdb.DB
 
-// maxLayers is how many there may be before they are made one.
+// maxLayers is the number at which they are joined.
 const maxLayers = 8
 
+// NewLayer returns an empty layer.
 func NewLayer() *memdb.DB { return memdb.New(comparer.DefaultComparer, layerSize) }
 
+// Put stages a write. It copies key and value.
 func (ls Layers) Put(w *store.Write) error {
 	v := append(make([]byte, 0, 1+len(w.Value)), stagedPut)
 	if w.Deleted {
@@ -25,7 +28,7 @@ func (ls Layers) Put(w *store.Write) error {
 	return ls[len(ls)-1].Put(w.Key, append(v, w.Value...))
 }
 
-// Get finds what was staged for a key. The value may not be kept.
+// Get returns the staged write of a key. The value must not be kept.
 func (ls Layers) Get(key []byte) (w store.Write, ok bool) {
 	for _, l := range slices.Backward(ls) {
 		if v, err := l.Get(key); err == nil {
@@ -35,7 +38,7 @@ func (ls Layers) Get(key []byte) (w store.Write, ok bool) {
 	return w, false
 }
 
-// Freeze gives the layers as they are now. Writes go to a new one.
+// Freeze returns the layers as they are now. Later writes go to a new one.
 func (ls *Layers) Freeze() Layers {
 	if (*ls)[len(*ls)-1].Len() == 0 {
 		return slices.Clone((*ls)[:len(*ls)-1])
@@ -48,7 +51,7 @@ func (ls *Layers) Freeze() Layers {
 	return frozen
 }
 
-// join makes the layers one.
+// join merges the layers into one.
 func (ls *Layers) join() {
 	if len(*ls) == 1 {
 		return
@@ -62,8 +65,8 @@ func (ls *Layers) join() {
 	*ls = Layers{one}
 }
 
-// Writes gives what was staged, the last write of each key, in key order. It is valid until
-// more is staged.
+// Writes returns the last staged write of each key, in key order. They are valid until more
+// is staged.
 func (ls *Layers) Writes() (ws []store.Write) {
 	ls.join()
 	l := (*ls)[0]

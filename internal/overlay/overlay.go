@@ -9,10 +9,9 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// OverlayIterator goes through several sorted sources as one: of a key that is in
-// several the first source counts. All but the last hold staged values, which may
-// say that the key is deleted.
-type OverlayIterator struct {
+// Iterator merges several sorted sources: of a key that is in several the first source
+// wins. All but the last hold staged values, which may say that the key is deleted.
+type Iterator struct {
 	util.BasicReleaser
 	Sources []iterator.Iterator
 
@@ -38,51 +37,51 @@ const (
 	stagedGone = 'd'
 )
 
-func (it *OverlayIterator) usable() bool {
+func (it *Iterator) usable() bool {
 	if it.err == nil && it.Released() {
 		it.err = leveldb.ErrIterReleased
 	}
 	return it.err == nil
 }
 
-// Valid tells whether the iterator is on a key.
-func (it *OverlayIterator) Valid() bool { return it.err == nil && it.where >= forward }
+// Valid reports whether the iterator is on a key.
+func (it *Iterator) Valid() bool { return it.err == nil && it.where >= forward }
 
 // First moves to the first key.
-func (it *OverlayIterator) First() bool {
+func (it *Iterator) First() bool {
 	if !it.usable() {
 		return false
 	}
 	for _, s := range it.Sources {
 		s.First()
 	}
-	return it.settle(forward)
+	return it.land(forward)
 }
 
 // Last moves to the last key.
-func (it *OverlayIterator) Last() bool {
+func (it *Iterator) Last() bool {
 	if !it.usable() {
 		return false
 	}
 	for _, s := range it.Sources {
 		s.Last()
 	}
-	return it.settle(backward)
+	return it.land(backward)
 }
 
 // Seek moves to the first key that is not below the given one.
-func (it *OverlayIterator) Seek(key []byte) bool {
+func (it *Iterator) Seek(key []byte) bool {
 	if !it.usable() {
 		return false
 	}
 	for _, s := range it.Sources {
 		s.Seek(key)
 	}
-	return it.settle(forward)
+	return it.land(forward)
 }
 
 // Next moves to the next key.
-func (it *OverlayIterator) Next() bool {
+func (it *Iterator) Next() bool {
 	if !it.usable() || it.where == behind {
 		return false
 	}
@@ -95,11 +94,11 @@ func (it *OverlayIterator) Next() bool {
 		}
 	}
 	it.leave(forward)
-	return it.settle(forward)
+	return it.land(forward)
 }
 
-// Prev moves to the key before.
-func (it *OverlayIterator) Prev() bool {
+// Prev moves to the previous key.
+func (it *Iterator) Prev() bool {
 	if !it.usable() || it.where == before {
 		return false
 	}
@@ -116,11 +115,11 @@ func (it *OverlayIterator) Prev() bool {
 		}
 	}
 	it.leave(backward)
-	return it.settle(backward)
+	return it.land(backward)
 }
 
 // leave moves the sources off the current key.
-func (it *OverlayIterator) leave(to place) {
+func (it *Iterator) leave(to place) {
 	for _, s := range it.Sources {
 		if !s.Valid() || !bytes.Equal(s.Key(), it.key) {
 			continue
@@ -133,8 +132,8 @@ func (it *OverlayIterator) leave(to place) {
 	}
 }
 
-// settle takes the nearest key in a direction that is not deleted.
-func (it *OverlayIterator) settle(to place) bool {
+// land stops at the nearest key in a direction that is not deleted.
+func (it *Iterator) land(to place) bool {
 	for {
 		var from iterator.Iterator
 		last := false
@@ -173,27 +172,27 @@ func (it *OverlayIterator) settle(to place) bool {
 	}
 }
 
-// Key gives the current key, nil if there is none. It is valid until the next move.
-func (it *OverlayIterator) Key() []byte {
+// Key returns the current key, nil if there is none. It is valid until the next move.
+func (it *Iterator) Key() []byte {
 	if !it.Valid() || it.Released() {
 		return nil
 	}
 	return it.key
 }
 
-// Value gives the current value, nil if there is none. It is valid until the next move.
-func (it *OverlayIterator) Value() []byte {
+// Value returns the current value, nil if there is none. It is valid until the next move.
+func (it *Iterator) Value() []byte {
 	if !it.Valid() || it.Released() {
 		return nil
 	}
 	return it.value
 }
 
-// Error gives the error that ended the iteration, if one did.
-func (it *OverlayIterator) Error() error { return it.err }
+// Error returns the error that ended the iteration, if one did.
+func (it *Iterator) Error() error { return it.err }
 
-// Release gives up the iterator. A second call does nothing.
-func (it *OverlayIterator) Release() {
+// Release frees the iterator. A second call does nothing.
+func (it *Iterator) Release() {
 	if it.Released() {
 		return
 	}
