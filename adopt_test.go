@@ -232,13 +232,13 @@ func TestFollowerIsRefusedOverDataThatWasNeverLogged(t *testing.T) {
 			l, err := h.Listen("9000")
 			require.NoError(t, err)
 			defer l.Close()
-			return replicator.Replicate(raw, &replicator.Options{Follower: true, Listener: l, Dial: h.Dial, Insecure: true, Peers: []string{"a:9000"}, Local: localRange("local/"), Logger: quiet})
+			return replicator.Replicate(raw, &replicator.Options{Follower: true, Listener: l, Dial: h.Dial, Insecure: true, Peers: []string{"a:9000"}, LocalRanges: localRange("local/"), Logger: quiet})
 		}
 		require.NoError(t, raw.Put([]byte("k"), []byte("stale"), nil))
 		_, err = follower()
 		require.ErrorContains(t, err, "Options.Follower: the handle holds data that was never logged")
 		require.NoError(t, raw.Delete([]byte("k"), nil))
-		f := c.open("f", raw, &replicator.Options{Follower: true, Peers: []string{"a:9000"}, Local: localRange("local/")})
+		f := c.open("f", raw, &replicator.Options{Follower: true, Peers: []string{"a:9000"}, LocalRanges: localRange("local/")})
 		require.NoError(t, f.Sync(t.Context()))
 		require.Equal(t, map[string]string{"k": "of the master", "local/k": "v"}, contents(t, f))
 		require.NoError(t, f.Close())
@@ -264,7 +264,7 @@ func TestLocalRangesStayAsTheyWereWhenTheDatabaseWasMade(t *testing.T) {
 			require.NoError(t, err)
 			return raw
 		}
-		with := func(ranges ...*util.Range) *replicator.Options { return &replicator.Options{Local: ranges} }
+		with := func(ranges ...*util.Range) *replicator.Options { return &replicator.Options{LocalRanges: ranges} }
 		r := func(start, limit string) *util.Range { return &util.Range{Start: []byte(start), Limit: []byte(limit)} }
 		require.NoError(t, c.open("a", open(), with(r("l", "m"), r("x", "y"))).Close())
 		for i, other := range []*replicator.Options{with(), with(r("l", "m")), with(r("l", "n"), r("x", "y")), with(r("l", "m"), r("x", "z"))} {

@@ -50,7 +50,7 @@ func (b *besieged) holds() {
 		agree(b.t, b.victim, b.honest)
 	}
 	require.Len(b.t, shown(b.t, b.victim), 20*(b.rounds/10))
-	require.Len(b.t, b.victim.Status().Claims, 2, "of the two honest servers")
+	require.Len(b.t, b.victim.Status().VersionVector, 2, "of the two honest servers")
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	require.Less(b.t, m.HeapInuse+m.StackInuse, uint64(256<<20))
@@ -198,5 +198,5 @@ func TestServerThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
 	require.Equal(t, "self", s.Peers[0].State)
 	require.Less(t, time.Until(s.Peers[0].Next), 15*time.Second, "seconds, not an hour")
 	require.Empty(t, s.Refusals, "it does not complain of itself")
-	require.Len(t, s.Claims, 1)
+	require.Len(t, s.VersionVector, 1)
 }

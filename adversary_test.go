@@ -221,7 +221,7 @@ func TestTheRogueIsBelievedWhenItBehaves(t *testing.T) {
 }
 
 func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
-	db := serve(t, Options{MaxValue: 1 << 10, MaxKey: 100, Local: []*util.Range{util.BytesPrefix([]byte("local/"))}})
+	db := serve(t, Options{Limits: Limits{MaxValue: 1 << 10, MaxKey: 100}, LocalRanges: []*util.Range{util.BytesPrefix([]byte("local/"))}})
 	require.NoError(t, db.Put([]byte("k"), []byte("honest"), nil))
 	key := []byte("k")
 	for name, c := range map[string]struct {
@@ -297,7 +297,7 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		})
 	}
 	require.Equal(t, map[string]string{"k": "honest"}, shown(t, db))
-	require.Len(t, db.Status().Claims, 1, "its own and nobody else's")
+	require.Len(t, db.Status().VersionVector, 1, "its own and nobody else's")
 }
 
 // many is a payload that says so many things follow as could never.
@@ -327,8 +327,8 @@ func TestStrangersLeaveNoMemberBehind(t *testing.T) {
 }
 
 func TestValueLargerThanWhatMayBeInFlightArrives(t *testing.T) {
-	a := serve(t, Options{Name: "a", MaxInFlight: 8 << 20})
-	b := serve(t, Options{Name: "b", MaxInFlight: 8 << 20, Peers: []string{a.Addr().String()}})
+	a := serve(t, Options{Name: "a", Limits: Limits{MaxInFlight: 8 << 20}})
+	b := serve(t, Options{Name: "b", Limits: Limits{MaxInFlight: 8 << 20}, Peers: []string{a.Addr().String()}})
 	large := bytes.Repeat([]byte("0123456789abcdef"), 12<<20/16)
 	require.NoError(t, a.Put([]byte("large"), large, nil))
 	for i := range 10 {
@@ -344,15 +344,15 @@ func TestValueLargerThanWhatMayBeInFlightArrives(t *testing.T) {
 
 func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {
 	for want, o := range map[string]Options{
-		"Options.ReadRate: -1, want 0 for no bound or at least 65536":   {ReadRate: -1},
-		"Options.WriteRate: 100, want 0 for no bound or at least 65536": {WriteRate: 100},
-		"Options.MaxInFlight: 1000, want at least 8388608":              {MaxInFlight: 1000},
-		"Options.MaxPending: -1":                                        {MaxPending: -1},
-		"Options.MaxValue: 2147483647, want 1 to":                       {MaxValue: math.MaxInt32},
-		"Options.Secret: 5 bytes":                                       {Secret: []byte("short")},
-		"Options.OldSecrets: 3 bytes":                                   {Secret: testca.SecretA, OldSecrets: [][]byte{[]byte("old")}},
-		"Options.MinInterval: 1m0s, want at most MaxInterval":           {MinInterval: time.Minute},
-		`Options.Peers: address "nowhere"`:                              {Peers: []string{"nowhere"}},
+		"Options.Limits.ReadRate: -1, want 0 for no bound or at least 65536":   {Limits: Limits{ReadRate: -1}},
+		"Options.Limits.WriteRate: 100, want 0 for no bound or at least 65536": {Limits: Limits{WriteRate: 100}},
+		"Options.Limits.MaxInFlight: 1000, want at least 8388608":              {Limits: Limits{MaxInFlight: 1000}},
+		"Options.Limits.MaxPending: -1":                                        {Limits: Limits{MaxPending: -1}},
+		"Options.Limits.MaxValue: 2147483647, want 1 to":                       {Limits: Limits{MaxValue: math.MaxInt32}},
+		"Options.Secret: 5 bytes":                                              {Secret: []byte("short")},
+		"Options.OldSecrets: 3 bytes":                                          {Secret: testca.SecretA, OldSecrets: [][]byte{[]byte("old")}},
+		"Options.MinInterval: 1m0s, want at most MaxInterval":                  {MinInterval: time.Minute},
+		`Options.Peers: address "nowhere"`:                                     {Peers: []string{"nowhere"}},
 	} {
 		_, err := o.withDefaults()
 		require.ErrorContains(t, err, want)

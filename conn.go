@@ -54,7 +54,7 @@ var errTakesNothing = errors.New("the peer lacks something and takes nothing: it
 func (db *DB) params(remembered causal.Origin) session.Params {
 	return session.Params{
 		Name: db.opts.Name, Cluster: db.opts.Cluster, Addr: db.advertised(), CachedPeer: remembered,
-		PageSize: session.PageSize, Window: db.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.MaxValue, MaxKey: db.opts.MaxKey,
+		PageSize: session.PageSize, Window: db.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.Limits.MaxValue, MaxKey: db.opts.Limits.MaxKey,
 		Wants: db.wants, Asked: db.latestCall(),
 	}
 }

@@ -60,7 +60,7 @@
 //
 // # Data that stays on one replica
 //
-// Options.Local names key ranges that stay on this replica: they are neither logged nor sent,
+// Options.LocalRanges names key ranges that stay on this replica: they are neither logged nor sent,
 // and are refused from peers. All replicas need the same ranges.
 //
 // Options.Follower makes a replica that takes the writes of others and refuses its own with

@@ -352,9 +352,9 @@ func ExampleDB_Adopt() {
 
 func ExampleOptions_local() {
 	cache := util.BytesPrefix([]byte("cache/"))
-	a := server(replicator.Options{Local: []*util.Range{cache}})
+	a := server(replicator.Options{LocalRanges: []*util.Range{cache}})
 	defer a.Close()
-	b := server(replicator.Options{Local: []*util.Range{cache}}, address(a))
+	b := server(replicator.Options{LocalRanges: []*util.Range{cache}}, address(a))
 	defer b.Close()
 	check(a.Put([]byte("cache/page"), []byte("only here"), nil))
 	check(a.Put([]byte("page"), []byte("everywhere"), nil))

@@ -302,7 +302,7 @@ func (p *peer) selfLocked(now time.Time, lately time.Duration) {
 func (db *DB) logHeldBack(before, now int) {
 	switch {
 	case before == 0 && now > 0:
-		db.opts.Logger.Warn("replicator: peers hold versions that are not taken here, as value or key is too large; the rest is", "versions", now, "MaxValue", db.opts.MaxValue, "MaxKey", db.opts.MaxKey)
+		db.opts.Logger.Warn("replicator: peers hold versions that are not taken here, as value or key is too large; the rest is", "versions", now, "MaxValue", db.opts.Limits.MaxValue, "MaxKey", db.opts.Limits.MaxKey)
 	case before > 0 && now == 0:
 		db.opts.Logger.Info("replicator: peers hold nothing any more that is not taken here")
 	}

@@ -96,7 +96,7 @@ func TestNewsThatArriveCountAsVelocity(t *testing.T) {
 		}
 		requireAgreement(t, a, b)
 		require.Greater(t, b.Status().Velocity, 5.0, "b wrote nothing")
-		require.Equal(t, 20*time.Millisecond, b.Status().Pause)
+		require.Equal(t, 20*time.Millisecond, b.Status().Interval)
 	})
 }
 

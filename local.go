@@ -27,7 +27,7 @@ func checkLocal(db *leveldb.DB, given []*util.Range) error {
 	}
 	same := func(a, b *util.Range) bool { return bytes.Equal(a.Start, b.Start) && bytes.Equal(a.Limit, b.Limit) }
 	if !slices.EqualFunc(kept, given, same) {
-		return fmt.Errorf("replicator: Options.Local: %s, want %s, as when the database was first opened: keys of a range that changes would be logged in part; to change them, begin with new directories, see docs/operations.md", describeRanges(given), describeRanges(kept))
+		return fmt.Errorf("replicator: Options.LocalRanges: %s, want %s, as when the database was first opened: keys of a range that changes would be logged in part; to change them, begin with new directories, see docs/operations.md", describeRanges(given), describeRanges(kept))
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func TestStoreOlderThanItsMarkSaysSo(t *testing.T) {
 			s := a.Status()
 			require.True(t, s.Rewound)
 			require.Less(t, s.Keys, int64(300), "nothing was lost: the test shows nothing")
-			for _, c := range s.Claims {
+			for _, c := range s.VersionVector {
 				require.NotEqual(t, old, c.Origin, "writes are claimed of which nobody knows whether they are held")
 			}
 			report, err := a.Verify(context.Background())

@@ -91,7 +91,7 @@ type Options struct {
 	// keys that are over 1 KiB, and the like. It saves a third or more of the bytes if
 	// values compress, and costs processor time. Beware where one who writes values
 	// can also watch the encrypted connection: how far values of others compress
-	// beside his own tells something about them. Default: CompressNothing.
+	// beside his own tells something about them. Default: NoCompression.
 	Compression Compression
 
 	// Dial connects to peers. Default: as net.Dialer.DialContext, which tries the
@@ -125,28 +125,8 @@ type Options struct {
 	// nothing is dropped or altered. Default: 1 min.
 	MaxClockSkew time.Duration
 
-	// MaxValue is the greatest value that Put and peers may write, in bytes.
-	// Default: 64 MiB, at most 1 GiB. MaxKey likewise; default 64 KiB, at most 1 MiB. What a
-	// peer holds and is larger is held back, and all else is taken: see Status.HeldBack.
-	MaxValue, MaxKey int
-
-	// MaxConns bounds the connections accepted at once, MaxPending those
-	// among them that have not yet said who they are (5 s for the TLS
-	// handshake, 5 s for the hello), of which at most 4 come from one address
-	// other than loopback. When those places are wanted, who has had one for a
-	// second loses it. Defaults: 128 and 16.
-	MaxConns, MaxPending int
-
-	// MaxInFlight bounds the bytes of received frames that are held in memory
-	// at once, over all sessions; one at a time may pass it with a value that
-	// is larger. An eighth of it is kept for sessions that hold little, so that small
-	// frames do not wait for large values. At least 8 MiB. Default: 64 MiB.
-	MaxInFlight int
-
-	// ReadRate and WriteRate bound the bytes per second that sessions take in
-	// and send, over all peers. At least 65536, as a peer gives up on who
-	// moves less than 64 KiB in 10 s. Default: no bound.
-	ReadRate, WriteRate int
+	// Limits bound what the replica accepts and how much it holds at once.
+	Limits Limits
 
 	// CacheSize bounds the memory for log-index entries of keys in use, in
 	// bytes: with keys of 16 bytes about 45 for each. Overwriting a key whose entry
@@ -160,11 +140,11 @@ type Options struct {
 	// disk when it is acknowledged to them. Default: as goleveldb, not.
 	Sync bool
 
-	// Local are key ranges that are neither logged nor sent, and refused from
+	// LocalRanges are key ranges that are neither logged nor sent, and refused from
 	// peers, so all replicas of a cluster need the same. The database keeps them, and
-	// Replicate refuses others at a later opening: of a range that changes, keys would
+	// Replicate refuses others at a later opening: of a range that changed, keys would
 	// be logged in part. docs/operations.md says how to change them.
-	Local []*util.Range
+	LocalRanges []*util.Range
 
 	// Follower has all writes here refused with ErrFollower: this replica only
 	// takes what others wrote. It still serves to others. Replicate refuses it on a
@@ -179,6 +159,36 @@ type Options struct {
 
 	// Now is the wall clock. Default: time.Now. Tests replace it.
 	Now func() time.Time
+}
+
+// Limits bound what a replica accepts and how much it holds at once. The zero value of
+// every field is its default.
+type Limits struct {
+	// MaxConns bounds the connections accepted at once. Default: 128.
+	MaxConns int
+
+	// MaxPending bounds the connections among them whose peer has not yet introduced
+	// itself, for which it has 5 s for the TLS handshake and 5 s for the hello. At most 4
+	// come from one address other than loopback. When all places are taken, a
+	// connection that has had one for a second loses it to a new one. Default: 16.
+	MaxPending int
+
+	// MaxInFlight bounds the bytes of received frames held in memory at once, over all
+	// sessions. One session at a time may pass it with a single larger value. An eighth is
+	// kept for sessions that hold little, so that small frames do not wait for large
+	// values. At least 8 MiB. Default: 64 MiB.
+	MaxInFlight int
+
+	// MaxKey and MaxValue are the sizes in bytes of the largest key and value that a
+	// caller or a peer may write. Defaults: 64 KiB, at most 1 MiB, and 64 MiB, at most
+	// 1 GiB. What a peer holds beyond them is held back, and all else is taken: see
+	// Status.HeldBack.
+	MaxKey, MaxValue int
+
+	// ReadRate and WriteRate bound the bytes per second that sessions receive and send,
+	// over all peers together. At least 65536, as a peer gives up on a session that moves
+	// less than 64 KiB in 10 s. Default: no bound.
+	ReadRate, WriteRate int
 }
 
 // Events are called as things happen, each from the goroutine where it does:
@@ -219,13 +229,13 @@ type SessionEvent struct {
 // Progress tells how far a long work has come. Pulls and repairs are told of when
 // they take longer than a second.
 type Progress struct {
-	Work  string        `json:"work"`  // "adopt", "pull", "verify", "repair"
-	Peer  string        `json:"peer"`  // for pull and repair
-	Keys  int64         `json:"keys"`  // done so far; of a pull and a repair, versions
-	Bytes int64         `json:"bytes"` // done so far; of a pull and a repair, on the network
-	Total int64         `json:"total"` // of them in all, or at most if some were overwritten since; 0 if unknown
-	Left  time.Duration `json:"left"`  // estimate, 0 if unknown
-	Done  bool          `json:"done"`  // it has ended, well or not
+	Work      string        `json:"work"`      // "adopt", "pull", "verify", "repair"
+	Peer      string        `json:"peer"`      // for pull and repair
+	Keys      int64         `json:"keys"`      // done so far; of a pull and a repair, versions
+	Bytes     int64         `json:"bytes"`     // done so far; of a pull and a repair, on the network
+	Total     int64         `json:"total"`     // of them in all, or at most if some were overwritten since; 0 if unknown
+	Remaining time.Duration `json:"remaining"` // estimate, 0 if unknown
+	Done      bool          `json:"done"`      // it has ended, well or not
 }
 
 // longest bounds pauses, so that several of them and a jitter still are a duration:
@@ -283,16 +293,16 @@ func (o *Options) withDefaults() (Options, error) {
 		}
 	}
 	number(&c.Fanout, 4)
-	number(&c.MaxValue, 64<<20)
-	number(&c.MaxKey, 64<<10)
-	number(&c.MaxConns, 128)
-	number(&c.MaxPending, 16)
-	number(&c.MaxInFlight, 64<<20)
+	number(&c.Limits.MaxValue, 64<<20)
+	number(&c.Limits.MaxKey, 64<<10)
+	number(&c.Limits.MaxConns, 128)
+	number(&c.Limits.MaxPending, 16)
+	number(&c.Limits.MaxInFlight, 64<<20)
 	number(&c.CacheSize, 32<<20)
 	if err := c.check(); err != nil {
 		return c, err
 	}
-	c.Local = store.NormalRanges(c.Local)
+	c.LocalRanges = store.NormalRanges(c.LocalRanges)
 	return c, nil
 }
 
@@ -332,22 +342,22 @@ func (c *Options) check() error {
 	for _, f := range []struct {
 		name     string
 		n, limit int
-	}{{"Fanout", c.Fanout, 1 << 20}, {"MaxValue", c.MaxValue, 1 << 30}, {"MaxKey", c.MaxKey, 1 << 20}, {"MaxConns", c.MaxConns, 1 << 20},
-		{"MaxPending", c.MaxPending, 1 << 20}, {"MaxInFlight", c.MaxInFlight, min(1<<40, math.MaxInt)}} {
+	}{{"Fanout", c.Fanout, 1 << 20}, {"Limits.MaxValue", c.Limits.MaxValue, 1 << 30}, {"Limits.MaxKey", c.Limits.MaxKey, 1 << 20}, {"Limits.MaxConns", c.Limits.MaxConns, 1 << 20},
+		{"Limits.MaxPending", c.Limits.MaxPending, 1 << 20}, {"Limits.MaxInFlight", c.Limits.MaxInFlight, min(1<<40, math.MaxInt)}} {
 		if f.n < 0 || f.n > f.limit {
 			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
 		}
 	}
-	if c.Compression < CompressNothing || c.Compression > CompressAll {
-		errs = append(errs, bad("Compression", "%d, want CompressNothing, CompressRemote or CompressAll", c.Compression))
+	if c.Compression < NoCompression || c.Compression > CompressAll {
+		errs = append(errs, bad("Compression", "%d, want NoCompression, CompressRemote or CompressAll", c.Compression))
 	}
-	if c.MaxInFlight >= 0 && c.MaxInFlight < 2*session.FrameCap {
-		errs = append(errs, bad("MaxInFlight", "%d, want at least %d", c.MaxInFlight, 2*session.FrameCap))
+	if c.Limits.MaxInFlight >= 0 && c.Limits.MaxInFlight < 2*session.FrameCap {
+		errs = append(errs, bad("Limits.MaxInFlight", "%d, want at least %d", c.Limits.MaxInFlight, 2*session.FrameCap))
 	}
 	for _, f := range []struct {
 		name string
 		rate int
-	}{{"ReadRate", c.ReadRate}, {"WriteRate", c.WriteRate}} {
+	}{{"Limits.ReadRate", c.Limits.ReadRate}, {"Limits.WriteRate", c.Limits.WriteRate}} {
 		if f.rate != 0 && f.rate < leastRate {
 			errs = append(errs, bad(f.name, "%d, want 0 for no bound or at least %d bytes per second", f.rate, leastRate))
 		}
@@ -378,9 +388,9 @@ func (c *Options) check() error {
 			errs = append(errs, bad("Discover", "holds a nil Discoverer"))
 		}
 	}
-	for _, r := range c.Local {
+	for _, r := range c.LocalRanges {
 		if r == nil {
-			errs = append(errs, bad("Local", "holds a nil range"))
+			errs = append(errs, bad("LocalRanges", "holds a nil range"))
 		}
 	}
 	return errors.Join(errs...)

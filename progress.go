@@ -61,9 +61,9 @@ func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	if work == "" || now.Sub(w.told) < tellAfter {
 		return
 	}
-	w.told, w.now.Peer, w.now.Left = now, w.peer(), 0
+	w.told, w.now.Peer, w.now.Remaining = now, w.peer(), 0
 	if left := w.now.Total - w.now.Keys; left > 0 && w.now.Keys > 0 {
-		w.now.Left = time.Duration(float64(now.Sub(w.began)) * float64(left) / float64(w.now.Keys))
+		w.now.Remaining = time.Duration(float64(now.Sub(w.began)) * float64(left) / float64(w.now.Keys))
 	}
 	w.db.progress(w.now)
 }
@@ -71,7 +71,7 @@ func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 // end tells that what was told of is over.
 func (w *pullWork) end() {
 	if w.now.Peer != "" {
-		w.now.Done, w.now.Left = true, 0
+		w.now.Done, w.now.Remaining = true, 0
 		w.db.progress(w.now)
 	}
 	w.now = Progress{}

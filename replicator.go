@@ -138,7 +138,7 @@ func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, erro
 		if fresh {
 			batch.Put(store.MetaAdopt, []byte{store.FormatVersion})
 		}
-		batch.Put(store.MetaLocal, store.AppendRanges(nil, opts.Local))
+		batch.Put(store.MetaLocal, store.AppendRanges(nil, opts.LocalRanges))
 		err = db.Write(batch, &opt.WriteOptions{Sync: true})
 	}
 	if err != nil {
@@ -208,11 +208,11 @@ func listen(o *Options) (net.Listener, error) {
 func (o *Options) replicaConfig(db *leveldb.DB) replica.ReplicaConfig {
 	c := replica.ReplicaConfig{
 		Store: store.Handle{DB: db}, Draw: drawOrigin, Now: o.Now, Resolve: o.Resolver.internal(),
-		MaxKey: o.MaxKey, MaxValue: o.MaxValue, MaxSkew: o.MaxClockSkew, TombstoneTTL: o.TombstoneTTL, PeerTTL: o.PeerTTL,
+		MaxKey: o.Limits.MaxKey, MaxValue: o.Limits.MaxValue, MaxSkew: o.MaxClockSkew, TombstoneTTL: o.TombstoneTTL, PeerTTL: o.PeerTTL,
 		CacheSize: o.CacheSize, FilterSize: o.CacheSize / 4,
 	}
-	if len(o.Local) > 0 {
-		c.Local = func(key []byte) bool { return store.InRanges(o.Local, key) }
+	if len(o.LocalRanges) > 0 {
+		c.Local = func(key []byte) bool { return store.InRanges(o.LocalRanges, key) }
 	}
 	return c
 }
@@ -225,7 +225,7 @@ func drawOrigin() (o causal.Origin) {
 func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *transport.Security) *DB {
 	d := &DB{
 		raw: raw, opts: o, self: r.Self, listener: l, security: sec,
-		admission: transport.NewAdmission(o.MaxPending, o.MaxConns), rates: transport.NewRates(o.ReadRate, o.WriteRate), inflight: transport.NewBudget(o.MaxInFlight - transport.SmallRoom(o.MaxInFlight)), small: transport.NewBudget(transport.SmallRoom(o.MaxInFlight)), large: make(chan struct{}, 1),
+		admission: transport.NewAdmission(o.Limits.MaxPending, o.Limits.MaxConns), rates: transport.NewRates(o.Limits.ReadRate, o.Limits.WriteRate), inflight: transport.NewBudget(o.Limits.MaxInFlight - transport.SmallRoom(o.Limits.MaxInFlight)), small: transport.NewBudget(transport.SmallRoom(o.Limits.MaxInFlight)), large: make(chan struct{}, 1),
 		peers:       newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		localChange: make(chan struct{}, 1), remoteChange: make(chan struct{}, 1), maintenance: make(chan struct{}, 1),
 		syncRequests: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
@@ -584,7 +584,7 @@ func ignoreReadOnly(err error) error {
 // what it holds is still to be logged.
 func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
 	if _, err = db.Get(store.MetaFormat, nil); err == nil {
-		if err := checkLocal(db, o.Local); err != nil {
+		if err := checkLocal(db, o.LocalRanges); err != nil {
 			return false, err
 		}
 		fresh, err = db.Has(store.MetaAdopt, nil)
@@ -592,7 +592,7 @@ func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
 		fresh, err = checkFresh(db)
 	}
 	if err == nil && fresh && o.Follower {
-		err = checkFollower(db, o.Local)
+		err = checkFollower(db, o.LocalRanges)
 	}
 	return fresh, err
 }

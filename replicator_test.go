@@ -194,22 +194,22 @@ func TestVelocityShortensAndLengthensThePause(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
-		require.Equal(t, 10*time.Second, a.Status().Pause, "MaxInterval while nothing changes")
+		require.Equal(t, 10*time.Second, a.Status().Interval, "MaxInterval while nothing changes")
 		put(t, a, "k", "v")
 		one := a.Status()
 		require.InDelta(t, 0.139, one.Velocity, 0.001, "ln 2 / 5 s for one change")
-		require.InDelta(t, 144, one.Pause.Milliseconds(), 1)
+		require.InDelta(t, 144, one.Interval.Milliseconds(), 1)
 		for i := range 100 {
 			put(t, a, fmt.Sprint(i), "v")
 			time.Sleep(100 * time.Millisecond)
 		}
 		busy := a.Status()
 		require.InDelta(t, 7.6, busy.Velocity, 0.5, "10 per second, after two half-lives")
-		require.Equal(t, 20*time.Millisecond, busy.Pause, "MinInterval")
+		require.Equal(t, 20*time.Millisecond, busy.Interval, "MinInterval")
 		time.Sleep(5 * time.Second)
 		require.InDelta(t, busy.Velocity/2, a.Status().Velocity, 0.01)
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, 10*time.Second, a.Status().Pause)
+		require.Equal(t, 10*time.Second, a.Status().Interval)
 	})
 }
 

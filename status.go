@@ -16,43 +16,44 @@ import (
 // Status is what a server knows of itself and of its peers at one moment. It
 // marshals to JSON, with durations in nanoseconds and without times that are zero.
 type Status struct {
-	Time       time.Time      `json:"time"` // when it was taken
-	Name       string         `json:"name"`
-	Cluster    string         `json:"cluster"`
-	Origin     Origin         `json:"origin"` // of this opening
-	Addr       string         `json:"addr"`   // the listener's
-	Ready      bool           `json:"ready"`  // the first attempt to replicate is over
-	ReadOnly   bool           `json:"readOnly"`
-	Failed     string         `json:"failed,omitempty"`  // why writes are refused, if the store failed
-	Starved    string         `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
-	Rewound    bool           `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
-	Digest     Digest         `json:"digest"`
-	Keys       int64          `json:"keys"`       // keys with a value
-	Tombstones int64          `json:"tombstones"` // deleted keys that are still remembered
-	Conflicts  int64          `json:"conflicts"`  // keys in conflict
-	Claims     []Claim        `json:"claims"`     // by origin
-	Unsaved    int64          `json:"unsaved"`    // writes known here that a power failure here could take, as far as is known
-	Velocity   float64        `json:"velocity"`   // changes per second, decaying with a half-life of 5 s
-	Recent     []int64        `json:"recent"`     // changes in each of the last 60 whole seconds, the latest last
-	Pause      time.Duration  `json:"pause"`      // between rounds, at this velocity
-	Sessions   int64          `json:"sessions"`   // since the opening
-	Pulled     int64          `json:"pulled"`     // versions taken from peers since the opening
-	Served     int64          `json:"served"`     // versions sent to peers since the opening
-	BytesIn    int64          `json:"bytesIn"`    // since the opening; on the network, so with what TLS adds
-	BytesOut   int64          `json:"bytesOut"`
-	Mismatches int64          `json:"mismatches"` // versions that had to come back after a digest differed
-	Alone      bool           `json:"alone"`      // every configured address leads to this server itself, and nobody else is there
-	HeldBack   int64          `json:"heldBack"`   // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
-	Largest    int64          `json:"largest"`    // of those, the size of the largest value
-	Peers      []PeerStatus   `json:"peers"`      // by address
-	Refusals   []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
-	Blockers   []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
-	Work       []Progress     `json:"work"`       // long work under way
+	Time          time.Time      `json:"time"` // when it was taken
+	Name          string         `json:"name"`
+	Cluster       string         `json:"cluster"`
+	Origin        Origin         `json:"origin"` // of this opening
+	Addr          string         `json:"addr"`   // the listener's
+	Ready         bool           `json:"ready"`  // the first attempt to replicate is over
+	ReadOnly      bool           `json:"readOnly"`
+	Failed        string         `json:"failed,omitempty"`  // why writes are refused, if the store failed
+	Starved       string         `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
+	Rewound       bool           `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
+	Digest        Digest         `json:"digest"`
+	Keys          int64          `json:"keys"`          // keys with a value
+	Tombstones    int64          `json:"tombstones"`    // deleted keys that are still remembered
+	Conflicts     int64          `json:"conflicts"`     // keys in conflict
+	VersionVector []VectorEntry  `json:"versionVector"` // by origin
+	NotDurable    int64          `json:"notDurable"`    // writes known here that a power failure here could take, as far as is known
+	Velocity      float64        `json:"velocity"`      // changes per second, decaying with a half-life of 5 s
+	Recent        []int64        `json:"recent"`        // changes in each of the last 60 whole seconds, the latest last
+	Interval      time.Duration  `json:"interval"`      // between rounds, at this velocity
+	Sessions      int64          `json:"sessions"`      // since the opening
+	Pulled        int64          `json:"pulled"`        // versions taken from peers since the opening
+	Served        int64          `json:"served"`        // versions sent to peers since the opening
+	BytesIn       int64          `json:"bytesIn"`       // since the opening; on the network, so with what TLS adds
+	BytesOut      int64          `json:"bytesOut"`
+	Mismatches    int64          `json:"mismatches"` // versions that had to come back after a digest differed
+	Alone         bool           `json:"alone"`      // every configured address leads to this server itself, and nobody else is there
+	HeldBack      int64          `json:"heldBack"`   // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
+	Largest       int64          `json:"largest"`    // of those, the size of the largest value
+	Peers         []PeerStatus   `json:"peers"`      // by address
+	Refusals      []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
+	Blockers      []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
+	Work          []Progress     `json:"work"`       // long work under way
 }
 
-// Claim says how far a server knows one origin's log: of every write up to Seq
-// it holds it, or something that saw it. What is up to Durable is on disk.
-type Claim struct {
+// VectorEntry is the entry of one origin in a replica's version vector. The replica
+// holds every write of the origin up to Seq, or one that superseded it. Those up to
+// Durable are on its disk.
+type VectorEntry struct {
 	Origin  Origin `json:"origin"`
 	Seq     uint64 `json:"seq"`
 	Durable uint64 `json:"durable"`
@@ -75,14 +76,14 @@ type PeerStatus struct {
 	Next     time.Time `json:"next,omitzero"`   // not dialed before
 	Moved    bool      `json:"moved,omitempty"` // who answered here was opened anew, and has answered elsewhere since
 
-	Agrees  bool          `json:"agrees"`          // it held exactly what we do now
-	Differs bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
-	Agreed  time.Time     `json:"agreed,omitzero"` // when it was last found to hold exactly what we held then
-	Digest  Digest        `json:"digest"`          // of what it held
-	Lag     int64         `json:"lag"`             // writes known here that it does not claim
-	Behind  time.Duration `json:"behind"`          // if it lags: at most so long ago was the oldest of them known here
-	Ahead   int64         `json:"ahead"`           // writes it claims that are not known here
-	Unsaved int64         `json:"unsaved"`         // writes known here that it did not report to be on its disk
+	Agrees     bool          `json:"agrees"`          // it held exactly what we do now
+	Differs    bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
+	Agreed     time.Time     `json:"agreed,omitzero"` // when it was last found to hold exactly what we held then
+	Digest     Digest        `json:"digest"`          // of what it held
+	Lag        int64         `json:"lag"`             // writes known here that it does not claim
+	LagTime    time.Duration `json:"lagTime"`         // if it lags: at most so long ago was the oldest of them known here
+	Ahead      int64         `json:"ahead"`           // writes it claims that are not known here
+	NotDurable int64         `json:"notDurable"`      // writes known here that it did not report to be on its disk
 
 	Pulled   int64 `json:"pulled"` // versions, from it, since the opening
 	Served   int64 `json:"served"` // versions, to it
@@ -154,7 +155,7 @@ func (db *DB) figuresStatus(s *Status) {
 	defer db.mu.Unlock()
 	s.Velocity = db.velocity.Now(now)
 	s.Recent = db.recent.List(now)
-	s.Pause = db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+	s.Interval = db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
 	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
 	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches
 	if db.cause != nil {
@@ -177,11 +178,11 @@ func (s *Status) own(r *replica.Replica) {
 	for _, n := range r.HeldBack {
 		s.Largest = max(s.Largest, int64(n))
 	}
-	s.Claims = []Claim{}
+	s.VersionVector = []VectorEntry{}
 	for _, w := range r.Known.Rows {
 		if w.Seqs[causal.Covered] > 0 {
-			s.Claims = append(s.Claims, Claim{Origin(w.Origin), w.Seqs[causal.Covered], w.Seqs[causal.Durable], r.Own[w.Origin]})
-			s.Unsaved += int64(w.Seqs[causal.Covered] - w.Seqs[causal.Durable])
+			s.VersionVector = append(s.VersionVector, VectorEntry{Origin(w.Origin), w.Seqs[causal.Covered], w.Seqs[causal.Durable], r.Own[w.Origin]})
+			s.NotDurable += int64(w.Seqs[causal.Covered] - w.Seqs[causal.Durable])
 		}
 	}
 	s.Blockers = []PurgeBlocker{}
@@ -205,13 +206,13 @@ func (p *peer) status() PeerStatus {
 func (s *PeerStatus) compare(m *replica.Member, p *peer, known *causal.Knowledge, digest Digest, now time.Time) {
 	for _, w := range known.Rows {
 		s.Lag += causal.Above(w.Seqs[causal.Covered], max(m.Known.Seq(causal.Covered, w.Origin), p.has.Seq(w.Origin)))
-		s.Unsaved += causal.Above(w.Seqs[causal.Covered], m.Known.Seq(causal.Durable, w.Origin))
+		s.NotDurable += causal.Above(w.Seqs[causal.Covered], m.Known.Seq(causal.Durable, w.Origin))
 	}
 	s.Ahead = known.Behind(&m.Known)
 	s.Digest, s.Agreed = Digest(m.Digest.Digest()), m.Agreed
 	s.Agrees = s.Lag == 0 && s.Ahead == 0 && s.Digest == digest
 	s.Differs = m.VectorSum == known.VectorSum && s.Digest != digest
 	if s.Lag > 0 {
-		s.Behind = max(now.Sub(p.covered), 0)
+		s.LagTime = max(now.Sub(p.covered), 0)
 	}
 }

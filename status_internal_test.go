@@ -84,7 +84,7 @@ func TestStatusSaysWhatIsHeldBack(t *testing.T) {
 	a := serve(t, Options{})
 	require.NoError(t, a.Put([]byte("large"), sim.Incompressible(1, 1<<20), nil))
 	require.NoError(t, a.Put([]byte("small"), []byte("v"), nil))
-	b := serve(t, Options{MaxValue: 1000, Peers: []string{a.Addr().String()}})
+	b := serve(t, Options{Limits: Limits{MaxValue: 1000}, Peers: []string{a.Addr().String()}})
 	require.NoError(t, b.Sync(t.Context()))
 	v, err := b.Get([]byte("small"), nil)
 	require.NoError(t, err)

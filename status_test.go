@@ -28,7 +28,7 @@ func TestStatusSaysHowFarAPeerIsAndSinceWhen(t *testing.T) {
 		require.True(t, p.Agrees)
 		require.Equal(t, a.Digest(), p.Digest)
 		require.WithinDuration(t, time.Now(), p.Agreed, 30*time.Second)
-		require.Zero(t, p.Behind)
+		require.Zero(t, p.LagTime)
 
 		c.net.Partition([]string{"a"}, []string{"b"})
 		cut := time.Now()
@@ -41,7 +41,7 @@ func TestStatusSaysHowFarAPeerIsAndSinceWhen(t *testing.T) {
 		require.False(t, p.Agrees)
 		require.False(t, p.Differs, "it does not claim the same")
 		require.EqualValues(t, 3, p.Lag)
-		require.InDelta(t, time.Since(cut).Seconds(), p.Behind.Seconds(), 30)
+		require.InDelta(t, time.Since(cut).Seconds(), p.LagTime.Seconds(), 30)
 		require.Contains(t, p.Error, "dial")
 
 		require.NoError(t, a.SetReadOnly()) // it pulls nothing any more
@@ -53,7 +53,7 @@ func TestStatusSaysHowFarAPeerIsAndSinceWhen(t *testing.T) {
 		require.Zero(t, p.Lag)
 		p = peerOf(t, b, "a:9000")
 		require.EqualValues(t, 1, p.Lag)
-		require.Greater(t, p.Behind, time.Minute, "sessions that bring it nothing make it no less behind")
+		require.Greater(t, p.LagTime, time.Minute, "sessions that bring it nothing make it no less behind")
 	})
 }
 
@@ -80,12 +80,12 @@ func TestStatusTellsWhatAPowerFailureCouldTake(t *testing.T) {
 		put(t, a, "k", "v")
 		requireAgreement(t, a, b)
 		time.Sleep(time.Minute)
-		require.EqualValues(t, 2, a.Status().Unsaved)
-		require.EqualValues(t, 1, peerOf(t, a, "b:9000").Unsaved)
+		require.EqualValues(t, 2, a.Status().NotDurable)
+		require.EqualValues(t, 1, peerOf(t, a, "b:9000").NotDurable)
 		require.NoError(t, a.WaitReplicated(t.Context(), 1))
 		time.Sleep(time.Minute)
-		require.Zero(t, b.Status().Unsaved)
-		require.Zero(t, peerOf(t, a, "b:9000").Unsaved)
+		require.Zero(t, b.Status().NotDurable)
+		require.Zero(t, peerOf(t, a, "b:9000").NotDurable)
 	})
 }
 
@@ -155,14 +155,14 @@ func TestStatusGoesThroughJSONUnharmed(t *testing.T) {
 		again, err := json.Marshal(back)
 		require.NoError(t, err)
 		require.JSONEq(t, string(text), string(again))
-		require.Equal(t, s.Claims, back.Claims)
+		require.Equal(t, s.VersionVector, back.VersionVector)
 	})
 }
 
 func TestLongPullTellsHowFarItIs(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
-		a := c.open("a", replicatortest.MemDB(t), &replicator.Options{WriteRate: 64 << 10})
+		a := c.open("a", replicatortest.MemDB(t), &replicator.Options{Limits: replicator.Limits{WriteRate: 64 << 10}})
 		for i := range 3000 {
 			put(t, a, fmt.Sprint(i), strings.Repeat("v", 1000))
 		}
@@ -185,8 +185,8 @@ func TestLongPullTellsHowFarItIs(t *testing.T) {
 		require.EqualValues(t, 3000, p.Total)
 		require.InDelta(t, 1500, p.Keys, 1000)
 		require.InDelta(t, 25*64<<10, p.Bytes, 500<<10)
-		require.Positive(t, p.Left)
-		require.Less(t, p.Left, 2*time.Minute)
+		require.Positive(t, p.Remaining)
+		require.Less(t, p.Remaining, 2*time.Minute)
 		requireAgreement(t, a, b)
 		time.Sleep(time.Second)
 		require.Empty(t, b.Status().Work)
@@ -257,7 +257,7 @@ func TestWhatIsHeldBackKeepsNobodyBusy(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
-		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{Peers: []string{"a:9000"}, MaxValue: 100})
+		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{Peers: []string{"a:9000"}, Limits: replicator.Limits{MaxValue: 100}})
 		put(t, a, "large", strings.Repeat("x", 101))
 		put(t, a, "small", "v")
 		time.Sleep(time.Minute)

@@ -24,7 +24,7 @@ type Comparison struct {
 	Digest      Digest       `json:"digest"`
 	Theirs      Digest       `json:"theirs"`      // the peer's digest, before the session brought both up to date
 	Differences []Difference `json:"differences"` // the first 1,000
-	More        int64        `json:"more"`        // keys that differ beyond those
+	Omitted     int64        `json:"omitted"`     // keys that differ beyond those
 }
 
 // Difference is a key of which one side holds versions that the other should hold,
@@ -44,7 +44,7 @@ type Report struct {
 	Versions int64   `json:"versions"` // in the log
 	Digest   Digest  `json:"digest"`   // counted anew
 	Faults   []Fault `json:"faults"`   // the first 1,000
-	More     int64   `json:"more"`     // faults beyond those
+	Omitted  int64   `json:"omitted"`  // faults beyond those
 	Mended   int64   `json:"mended"`   // faults that [DB.Repair] found and put right
 }
 
@@ -73,7 +73,7 @@ type verification struct {
 }
 
 // OK tells whether both hold the same, apart from writes that are on their way.
-func (c *Comparison) OK() bool { return len(c.Differences) == 0 }
+func (c Comparison) OK() bool { return len(c.Differences) == 0 }
 
 // Compare holds a session with the peer at addr, "host:port", and then compares all
 // that the two hold, key by key where they differ. Writes that are still on their
@@ -102,7 +102,7 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	if !found.Begun {
 		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this server itself, or was removed meanwhile", addr)
 	}
-	c := Comparison{Peer: addr, Name: found.Name, Digest: Digest(found.Ours.Digest()), Theirs: Digest(found.Theirs.Digest()), More: found.More}
+	c := Comparison{Peer: addr, Name: found.Name, Digest: Digest(found.Ours.Digest()), Theirs: Digest(found.Theirs.Digest()), Omitted: found.More}
 	for _, d := range found.List {
 		c.Differences = append(c.Differences, Difference{d.Key, publicVersions(d.Here), publicVersions(d.There)})
 	}
@@ -124,7 +124,7 @@ func (db *DB) Repair(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	mended := int64(0)
-	faults := func(v *verification) int64 { return int64(len(v.report.Faults)) + v.report.More }
+	faults := func(v *verification) int64 { return int64(len(v.report.Faults)) + v.report.Omitted }
 	v, err := db.verify(ctx)
 	for range maxMends {
 		if err != nil || faults(v) == 0 {
@@ -197,11 +197,11 @@ func (db *DB) stillDamaged(ctx context.Context, keys [][]byte) (left [][]byte, e
 }
 
 // OK tells whether nothing was wrong.
-func (r *Report) OK() bool { return len(r.Faults) == 0 }
+func (r Report) OK() bool { return len(r.Faults) == 0 }
 
 func (r *Report) fault(key []byte, format string, args ...any) {
 	if len(r.Faults) >= maxFaults {
-		r.More++
+		r.Omitted++
 		return
 	}
 	r.Faults = append(r.Faults, Fault{slices.Clone(key), fmt.Sprintf(format, args...)})
@@ -284,7 +284,7 @@ func (v *verification) tick(key, value []byte) error {
 		return nil
 	}
 	if v.progress.Total = v.kept.Keys + v.kept.Tombstones; v.progress.Keys < v.progress.Total {
-		v.progress.Left = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
+		v.progress.Remaining = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
 	}
 	v.db.progress(v.progress)
 	return v.ctx.Err()

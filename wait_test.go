@@ -376,7 +376,7 @@ func TestTokenOfASyncedWriteOutlivesACrash(t *testing.T) {
 		requireAgreement(t, a, b)
 		c.net.Partition([]string{"a"}, []string{"b"})
 		require.NoError(t, a.Put([]byte("k"), []byte("w"), &opt.WriteOptions{Sync: true}))
-		require.NotZero(t, a.Status().Unsaved, "the test shows nothing")
+		require.NotZero(t, a.Status().NotDurable, "the test shows nothing")
 		token := a.Token()
 		a = c.killed("a", a, s, crashfs.DropUnsynced, "b:9000")
 		c.net.Heal()
@@ -576,7 +576,7 @@ func TestWhatIsWrittenAgainForAReportIsNoNews(t *testing.T) {
 // Writes of local keys are nowhere logged, so only a flush brings them to disk.
 func TestReportForAPeerLeavesNoLocalWriteBehind(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		d := newDisks(t, 2, func(int) *replicator.Options { return &replicator.Options{Local: localRange("local/")} })
+		d := newDisks(t, 2, func(int) *replicator.Options { return &replicator.Options{LocalRanges: localRange("local/")} })
 		put(t, d.dbs[0], "k", "v")
 		requireAgreement(t, d.dbs...)
 		time.Sleep(time.Minute)

@@ -75,7 +75,7 @@ const changeOverhead = 256
 // The loop ends with ctx or with Close, without what still waited then, or when it
 // is left; a second loop over the same Watch ends at once. Until then the
 // changes are kept: end ctx if the loop is never begun. The reader owns the slices.
-// Keys in Options.Local are not watched.
+// Keys in Options.LocalRanges are not watched.
 func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq[Change] {
 	w := &watcher{prefix: slices.Clone(prefix), ended: make(chan struct{}), news: make(chan struct{}, 1)}
 	db.mu.Lock()

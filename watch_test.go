@@ -366,7 +366,7 @@ func TestLocalRangesAreNotReplicated(t *testing.T) {
 		c := newCluster(t)
 		local := make([]*replicator.Options, 2)
 		for i := range local {
-			local[i] = &replicator.Options{Local: localRange("cache/")}
+			local[i] = &replicator.Options{LocalRanges: localRange("cache/")}
 		}
 		local[1].Peers = []string{"a:9000"}
 		a, b := c.open("a", replicatortest.MemDB(t), local[0]), c.open("b", replicatortest.MemDB(t), local[1])

@@ -29,8 +29,8 @@ var (
 type Compression int
 
 const (
-	// CompressNothing is the default.
-	CompressNothing Compression = iota
+	// NoCompression is the default.
+	NoCompression Compression = iota
 	// CompressRemote is for peers on other machines.
 	CompressRemote
 	// CompressAll is for peers on this machine, too.

@@ -26,7 +26,7 @@ func packed(kind session.FrameType, payload []byte) []byte {
 
 func TestCompressionSavesBytesAndEveryServerReadsIt(t *testing.T) {
 	sent := map[Compression]int64{}
-	for _, c := range []Compression{CompressNothing, CompressRemote, CompressAll} {
+	for _, c := range []Compression{NoCompression, CompressRemote, CompressAll} {
 		a := serve(t, Options{Compression: c})
 		for i := range 200 {
 			require.NoError(t, a.Put(fmt.Appendf(nil, "key-%d", i), bytes.Repeat(fmt.Appendf(nil, "value-%d ", i), 100), nil))
@@ -39,8 +39,8 @@ func TestCompressionSavesBytesAndEveryServerReadsIt(t *testing.T) {
 		agree(t, a, b)
 		sent[c] = b.Status().BytesIn
 	}
-	require.InDelta(t, sent[CompressNothing], sent[CompressRemote], 4096, "both are on loopback")
-	require.Less(t, sent[CompressAll], sent[CompressNothing]/4)
+	require.InDelta(t, sent[NoCompression], sent[CompressRemote], 4096, "both are on loopback")
+	require.Less(t, sent[CompressAll], sent[NoCompression]/4)
 }
 
 func TestWhatDoesNotCompressIsSentAsItIs(t *testing.T) {
@@ -122,7 +122,7 @@ func FuzzPacked(f *testing.F) {
 	in.Add(packed(session.FramePage, bytes.Repeat([]byte("page "), 100)))
 	in.Add(packed(session.FrameVectors, nil))
 	in.Add([]byte{byte(session.FramePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
-	db := &DB{opts: Options{MaxInFlight: 64 << 20}, inflight: transport.NewBudget(56 << 20), small: transport.NewBudget(8 << 20), large: make(chan struct{}, 1)}
+	db := &DB{opts: Options{Limits: Limits{MaxInFlight: 64 << 20}}, inflight: transport.NewBudget(56 << 20), small: transport.NewBudget(8 << 20), large: make(chan struct{}, 1)}
 	fuzzing.Run1(in, func(t testing.TB, payload []byte) {
 		c := conversation{db: db, packs: true}
 		defer c.keep(0)
@@ -146,7 +146,7 @@ func FuzzPacked(f *testing.F) {
 func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const room = 64 << 20
-		db := &DB{opts: Options{MaxInFlight: room}, inflight: transport.NewBudget(room - transport.SmallRoom(room)), small: transport.NewBudget(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
+		db := &DB{opts: Options{Limits: Limits{MaxInFlight: room}}, inflight: transport.NewBudget(room - transport.SmallRoom(room)), small: transport.NewBudget(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
 		var slow [3]conversation
 		for i := range slow { // slow peers in the midst of large values
 			slow[i].db = db

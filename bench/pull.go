@@ -18,7 +18,7 @@ import (
 
 // pulling are the scenarios of two servers of which one brings over what it lacks.
 func pulling() (list []scenario) {
-	list = append(list, fill("Fill", "An empty server takes 200,000 keys, values of 100 bytes, over TCP", replicator.CompressNothing))
+	list = append(list, fill("Fill", "An empty server takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
 	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
 	for _, network := range networks {
 		list = append(list, tails(network), idleSessions(network))
@@ -226,7 +226,7 @@ func halfFull() scenario {
 		if err = errors.Join(err, b.Close(), a.Close()); err != nil {
 			return err
 		}
-		return e.pulled("HalfFull", first, second, e.fill-half, replicator.CompressNothing)
+		return e.pulled("HalfFull", first, second, e.fill-half, replicator.NoCompression)
 	}
 	return s
 }

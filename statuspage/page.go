@@ -117,7 +117,7 @@ func names(s *replicator.Status) map[replicator.Origin]string {
 			m[p.Origin] = p.Name
 		}
 	}
-	for _, c := range s.Claims {
+	for _, c := range s.VersionVector {
 		if c.Own {
 			m[c.Origin] = s.Name
 		}

@@ -36,7 +36,7 @@ func replicas(s *replicator.Status) []replica {
 	}
 	list := []replica{{
 		Name: s.Name, Addr: s.Addr, Standing: line{"", "this replica"}, Digest: group(s.Digest),
-		Lag: "–", Unsaved: count(s.Unsaved), Last: "–", Pulled: "–", Served: "–",
+		Lag: "–", Unsaved: count(s.NotDurable), Last: "–", Pulled: "–", Served: "–",
 	}}
 	for _, p := range sorted(s.Peers) {
 		x := replica{
@@ -45,10 +45,10 @@ func replicas(s *replicator.Status) []replica {
 			BytesIn: size(p.BytesIn) + " in", BytesOut: size(p.BytesOut) + " out",
 		}
 		if met(&p) && !p.Moved {
-			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.Unsaved)
+			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.NotDurable)
 			switch {
 			case p.Lag > 0:
-				x.Behind = "at most " + span(p.Behind)
+				x.Behind = "at most " + span(p.LagTime)
 			case p.Ahead > 0:
 				x.Behind = count(p.Ahead) + " ahead"
 			}

@@ -96,10 +96,10 @@ func bounded(list []string) []string {
 
 func (v *view) claims(s *replicator.Status) {
 	names := names(s)
-	v.Origins = plural(len(s.Claims), "origin")
-	list := slices.Clone(s.Claims)
-	rank := func(c replicator.Claim) int { return cmp.Compare(names[c.Origin], "") }
-	slices.SortStableFunc(list, func(a, b replicator.Claim) int { return rank(b) - rank(a) })
+	v.Origins = plural(len(s.VersionVector), "origin")
+	list := slices.Clone(s.VersionVector)
+	rank := func(c replicator.VectorEntry) int { return cmp.Compare(names[c.Origin], "") }
+	slices.SortStableFunc(list, func(a, b replicator.VectorEntry) int { return rank(b) - rank(a) })
 	if n := len(list) - maxClaims; n > 0 {
 		list, v.MoreClaims = list[:maxClaims], fmt.Sprintf("… and %s more.", count(n))
 	}
@@ -124,15 +124,15 @@ func tiles(s *replicator.Status) []tile {
 	if s.Mismatches > 0 {
 		repaired = "bad"
 	}
-	if s.Unsaved > 0 {
+	if s.NotDurable > 0 {
 		unsaved = "a power failure could take them"
 	}
 	return []tile{
 		{"", "Keys", count(s.Keys), "with a value"},
 		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
-		{"", "Not on disk yet", count(s.Unsaved), unsaved},
+		{"", "Not on disk yet", count(s.NotDurable), unsaved},
 		{"", "Tombstones", count(s.Tombstones), "kept until all have seen them"},
-		{"", "Between rounds", span(s.Pause), "shorter while much changes"},
+		{"", "Between rounds", span(s.Interval), "shorter while much changes"},
 		{"", "Sessions", count(s.Sessions), "since it was opened"},
 		{"", "Traffic", size(s.BytesIn + s.BytesOut), size(s.BytesIn) + " in, " + size(s.BytesOut) + " out"},
 		{repaired, "Repaired", count(s.Mismatches), "versions that came back"},
@@ -150,8 +150,8 @@ func newWork(p replicator.Progress) work {
 		done[0] += " of " + count(p.Total)
 	}
 	done = append(done, size(p.Bytes))
-	if p.Left > 0 {
-		done = append(done, "about "+span(p.Left)+" left")
+	if p.Remaining > 0 {
+		done = append(done, "about "+span(p.Remaining)+" left")
 	}
 	w.Note = strings.Join(done, ", ")
 	return w

@@ -74,7 +74,7 @@ func TestOperatorIsToldWhatToDo(t *testing.T) {
 
 func TestWorkSaysHowFarItIs(t *testing.T) {
 	require.Equal(t, work{"Pulling from b:9000", "1,500 of 3,000, 2.0 MiB, about 20 s left", 1500, 3000},
-		newWork(replicator.Progress{Work: "pull", Peer: "b:9000", Keys: 1500, Total: 3000, Bytes: 2 << 20, Left: 20 * time.Second}))
+		newWork(replicator.Progress{Work: "pull", Peer: "b:9000", Keys: 1500, Total: 3000, Bytes: 2 << 20, Remaining: 20 * time.Second}))
 	require.Equal(t, work{"Logging what was written past the wrapper", "7, 1 byte", 0, 0}, newWork(replicator.Progress{Work: "adopt", Keys: 7, Bytes: 1}))
 }
 

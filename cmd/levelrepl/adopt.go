@@ -59,7 +59,7 @@ func (a *app) adopt(ctx context.Context, dir, cluster string, named bool, d *dir
 	}
 	s := l.db.Status()
 	done := adopted{Keys: s.Keys}
-	for _, claim := range s.Claims {
+	for _, claim := range s.VersionVector {
 		if claim.Origin == s.Origin {
 			done.Logged = claim.Seq
 		}

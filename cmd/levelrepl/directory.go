@@ -148,13 +148,13 @@ func (a *app) replicate(dir string, raw *leveldb.DB, s storage.Storage, cluster 
 	}
 	bar := a.newBar()
 	o := &replicator.Options{
-		Name: filepath.Base(dir), Cluster: cluster, Listener: newDeaf(), MaxKey: 1 << 20, MaxValue: 1 << 30,
+		Name: filepath.Base(dir), Cluster: cluster, Listener: newDeaf(), Limits: replicator.Limits{MaxKey: 1 << 20, MaxValue: 1 << 30},
 		Logger: slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Events: &replicator.Events{Progress: bar.tell},
 	}
 	err := errors.Join(a.setLocal(o, d.local), setResolver(o, d.resolver))
 	if err == nil && len(d.local) == 0 {
-		o.Local, err = localOf(raw)
+		o.LocalRanges, err = localOf(raw)
 	}
 	var db *replicator.DB
 	if err == nil {
@@ -214,7 +214,7 @@ func (a *app) setLocal(o *replicator.Options, prefixes []string) error {
 		if len(b) == 0 {
 			return &usageError{errors.New("--local: an empty prefix would be every key"), "give the prefix that the keys to keep here begin with"}
 		}
-		o.Local = append(o.Local, util.BytesPrefix(b))
+		o.LocalRanges = append(o.LocalRanges, util.BytesPrefix(b))
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ func (a *app) log(ctx context.Context, first node, all []seen, entries int) erro
 func origins(all []seen) []originView {
 	byOrigin, names := map[replicator.Origin]*originView{}, names(all)
 	for n, s := range all {
-		for _, c := range s.Status.Claims {
+		for _, c := range s.Status.VersionVector {
 			o := byOrigin[c.Origin]
 			if o == nil {
 				o = &originView{Origin: c.Origin, Durable: c.Durable, Behind: map[string]uint64{}}
@@ -121,10 +121,10 @@ func origins(all []seen) []originView {
 	list := []originView{}
 	for _, o := range byOrigin {
 		for n, s := range all {
-			i := slices.IndexFunc(s.Status.Claims, func(c replicator.Claim) bool { return c.Origin == o.Origin })
-			var c replicator.Claim
+			i := slices.IndexFunc(s.Status.VersionVector, func(c replicator.VectorEntry) bool { return c.Origin == o.Origin })
+			var c replicator.VectorEntry
 			if i >= 0 {
-				c = s.Status.Claims[i]
+				c = s.Status.VersionVector[i]
 			}
 			o.Durable = min(o.Durable, c.Durable)
 			if c.Seq < o.Seq {

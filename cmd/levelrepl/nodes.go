@@ -121,10 +121,10 @@ func printLags(out io.Writer, all []seen) {
 // lag counts the writes that other claims and s does not.
 func lag(s, other *replicator.Status) (n uint64) {
 	have := map[replicator.Origin]uint64{}
-	for _, c := range s.Claims {
+	for _, c := range s.VersionVector {
 		have[c.Origin] = c.Seq
 	}
-	for _, c := range other.Claims {
+	for _, c := range other.VersionVector {
 		if c.Seq > have[c.Origin] {
 			n += c.Seq - have[c.Origin]
 		}
@@ -153,9 +153,9 @@ func printNode(out io.Writer, seen seen, full bool) {
 		t.row("peers on", s.Addr)
 		t.row("keys", fmt.Sprintf("%s, %s in conflict, %s deleted and remembered", humanize.Comma(s.Keys), humanize.Comma(s.Conflicts), humanize.Comma(s.Tombstones)))
 		t.row("digest", s.Digest.String())
-		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Pause)))
+		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Interval)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
-		t.row("not on disk", plural(s.Unsaved, "write")+", as far as is known")
+		t.row("not on disk", plural(s.NotDurable, "write")+", as far as is known")
 		if s.Mismatches > 0 {
 			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
 		}
@@ -195,8 +195,8 @@ func agreement(p replicator.PeerStatus) string {
 
 // lacks says how much a peer lacks, and for how long already.
 func lacks(p replicator.PeerStatus) string {
-	if p.Lag > 0 && p.Behind > 0 {
-		return humanize.Comma(p.Lag) + " for " + coarse(p.Behind)
+	if p.Lag > 0 && p.LagTime > 0 {
+		return humanize.Comma(p.Lag) + " for " + coarse(p.LagTime)
 	}
 	return humanize.Comma(p.Lag)
 }
@@ -208,8 +208,8 @@ func printWork(out io.Writer, s *replicator.Status, now time.Time) {
 		if w.Total > 0 {
 			of = " of " + humanize.Comma(w.Total)
 		}
-		if w.Left > 0 {
-			left = ", " + coarse(w.Left) + " left"
+		if w.Remaining > 0 {
+			left = ", " + coarse(w.Remaining) + " left"
 		}
 		fmt.Fprintf(out, "at work: %s %s, %s%s keys%s\n", w.Work, w.Peer, humanize.Comma(w.Keys), of, left)
 	}

@@ -75,14 +75,14 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 		*n = mustSize(def)
 		f.Var((*size)(n), name, what)
 	}
-	size(&o.MaxValue, "max-value", "64MiB", "greatest value")
-	size(&o.MaxKey, "max-key", "64KiB", "greatest key")
-	size(&o.MaxInFlight, "max-in-flight", "64MiB", "bytes of received frames held in memory, over all sessions")
+	size(&o.Limits.MaxValue, "max-value", "64MiB", "greatest value")
+	size(&o.Limits.MaxKey, "max-key", "64KiB", "greatest key")
+	size(&o.Limits.MaxInFlight, "max-in-flight", "64MiB", "bytes of received frames held in memory, over all sessions")
 	size(&o.CacheSize, "cache-size", "32MiB", "memory for log-index entries of keys in use")
-	size(&o.ReadRate, "read-rate", "0B", "bytes per second taken in from peers; 0: no bound")
-	size(&o.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
-	f.IntVar(&o.MaxConns, "max-conns", 128, "connections accepted at once")
-	f.IntVar(&o.MaxPending, "max-pending", 16, "those among them that have not said who they are")
+	size(&o.Limits.ReadRate, "read-rate", "0B", "bytes per second taken in from peers; 0: no bound")
+	size(&o.Limits.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
+	f.IntVar(&o.Limits.MaxConns, "max-conns", 128, "connections accepted at once")
+	f.IntVar(&o.Limits.MaxPending, "max-pending", 16, "those among them that have not said who they are")
 	f.IntVar(&s.httpConns, "http-conns", 128, "connections of HTTP clients at once")
 	size(&s.httpInFlight, "http-in-flight", "64MiB", "bytes of values on their way from and to HTTP clients")
 	s.given = f.Changed
@@ -136,13 +136,13 @@ func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) 
 			*n = min(*n, max(share, 4))
 		}
 	}
-	shrink("max-conns", &o.MaxConns, limit/8)
-	shrink("max-pending", &o.MaxPending, limit/32)
+	shrink("max-conns", &o.Limits.MaxConns, limit/8)
+	shrink("max-pending", &o.Limits.MaxPending, limit/32)
 	shrink("http-conns", &s.httpConns, limit/8)
 	if s.http == "" || s.http == "off" {
 		s.httpConns = 0
 	}
-	conns := o.MaxConns + o.MaxPending + s.httpConns
+	conns := o.Limits.MaxConns + o.Limits.MaxPending + s.httpConns
 	// The store can do with fewer: it opens tables anew then.
 	tables = max(16, min(tables, limit-conns-min(spareHandles, limit/4)))
 	if need := tables + conns + min(spareHandles, limit/4); need > limit {
@@ -208,7 +208,7 @@ func setResolver(o *replicator.Options, name string) (err error) {
 
 func setCompression(o *replicator.Options, name string) (err error) {
 	o.Compression, err = chosen("compress", name, map[string]replicator.Compression{
-		"nothing": replicator.CompressNothing, "remote": replicator.CompressRemote, "all": replicator.CompressAll,
+		"nothing": replicator.NoCompression, "remote": replicator.CompressRemote, "all": replicator.CompressAll,
 	}, "want nothing, remote or all")
 	return err
 }

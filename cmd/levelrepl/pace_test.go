@@ -57,8 +57,8 @@ func inBubble(t *testing.T, places int, bytes int64, f func(b *httpBubble)) {
 		b := &httpBubble{t: t, l: &pipes{deaf: *newDeaf(), dialed: make(chan net.Conn)}, node: &local{reader: db, db: db}}
 		b.conns = newConns(b.l, places, silent)
 		b.memory = newMemory(bytes, b.conns.oustSlow)
-		o := &replicator.Options{MaxValue: 4 << 20, MaxKey: 64 << 10}
-		server := newServer(newHandler(b.node, int64(o.MaxValue), b.memory), o, slog.NewTextHandler(io.Discard, nil))
+		o := &replicator.Options{Limits: replicator.Limits{MaxValue: 4 << 20, MaxKey: 64 << 10}}
+		server := newServer(newHandler(b.node, int64(o.Limits.MaxValue), b.memory), o, slog.NewTextHandler(io.Discard, nil))
 		go server.Serve(b.conns)
 		f(b)
 		for _, c := range b.clients {

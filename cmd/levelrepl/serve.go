@@ -169,7 +169,7 @@ func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener,
 		return nil
 	}
 	cs := newConns(l, s.httpConns, o.Logger)
-	h := newHandler(n, int64(o.MaxValue), newMemory(int64(s.httpInFlight), cs.oustSlow))
+	h := newHandler(n, int64(o.Limits.MaxValue), newMemory(int64(s.httpInFlight), cs.oustSlow))
 	if isLoopback(l.Addr()) {
 		h = onlyLoopback(h)
 	}
@@ -194,7 +194,7 @@ func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener,
 func newServer(h http.Handler, o *replicator.Options, log slog.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: paceTime, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 3*o.MaxKey + 64<<10, // a key is percent-encoded
+		MaxHeaderBytes: 3*o.Limits.MaxKey + 64<<10, // a key is percent-encoded
 		ConnContext:    withPlace, ConnState: turn,
 		ErrorLog: slog.NewLogLogger(log, slog.LevelWarn),
 	}

@@ -40,9 +40,9 @@ func TestHandlesAreDividedBetweenStoreAndConnections(t *testing.T) {
 	divide := func(limit int, args ...string) (*serving, *replicator.Options, int, error) {
 		s := &serving{app: &app{}}
 		f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-		s.o.MaxConns, s.o.MaxPending, s.httpConns, s.http, s.httpInFlight = 128, 16, 128, defaultAddr, 64<<20
-		f.IntVar(&s.o.MaxConns, "max-conns", 128, "")
-		f.IntVar(&s.o.MaxPending, "max-pending", 16, "")
+		s.o.Limits.MaxConns, s.o.Limits.MaxPending, s.httpConns, s.http, s.httpInFlight = 128, 16, 128, defaultAddr, 64<<20
+		f.IntVar(&s.o.Limits.MaxConns, "max-conns", 128, "")
+		f.IntVar(&s.o.Limits.MaxPending, "max-pending", 16, "")
 		f.IntVar(&s.httpConns, "http-conns", 128, "")
 		require.NoError(t, f.Parse(args))
 		s.given = f.Changed
@@ -53,19 +53,19 @@ func TestHandlesAreDividedBetweenStoreAndConnections(t *testing.T) {
 	for _, limit := range []int{0, 1024, 1 << 20} {
 		s, o, tables, err := divide(limit)
 		require.NoError(t, err)
-		require.Equal(t, []int{128, 16, 128, 500}, []int{o.MaxConns, o.MaxPending, s.httpConns, tables}, limit)
+		require.Equal(t, []int{128, 16, 128, 500}, []int{o.Limits.MaxConns, o.Limits.MaxPending, s.httpConns, tables}, limit)
 	}
 	for limit := leastHandles; limit < 1024; limit++ {
 		s, o, tables, err := divide(limit)
 		require.NoError(t, err)
-		require.Less(t, o.MaxConns+o.MaxPending+s.httpConns+tables, limit-limit/5)
+		require.Less(t, o.Limits.MaxConns+o.Limits.MaxPending+s.httpConns+tables, limit-limit/5)
 		require.GreaterOrEqual(t, tables, 16)
-		require.GreaterOrEqual(t, min(o.MaxConns, o.MaxPending, s.httpConns), 4)
+		require.GreaterOrEqual(t, min(o.Limits.MaxConns, o.Limits.MaxPending, s.httpConns), 4)
 	}
 	s, o, tables, err := divide(1024, "--http-conns", "600")
 	require.NoError(t, err)
 	require.Equal(t, 600, s.httpConns)
-	require.LessOrEqual(t, o.MaxConns+o.MaxPending+s.httpConns+tables+spareHandles, 1024)
+	require.LessOrEqual(t, o.Limits.MaxConns+o.Limits.MaxPending+s.httpConns+tables+spareHandles, 1024)
 	_, _, _, err = divide(1024, "--http-conns", "900")
 	require.ErrorContains(t, err, "leave the store no file handles: this process may have 1024")
 	_, _, _, err = divide(100)

@@ -87,11 +87,11 @@ func TestTroubleIsPrinted(t *testing.T) {
 	now := time.Now()
 	s := replicator.Status{
 		Name: "n", Ready: true, Failed: "disk full", Mismatches: 3,
-		Work:     []replicator.Progress{{Work: "pull", Peer: "p", Keys: 5000, Total: 10000, Left: 90 * time.Second}},
+		Work:     []replicator.Progress{{Work: "pull", Peer: "p", Keys: 5000, Total: 10000, Remaining: 90 * time.Second}},
 		Blockers: []replicator.PurgeBlocker{{Name: "gone", Seen: now.Add(-50 * time.Hour)}},
 		Refusals: []replicator.Refusal{{From: "10.0.0.9", Reason: "another secret", Count: 7, Last: now}},
 		Peers: []replicator.PeerStatus{
-			{Addr: "x:1", Source: "list", State: "failing", Failures: 2, Lag: 1200, Behind: 90 * time.Second, Error: "line\x1b[2J\nend"},
+			{Addr: "x:1", Source: "list", State: "failing", Failures: 2, Lag: 1200, LagTime: 90 * time.Second, Error: "line\x1b[2J\nend"},
 			{Addr: "y:1", State: "ok", Moved: true},
 			{Addr: "z:1", State: "self"},
 			{Addr: "w:1", State: "ok", Agrees: true, Differs: true},

@@ -63,7 +63,7 @@ Nothing is dropped without a replacement. The exit code is 1 if faults are left.
 }
 
 func (a *app) printReport(dir string, r *replicator.Report) error {
-	bad := int64(len(r.Faults)) + r.More
+	bad := int64(len(r.Faults)) + r.Omitted
 	if a.json {
 		if err := a.printJSON(r); err != nil || bad == 0 {
 			return err
@@ -77,8 +77,8 @@ func (a *app) printReport(dir string, r *replicator.Report) error {
 			fmt.Fprintf(a.out, "%s: %s\n", a.encoding.show(f.Key), f.Problem)
 		}
 	}
-	if r.More > 0 {
-		fmt.Fprintf(a.out, "… and %d more\n", r.More)
+	if r.Omitted > 0 {
+		fmt.Fprintf(a.out, "… and %d more\n", r.Omitted)
 	}
 	fmt.Fprintf(a.out, "%s: %s, %s, digest %s\n", safe(dir), plural(r.Keys, "key"), plural(r.Versions, "version"), r.Digest)
 	if bad == 0 {

@@ -166,7 +166,7 @@ func (s *Session) checkKeys(keys []replica.RemoteKey) (err error) {
 			case store.Reserved(k.Key):
 				err = replica.ProtocolErrorf("an entry for the reserved key %.40q", k.Key)
 			case r.Local != nil && r.Local(k.Key):
-				err = replica.ProtocolErrorf("an entry for a key that is in a local range here; all replicas of a cluster need the same Options.Local")
+				err = replica.ProtocolErrorf("an entry for a key that is in a local range here; all replicas of a cluster need the same Options.LocalRanges")
 			}
 			for i := range k.Versions {
 				v := &k.Versions[i]

@@ -81,7 +81,7 @@ func TestFiguresAreThoseOfTheStatus(t *testing.T) {
 			"replicator_failed":                                     0,
 			"replicator_keys":                                       5,
 			"replicator_conflicts":                                  1,
-			"replicator_unsaved_writes":                             float64(s.Unsaved),
+			"replicator_unsaved_writes":                             float64(s.NotDurable),
 			"replicator_sessions_total":                             float64(s.Sessions),
 			"replicator_pulled_versions_total":                      float64(s.Pulled),
 			"replicator_served_versions_total":                      float64(s.Served),
