@@ -17,6 +17,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 )
 
 // quick detects within seconds what takes the settings for a LAN far longer.
@@ -255,4 +256,16 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		o.Logger = slog.New(slog.DiscardHandler)
 		require.ErrorContains(t, New(o).Discover(t.Context(), replicator.Self{Addr: ":9000"}, nil), want)
 	}
+}
+
+func TestMembersKeepTheContractOfDiscoverers(t *testing.T) {
+	a := start(t, "c", 1, Options{})
+	b := start(t, "c", 2, Options{Seeds: []string{a.Addr()}})
+	replicatortest.TestDiscoverer(t, replicatortest.DiscovererTest{
+		New: func() replicator.Discoverer {
+			return New(Options{Bind: "127.0.0.1:0", Seeds: []string{a.Addr()}, Config: quick(), Logger: slog.New(slog.DiscardHandler)})
+		},
+		Self: replicator.Self{Cluster: "c", Origin: replicator.Origin{3, 1}, Addr: "127.0.0.1:20003"},
+		Want: []string{a.addr, b.addr},
+	})
 }

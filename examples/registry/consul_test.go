@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -84,4 +85,14 @@ func TestConsulThatFailsIsReported(t *testing.T) {
 	a.answers <- answer{"0", "No cluster leader", http.StatusInternalServerError}
 	err := fromConsul(a.URL, "shop").Discover(t.Context(), replicator.Self{}, nil)
 	require.ErrorContains(t, err, `"500 Internal Server Error": "No cluster leader"`)
+}
+
+func TestConsulKeepsTheContractOfDiscoverers(t *testing.T) {
+	a := newAgent(t)
+	a.answers <- answer{"17", "[" + ofTheNode + "," + ofVersion6 + "]", http.StatusOK}
+	replicatortest.TestDiscoverer(t, replicatortest.DiscovererTest{
+		New:  func() replicator.Discoverer { return fromConsul(a.URL, "shop") },
+		Self: replicator.Self{Addr: "10.2.0.1:9000"},
+		Want: []string{"10.1.0.2:9000", "[fd00::3]:9001"},
+	})
 }

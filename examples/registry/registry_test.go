@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -57,4 +58,17 @@ func TestDiscoverReportsARegistryThatIsDown(t *testing.T) {
 	web.Close()
 	err := fromRegistry(web.URL, time.Second).Discover(t.Context(), replicator.Self{Cluster: "shop", Addr: "10.0.0.1:9000"}, nil)
 	require.ErrorContains(t, err, "register: ")
+}
+
+func TestRegistryKeepsTheContractOfDiscoverers(t *testing.T) {
+	web := httptest.NewServer(newRegistry(time.Minute))
+	defer web.Close()
+	for _, addr := range []string{"10.0.0.1:9000", "[fd00::2]:9000"} {
+		require.NoError(t, call(t.Context(), http.MethodPut, web.URL+"/services/shop?addr="+addr, nil))
+	}
+	replicatortest.TestDiscoverer(t, replicatortest.DiscovererTest{
+		New:  func() replicator.Discoverer { return fromRegistry(web.URL, 10*time.Millisecond) },
+		Self: replicator.Self{Cluster: "shop", Addr: "10.0.0.3:9000"},
+		Want: []string{"10.0.0.1:9000", "[fd00::2]:9000"},
+	})
 }

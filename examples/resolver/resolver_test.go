@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -52,4 +53,9 @@ func TestOnlyCartsAreMerged(t *testing.T) {
 	require.Equal(t, b, mergeCarts(key, a, b))
 	b.Value, b.Deleted = nil, true
 	require.Equal(t, b, mergeCarts(key, a, b))
+}
+
+func TestMergeKeepsTheContractOfResolvers(t *testing.T) {
+	replicatortest.TestResolver(t, mergeCarts,
+		[]byte(`{"coupon":"OLD","items":{"apples":1}}`), []byte(`{"items":{"bread":1}}`), []byte(`{"items":null}`), []byte("not JSON"))
 }
