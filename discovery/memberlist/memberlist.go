@@ -17,6 +17,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -75,9 +76,9 @@ type Options struct {
 type Members struct {
 	o Options
 
-	mu   sync.Mutex
-	list *memberlist.Memberlist // nil while Discover does not run
-	self string                 // name in the list
+	mu     sync.Mutex
+	list   *memberlist.Memberlist // nil while Discover does not run
+	roster *roster                // likewise
 }
 
 // New returns a source of peers, which does nothing until a replica runs it.
@@ -97,8 +98,8 @@ const leaveTimeout = time.Second
 // Discover joins the others and reports all live members until ctx ends, then announces
 // that this replica leaves. It is no error if no seed answers: some replica is the first.
 func (m *Members) Discover(ctx context.Context, self replicator.Self, found func(addr string)) error {
-	joined := make(chan struct{}, 1)
-	config, err := m.config(self, joined)
+	live := &roster{self: self.Origin.String(), addrs: map[string]string{}, joined: make(chan struct{}, 1)}
+	config, err := m.config(self, live)
 	if err != nil {
 		return err
 	}
@@ -106,8 +107,8 @@ func (m *Members) Discover(ctx context.Context, self replicator.Self, found func
 	if err != nil {
 		return fmt.Errorf("memberlist: cannot gossip on %s: %w", m.o.Bind, err)
 	}
-	m.started(list, config.Name)
-	defer m.started(nil, "")
+	m.started(list, live)
+	defer m.started(nil, nil)
 	defer list.Shutdown()
 
 	ticker := time.NewTicker(m.o.Interval)
@@ -122,7 +123,7 @@ func (m *Members) Discover(ctx context.Context, self replicator.Self, found func
 			select {
 			case <-ctx.Done():
 				return list.Leave(leaveTimeout)
-			case <-joined:
+			case <-live.joined:
 			case <-ticker.C:
 				again = false
 			}
@@ -148,10 +149,10 @@ func (m *Members) join(list *memberlist.Memberlist, lonely bool) bool {
 	return err != nil && list.NumMembers() == 1
 }
 
-func (m *Members) started(list *memberlist.Memberlist, self string) {
+func (m *Members) started(list *memberlist.Memberlist, live *roster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.list, m.self = list, self
+	m.list, m.roster = list, live
 }
 
 // Addr returns the gossip address, a seed for others. It is empty unless Discover runs.
@@ -168,19 +169,12 @@ func (m *Members) Addr() string {
 // Live returns the replication addresses of all other live members, sorted.
 func (m *Members) Live() []string {
 	m.mu.Lock()
-	list, self := m.list, m.self
+	live := m.roster
 	m.mu.Unlock()
-	if list == nil {
+	if live == nil {
 		return nil
 	}
-	var addrs []string
-	for _, n := range list.Members() {
-		if addr := peerAddr(n); n.Name != self && addr != "" {
-			addrs = append(addrs, addr)
-		}
-	}
-	slices.Sort(addrs)
-	return addrs
+	return live.list()
 }
 
 // peerAddr returns the address to dial a member at: the one that it announces, with the
@@ -197,14 +191,14 @@ func peerAddr(n *memberlist.Node) string {
 	return net.JoinHostPort(host, port)
 }
 
-func (m *Members) config(self replicator.Self, joined chan struct{}) (*memberlist.Config, error) {
+func (m *Members) config(self replicator.Self, live *roster) (*memberlist.Config, error) {
 	c := memberlist.DefaultLANConfig()
 	if m.o.Config != nil {
 		*c = *m.o.Config
 	}
-	c.Name = self.Origin.String()
+	c.Name = live.self
 	c.Label = "replicator/" + self.Cluster // gossip of other clusters is not taken in
-	c.Delegate, c.Events = meta(self.Addr), joins(joined)
+	c.Delegate, c.Events = meta(self.Addr), live
 	c.LogOutput, c.Logger = nil, log.New(debugLog{m.o.Logger}, "", 0)
 	var err error
 	if c.BindAddr, c.BindPort, err = split("Bind", m.o.Bind); err != nil {
@@ -272,18 +266,44 @@ func (meta) GetBroadcasts(int, int) [][]byte { return nil }
 func (meta) LocalState(bool) []byte          { return nil }
 func (meta) MergeRemoteState([]byte, bool)   {}
 
-// joins signals that a member joined. The list may be locked, so it does nothing else.
-type joins chan struct{}
+// roster keeps the addresses of the live members. It is told of changes while the library
+// holds its own lock; what [memberlist.Memberlist.Members] returns may change while it is read.
+type roster struct {
+	self   string        // name in the list
+	joined chan struct{} // capacity 1: a member joined or changed
 
-func (c joins) note(*memberlist.Node) {
+	mu    sync.Mutex
+	addrs map[string]string // of other members, by name; Invariant: usable ones
+}
+
+// list returns the addresses, sorted.
+func (r *roster) list() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Values(r.addrs))
+}
+
+func (r *roster) NotifyJoin(n *memberlist.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if addr := peerAddr(n); n.Name != r.self && addr != "" {
+		r.addrs[n.Name] = addr
+	} else {
+		delete(r.addrs, n.Name)
+	}
 	select {
-	case c <- struct{}{}:
+	case r.joined <- struct{}{}:
 	default:
 	}
 }
-func (c joins) NotifyJoin(n *memberlist.Node)   { c.note(n) }
-func (c joins) NotifyUpdate(n *memberlist.Node) { c.note(n) }
-func (c joins) NotifyLeave(*memberlist.Node)    {}
+
+func (r *roster) NotifyUpdate(n *memberlist.Node) { r.NotifyJoin(n) }
+
+func (r *roster) NotifyLeave(n *memberlist.Node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.addrs, n.Name)
+}
 
 // debugLog passes the library's log on.
 type debugLog struct{ *slog.Logger }
