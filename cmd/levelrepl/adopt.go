@@ -15,9 +15,9 @@ func newAdopt(a *app) *cobra.Command {
 		Use:   "adopt DIR",
 		Short: "Log what a directory holds, so that it replicates",
 		Long: `Log what a stopped directory holds and its log does not know: everything, if it was
-never replicated, else what was written to it by a program that did not go through the
-replicator. It may be interrupted and repeated. "levelrepl serve" does it by itself for
-a directory that was never replicated.`,
+never replicated, else what a program wrote to it past the replicator. It may be interrupted
+and repeated. "levelrepl serve" does it by itself for a directory that was never
+replicated.`,
 		Args: args(1, 1, "one directory"),
 	}
 	d.flags(c)
@@ -32,7 +32,7 @@ a directory that was never replicated.`,
 // adopted is what adopt did.
 type adopted struct {
 	Keys   int64  `json:"keys"`   // that the directory holds
-	Logged uint64 `json:"logged"` // of those, and of deletions: what its log did not know
+	Logged uint64 `json:"logged"` // writes and deletions that its log did not know
 }
 
 func (a *app) adopt(ctx context.Context, dir, cluster string, named bool, d *directory) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// bar shows how far long work has come, on a terminal; elsewhere it shows nothing.
-// It appears when the work has taken a moment.
+// bar shows the progress of long work on a terminal; elsewhere it shows nothing. It appears
+// once the work has taken a moment.
 type bar struct {
 	out io.Writer // nil: nowhere
 
@@ -36,7 +36,7 @@ func (b *bar) tell(p replicator.Progress) {
 	b.at(p.Work, p.Keys, p.Total)
 }
 
-// at shows how many keys are done, of how many, or of an unknown number if that is 0.
+// at shows how many keys are done of a total, which is unknown if it is 0.
 func (b *bar) at(work string, done, total int64) {
 	if b.out == nil {
 		return
@@ -58,7 +58,7 @@ func (b *bar) at(work string, done, total int64) {
 	_ = b.bar.Set64(done)
 }
 
-// end takes the bar away.
+// end removes the bar.
 func (b *bar) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -30,7 +30,7 @@ type side struct {
 
 type difference struct {
 	Key octets `json:"key"`
-	How string `json:"how"` // "only in a", "only in b", "other versions", "other value", "damaged in a", "damaged in b"
+	How string `json:"how"` // "only in a", "only in b", "other versions", "other value", "corrupted in a", "corrupted in b"
 }
 
 func newCompare(a *app) *cobra.Command {
@@ -39,24 +39,24 @@ func newCompare(a *app) *cobra.Command {
 	var limit int
 	c := &cobra.Command{
 		Use:   "compare A B",
-		Short: "Compare two nodes, or two stopped directories",
-		Long: `Compare two nodes, each given by the address of a served one or by the directory of a
-stopped one. Equal digests settle it; otherwise, and with --full, all keys are compared
-and those that differ are named. The exit code is 1 if there are any. Directories are
-not changed, and need not be replicated: then keys and values are compared.
+		Short: "Compare two replicas, or two stopped directories",
+		Long: `Compare two replicas, each given by the address of a served one or by the directory of a
+stopped one. Equal digests decide; otherwise, and with --full, all keys are compared and
+those that differ are named. The exit code is 1 if there are any. Directories are not
+changed, and need not be replicated: then keys and values are compared.
 
-Between nodes that are being written to, differences are what has not yet arrived.`,
+Between replicas that are being written to, differences are writes that have not arrived.`,
 		Args: args(2, 2, "two addresses or directories"),
 	}
 	d.flags(c)
 	a.jsonFlag(c)
 	c.Flags().BoolVar(&full, "full", false, "compare every key and value even if the digests are equal")
-	c.Flags().IntVarP(&limit, "limit", "n", 1000, "name so many keys at most")
+	c.Flags().IntVarP(&limit, "limit", "n", 1000, "name at most that many keys")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		left, err := a.openEither(args[0], &d, a.openAny)
-		return with(left, err, func(left node) error {
+		return with(left, err, func(left replica) error {
 			right, err := a.openEither(args[1], &d, a.openAny)
-			return with(right, err, func(right node) error {
+			return with(right, err, func(right replica) error {
 				result := comparison{A: side{Name: nameOf(left, args[0])}, B: side{Name: nameOf(right, args[1])}, Differences: []difference{}}
 				if err := a.compare(c.Context(), left, right, &result, full, limit); err != nil {
 					return err
@@ -68,15 +68,15 @@ Between nodes that are being written to, differences are what has not yet arrive
 	return c
 }
 
-// logged tells whether a node has a log and a digest.
-func logged(n node) bool {
+// logged reports whether a replica has a log and a digest.
+func logged(n replica) bool {
 	l, ok := n.(*local)
 	return !ok || l.db != nil
 }
 
-func (a *app) compare(ctx context.Context, left, right node, c *comparison, full bool, limit int) error {
+func (a *app) compare(ctx context.Context, left, right replica, c *comparison, full bool, limit int) error {
 	for _, s := range []struct {
-		n node
+		n replica
 		s *side
 	}{{left, &c.A}, {right, &c.B}} {
 		if !logged(s.n) {
@@ -131,9 +131,9 @@ func (a *app) printComparison(c *comparison) error {
 	return &foundError{fmt.Sprintf("%s and %s differ in %s", c.A.Name, c.B.Name, plural(int64(len(c.Differences))+c.More, "key"))}
 }
 
-// compareKeys goes through the keys of two nodes side by side and tells of each that
+// compareKeys walks the keys of two replicas side by side and calls found for each that
 // differs. It counts the keys of both.
-func (a *app) compareKeys(ctx context.Context, left, right node, versions bool, nl, nr *int64, found func(key []byte, how string)) error {
+func (a *app) compareKeys(ctx context.Context, left, right replica, versions bool, nl, nr *int64, found func(key []byte, how string)) error {
 	bar := a.newBar()
 	defer bar.end()
 	total := max(*nl, *nr)
@@ -155,10 +155,10 @@ func (a *app) compareKeys(ctx context.Context, left, right node, versions bool, 
 			found(l.Key, "only in a")
 		case order > 0:
 			found(r.Key, "only in b")
-		case l.Damaged:
-			found(l.Key, "damaged in a")
-		case r.Damaged:
-			found(r.Key, "damaged in b")
+		case l.Corrupted:
+			found(l.Key, "corrupted in a")
+		case r.Corrupted:
+			found(r.Key, "corrupted in b")
 		case !slices.EqualFunc(l.Versions, r.Versions, sameWrite):
 			found(l.Key, "other versions")
 		case !bytes.Equal(l.Sum, r.Sum):

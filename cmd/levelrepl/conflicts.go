@@ -17,9 +17,9 @@ func newConflicts(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "conflicts",
 		Short: "List keys in conflict, with all their versions",
-		Long: `List the keys whose versions were written without knowledge of each other. Every
-version is kept until somebody writes the key; "levelrepl resolve" does so. The version
-that the key shows is marked with *.`,
+		Long: `List the keys with concurrent versions that differ. Every version is kept until
+somebody writes the key; "levelrepl resolve" does so. The winner, which reads return, is
+marked with *.`,
 		Args: args(0, 0, "no arguments"),
 	}
 	t.flags(c)
@@ -27,7 +27,7 @@ that the key shows is marked with *.`,
 	c.Flags().BoolVar(&check, "check", false, "exit with 1 if there are any")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		n, err := t.open(a.openShadow)
-		return with(n, err, func(n node) error {
+		return with(n, err, func(n replica) error {
 			found, err := a.listConflicts(c.Context(), n)
 			if err == nil && check && found > 0 {
 				return &foundError{fmt.Sprintf("%s in conflict", plural(found, "key"))}
@@ -38,7 +38,7 @@ that the key shows is marked with *.`,
 	return c
 }
 
-func (a *app) listConflicts(ctx context.Context, n node) (found int, err error) {
+func (a *app) listConflicts(ctx context.Context, n replica) (found int, err error) {
 	for e, err := range eachConflict(ctx, n) {
 		if err != nil {
 			return found, err
@@ -83,11 +83,11 @@ func newResolve(a *app) *cobra.Command {
 	var del bool
 	c := &cobra.Command{
 		Use:   "resolve KEY",
-		Short: "Settle a conflict",
-		Long: `Settle a conflict by writing the key: one of its versions once more (--take, with the
+		Short: "Resolve a conflict",
+		Long: `Resolve a conflict by writing the key: one of its versions once more (--take, with the
 number or the name that "levelrepl conflicts" lists), another value (--value, --file), or
-a deletion (--delete). What is written replaces all versions that the node holds then. A
-version's name says the same tomorrow; its number may not.`,
+a deletion (--delete). The write replaces all versions that the replica holds then. A
+version keeps its name, but its number may change.`,
 		Example: `  levelrepl resolve cart --take 2
   levelrepl resolve cart --take 3f2a9c1e/12
   levelrepl resolve cart --value '{"items":[1,2]}'`,
@@ -118,7 +118,7 @@ version's name says the same tomorrow; its number may not.`,
 			return err
 		}
 		n, err := t.open(a.openToWrite)
-		return with(n, err, func(n node) error { return a.resolve(c.Context(), n, r) })
+		return with(n, err, func(n replica) error { return a.resolve(c.Context(), n, r) })
 	}
 	return c
 }
@@ -129,7 +129,7 @@ type resolution struct {
 	del        bool
 }
 
-func (a *app) resolve(ctx context.Context, n node, r resolution) error {
+func (a *app) resolve(ctx context.Context, n replica, r resolution) error {
 	vs, err := n.versions(ctx, r.key)
 	if err != nil {
 		return err
@@ -155,8 +155,7 @@ func (a *app) resolve(ctx context.Context, n node, r resolution) error {
 	return err
 }
 
-// differ tells whether versions are in conflict: equal content written in several
-// places is none.
+// differ reports whether versions are in conflict: those with equal content are not.
 func differ(vs []version) bool {
 	for i := range vs {
 		if vs[i].Deleted != vs[0].Deleted || string(vs[i].Value) != string(vs[0].Value) {
@@ -166,7 +165,7 @@ func differ(vs []version) bool {
 	return false
 }
 
-// choose gives the full name of the version that was meant.
+// choose returns the full name of the version that take stands for.
 func choose(vs []version, take string) (string, error) {
 	number, err := strconv.Atoi(take)
 	for i := range vs {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// conflict makes two stopped nodes that each wrote a key without knowing of the other,
+// conflict makes two stopped replicas that each wrote a key without knowing of the other,
 // and one of them deleted a second.
 func conflict(t *testing.T) (a, b string) {
 	t.Helper()

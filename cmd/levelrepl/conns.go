@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// conns are the connections of HTTP clients, so many at most. When all places are
-// taken, one that is kept for the next request goes to who comes; else one of a client
-// that keeps the node waiting, once it has had a second. Else who comes is told so.
+// conns are the connections of HTTP clients, at most max. When all places are taken, a new
+// client gets that of an idle connection, or else that of a client which has kept the
+// replica waiting for more than a second. Otherwise it is refused.
 type conns struct {
 	net.Listener
 	max int
 	log *slog.Logger
 
-	refusing chan struct{} // those that are being told
+	refusing chan struct{} // those that are being refused
 
 	mu      sync.Mutex
 	places  map[*place]struct{}
-	refused bool // said so in the log, since there was room
+	refused bool // a refusal was logged since there was room
 }
 
-// place is a connection. It has a place until it is closed, or loses it.
+// place is a connection, which has a place until it is closed or ousted.
 type place struct {
 	net.Conn
 	of *conns
@@ -40,7 +40,7 @@ type place struct {
 	ousted bool
 }
 
-// waits says what a request waits for.
+// waits is what a request waits for.
 type waits byte
 
 const (
@@ -50,8 +50,8 @@ const (
 )
 
 const (
-	// Who keeps a node waiting for longer, with less than slowRate, goes if his place
-	// or the memory that he holds is wanted.
+	// A client that keeps a replica waiting for longer, with less than slowRate, is ousted
+	// if its place or the memory that it holds is wanted.
 	clientPatience = time.Second
 	slowRate       = 64 << 10 // bytes a second
 
@@ -63,7 +63,7 @@ func newConns(l net.Listener, most int, log *slog.Logger) *conns {
 	return &conns{Listener: l, max: most, log: log, refusing: make(chan struct{}, refusingMost), places: map[*place]struct{}{}}
 }
 
-// Accept waits for a connection that there is a place for.
+// Accept waits for a connection and a place for it.
 func (cs *conns) Accept() (net.Conn, error) {
 	const least = 5 * time.Millisecond
 	for pause := least; ; {
@@ -111,8 +111,8 @@ func (cs *conns) admit(conn net.Conn) *place {
 	return p
 }
 
-// refuse says why, and gives the client time to read it: closed at once, the connection
-// would be reset while the client still sends.
+// refuse answers why, and leaves the client time to read it: if the connection were closed
+// at once, it would be reset while the client still sends.
 func refuse(conn net.Conn) {
 	defer conn.Close()
 	const body = `{"error":"too many connections; try again"}` + "\n"
@@ -123,7 +123,7 @@ func refuse(conn net.Conn) {
 	}
 }
 
-// oustSlow ends the request that makes the least of its memory, if there is one.
+// oustSlow ends the slowest request that holds memory, if there is one.
 func (cs *conns) oustSlow() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -151,7 +151,7 @@ func (cs *conns) oustLocked(forMemory bool) bool {
 // unused is the least burden of a connection without a request.
 const unused = 1e12
 
-// burden says how well one can do without a connection; 0 if not at all.
+// burden returns how dispensable a connection is; 0 if it must stay.
 func (p *place) burden(now time.Time, forMemory bool) float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +171,7 @@ func (p *place) burden(now time.Time, forMemory bool) float64 {
 	return 0
 }
 
-// oust takes a place away. What is active finds it out by itself, and answers.
+// oust takes a place away. An active request notices and answers.
 func (p *place) oust() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -186,8 +186,8 @@ func (p *place) oust() {
 	}
 }
 
-// wait notes what a request waits for from now on, and that n bytes were moved. It
-// reports whether the request may go on; extend is called if so.
+// wait notes what a request waits for from now on, and that n bytes were moved. It reports
+// whether the request may go on, and calls extend if so.
 func (p *place) wait(what waits, n int, extend func()) bool {
 	if p == nil { // of a test, without conns
 		extend()
@@ -212,7 +212,7 @@ func (p *place) hold(n int64) {
 	}
 }
 
-// Close gives the place back.
+// Close frees the place.
 func (p *place) Close() error {
 	p.of.mu.Lock()
 	delete(p.of.places, p)
@@ -220,7 +220,7 @@ func (p *place) Close() error {
 	return p.Conn.Close()
 }
 
-// turn notes what a connection is at, for http.Server.ConnState.
+// turn notes the state of a connection, for http.Server.ConnState.
 func turn(c net.Conn, to http.ConnState) {
 	if p, ok := c.(*place); ok {
 		p.mu.Lock()

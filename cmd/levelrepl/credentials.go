@@ -19,11 +19,11 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// renewInterval is how long files are taken to be as they were.
+// renewInterval is how long files are assumed to be unchanged.
 const renewInterval = time.Second
 
-// renewed is something made of files, and made anew when they have changed. They are
-// read, not looked at: a file can be replaced by one of the same size and time.
+// renewed is a value parsed from files, again when they have changed. It compares their
+// contents: a file can be replaced by one of the same size and time.
 type renewed[T any] struct {
 	files []string
 	parse func(texts [][]byte) (T, error)
@@ -35,7 +35,7 @@ type renewed[T any] struct {
 	err   error
 }
 
-// get gives the value, or what is wrong with the files now.
+// get returns the value, and an error if the files cannot be used now.
 func (r *renewed[T]) get() (T, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,7 +63,7 @@ func (r *renewed[T]) get() (T, error) {
 	return r.value, err
 }
 
-// again has the files read when get is called next.
+// again has the next get read the files.
 func (r *renewed[T]) again() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,7 +103,7 @@ func (s *serving) setSecrets(o *replicator.Options) error {
 		return &all, nil
 	}}
 	if _, err := r.get(); errors.Is(err, os.ErrNotExist) {
-		return &hintedError{fmt.Errorf("read the secret: %w", err), "levelrepl secret " + s.secret + " makes one; all nodes of a cluster have the same"}
+		return &hintedError{fmt.Errorf("read the secret: %w", err), "levelrepl secret " + s.secret + " makes one; all replicas of a cluster have the same"}
 	} else if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *serving) setSecrets(o *replicator.Options) error {
 	return nil
 }
 
-// parseSecrets reads secrets, one a line.
+// parseSecrets reads secrets, one per line.
 func parseSecrets(file string, text []byte) (list [][]byte, err error) {
 	for line := range strings.FieldsSeq(string(text)) {
 		secret, err := base64.StdEncoding.DecodeString(line)
@@ -158,21 +158,21 @@ func (s *serving) setTLS(o *replicator.Options) error {
 	return nil
 }
 
-// hangups has secrets and certificates read anew on SIGHUP, which would end the process
-// otherwise. Call the function that it returns in the end.
+// hangups reads secrets and certificates again on SIGHUP, which would end the process
+// otherwise, until the function that it returns is called.
 func (s *serving) hangups(ctx context.Context, o *replicator.Options) (stop func()) {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGHUP)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-told:
+			case <-hangup:
 			}
 			if s.again == nil {
-				o.Logger.Info("SIGHUP: there are no secrets or certificates to read anew")
+				o.Logger.Info("SIGHUP: there are no secrets or certificates to read again")
 				continue
 			}
 			s.again()
@@ -183,14 +183,14 @@ func (s *serving) hangups(ctx context.Context, o *replicator.Options) (stop func
 				_, _, err = o.GetSecrets()
 			}
 			if err != nil {
-				o.Logger.Error("SIGHUP: secrets or certificates could not be read anew; those from before hold on", "error", err)
+				o.Logger.Error("SIGHUP: cannot read secrets or certificates again; the old ones stay in use", "error", err)
 			} else {
-				o.Logger.Info("SIGHUP: secrets or certificates were read anew")
+				o.Logger.Info("SIGHUP: secrets or certificates were read again")
 			}
 		}
 	}()
 	return func() {
-		signal.Stop(told)
+		signal.Stop(hangup)
 		cancel()
 	}
 }

@@ -44,7 +44,7 @@ func issue(t *testing.T, dir string, serial int64) (flags []string) {
 	return flags
 }
 
-// serialOf is that of the certificate which a node presents to peers.
+// serialOf is that of the certificate which a replica presents to peers.
 func serialOf(t *testing.T, addr string) (serial int64) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -60,7 +60,7 @@ func serialOf(t *testing.T, addr string) (serial int64) {
 	return serial
 }
 
-func TestRenewedCertificatesAreReadWhileTheNodeRuns(t *testing.T) {
+func TestRenewedCertificatesAreReadWhileTheReplicaRuns(t *testing.T) {
 	t.Parallel()
 	files := t.TempDir()
 	flags := append(issue(t, files, 1), "--max-interval", "100ms")
@@ -84,7 +84,7 @@ func TestRenewedCertificatesAreReadWhileTheNodeRuns(t *testing.T) {
 	eventually(t, func() bool { return serialOf(t, a.peer) == 3 })
 }
 
-func TestSecretIsChangedWhileNodesRun(t *testing.T) {
+func TestSecretIsChangedWhileReplicasRun(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }
@@ -96,22 +96,22 @@ func TestSecretIsChangedWhileNodesRun(t *testing.T) {
 	must(t, "secret", file("one"))
 	must(t, "secret", file("two"))
 	one, two := read("one"), read("two")
-	write := func(node, own, old string) {
-		require.NoError(t, os.WriteFile(file(node+".old"), []byte(old), 0o600))
-		require.NoError(t, os.WriteFile(file(node+".own"), []byte(own), 0o600))
+	write := func(replica, own, old string) {
+		require.NoError(t, os.WriteFile(file(replica+".old"), []byte(old), 0o600))
+		require.NoError(t, os.WriteFile(file(replica+".own"), []byte(own), 0o600))
 	}
-	flags := func(node string, more ...string) []string {
-		return append(more, "--secret-file", file(node+".own"), "--old-secret-file", file(node+".old"), "--max-interval", "100ms")
+	flags := func(replica string, more ...string) []string {
+		return append(more, "--secret-file", file(replica+".own"), "--old-secret-file", file(replica+".old"), "--max-interval", "100ms")
 	}
 	write("a", one, "")
 	write("b", one, "")
 	a := serve(t, filepath.Join(t.TempDir(), "a"), flags("a")...)
 	b := serve(t, filepath.Join(t.TempDir(), "b"), flags("b", "--peer", a.peer)...)
 	for _, pass := range []struct{ own, old string }{{one, two}, {two, one + two}, {two, ""}} {
-		for _, node := range []string{"a", "b"} {
-			write(node, pass.own, pass.old)
+		for _, replica := range []string{"a", "b"} {
+			write(replica, pass.own, pass.old)
 			for _, n := range []*served{a, b} {
-				must(t, "put", "k", node, "--replicas", "1", "--addr", n.http)
+				must(t, "put", "k", replica, "--replicas", "1", "--addr", n.http)
 			}
 		}
 	}
@@ -122,7 +122,7 @@ func TestSecretIsChangedWhileNodesRun(t *testing.T) {
 	}, "it is refused")
 }
 
-func TestSIGHUPReadsAnewAndDoesNotEndTheNode(t *testing.T) {
+func TestSIGHUPReadsAgainAndDoesNotEndTheReplica(t *testing.T) {
 	bin, files := build(t), t.TempDir()
 	stderr, err := os.CreateTemp(files, "log")
 	require.NoError(t, err)
@@ -134,11 +134,11 @@ func TestSIGHUPReadsAnewAndDoesNotEndTheNode(t *testing.T) {
 	}
 	issue(t, files, 2)
 	require.NoError(t, c.Process.Signal(syscall.SIGHUP))
-	eventually(t, func() bool { return strings.Contains(logged(), "were read anew") })
+	eventually(t, func() bool { return strings.Contains(logged(), "were read again") })
 	require.EqualValues(t, 2, serialOf(t, peer))
 	require.NoError(t, os.Remove(filepath.Join(files, "key")))
 	require.NoError(t, c.Process.Signal(syscall.SIGHUP))
-	eventually(t, func() bool { return strings.Contains(logged(), "could not be read anew") })
+	eventually(t, func() bool { return strings.Contains(logged(), "cannot read secrets or certificates again") })
 	require.Equal(t, 204, ask(t, "PUT", "http://"+http+"/kv/k", "v").StatusCode)
 	require.NoError(t, c.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, c.Wait())

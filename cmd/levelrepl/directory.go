@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,29 +20,22 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
-// What docs/format.md says of the keys that are not the user's.
-var (
-	reservedPrefix = []byte{0xff, 0xff}
-	formatKey      = []byte("\xff\xffmformat") // a version byte, and the cluster's name
-	localKey       = []byte("\xff\xffmlocal")  // a version byte, and the ranges that are neither logged nor sent
-)
-
-// directory is how to open the directory of a stopped node.
+// directory is how to open the directory of a stopped replica.
 type directory struct {
 	local    []string // prefixes
 	resolver string
 }
 
 func (d *directory) flags(c *cobra.Command) {
-	c.Flags().StringArrayVar(&d.local, "local", nil, "key `prefix` that is neither logged nor sent, as the directory was served with; repeatable (default: as it says itself)")
-	c.Flags().StringVar(&d.resolver, "resolver", "highest-clock", "what keys in conflict show: highest-clock or last-write-wins, as the directory was served with")
+	c.Flags().StringArrayVar(&d.local, "local", nil, "key `prefix` that is neither logged nor sent, as the directory was served with; repeatable (default: as stored in it)")
+	c.Flags().StringVar(&d.resolver, "resolver", "highest-clock", "what reads of keys in conflict return: highest-clock or last-write-wins, as the directory was served with")
 	_ = c.RegisterFlagCompletionFunc("resolver", completeResolver)
 }
 
-// openPlain opens a directory to read what the keys show, whether it was ever
-// replicated or not.
+// openPlain opens a directory, replicated or not, to read the values of keys.
 func openPlain(dir string) (*local, error) {
 	s, raw, err := openRaw(dir)
 	if err != nil {
@@ -54,7 +46,7 @@ func openPlain(dir string) (*local, error) {
 
 // openRaw opens a database that leaves its directory as it is. goleveldb's own
 // read-only mode would do for reading, but fails (with "EOF") where there are two
-// journals, and every clean close of a node leaves two.
+// journals, and every clean close of a replica leaves two.
 func openRaw(dir string) (*shadow, *leveldb.DB, error) {
 	if err := checkDirectory(dir); err != nil {
 		return nil, nil, err
@@ -70,7 +62,7 @@ func openRaw(dir string) (*shadow, *leveldb.DB, error) {
 	return s, raw, nil
 }
 
-// clusterOf reads which cluster a directory belongs to, and whether it was ever
+// clusterOf returns the cluster that a directory belongs to, and whether it was ever
 // replicated.
 func clusterOf(dir string) (cluster string, replicated bool, err error) {
 	l, err := openPlain(dir)
@@ -78,20 +70,19 @@ func clusterOf(dir string) (cluster string, replicated bool, err error) {
 		return "", false, err
 	}
 	defer l.Close()
-	format, err := l.reader.Get(formatKey, nil)
+	format, err := l.reader.Get(store.MetaFormat, nil)
 	switch {
 	case errors.Is(err, leveldb.ErrNotFound):
 		return "", false, nil
 	case err != nil:
 		return "", false, fmt.Errorf("read %s: %w", dir, err)
 	case len(format) == 0:
-		return "", false, fmt.Errorf("%s: its format record is damaged", dir)
+		return "", false, fmt.Errorf("%s: its format record is corrupted", dir)
 	}
 	return string(format[1:]), true, nil
 }
 
-// openShadow opens a directory to look at all of it, log included, and leaves it
-// as it is.
+// openShadow opens a directory to read all of it, log included, and leaves it as it is.
 func (a *app) openShadow(dir string, d *directory) (*local, error) {
 	cluster, err := needReplicated(dir)
 	if err != nil {
@@ -101,9 +92,9 @@ func (a *app) openShadow(dir string, d *directory) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What keys in conflict show is decided again when a node is opened, by a resolver
-	// that may not be the one of the program that served it. What stands there counts.
-	standing, err := raw.GetSnapshot()
+	// Opening a replica resolves its conflicts again, perhaps with another resolver than
+	// that of the program that served it. Reads return what is stored.
+	stored, err := raw.GetSnapshot()
 	if err != nil {
 		return nil, errors.Join(err, raw.Close(), s.Close())
 	}
@@ -111,10 +102,10 @@ func (a *app) openShadow(dir string, d *directory) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.reader = standing
+	l.reader = stored
 	end := l.close
 	l.close = func() error {
-		standing.Release()
+		stored.Release()
 		return end()
 	}
 	return l, nil
@@ -138,7 +129,7 @@ func (a *app) openCluster(dir, cluster string, d *directory) (*local, error) {
 	return a.replicate(dir, raw, nil, cluster, d)
 }
 
-// replicate opens a node that no peer can reach and that reaches none.
+// replicate opens a replica that no peer can reach and that reaches none.
 func (a *app) replicate(dir string, raw *leveldb.DB, s storage.Storage, cluster string, d *directory) (*local, error) {
 	free := func() error {
 		if s != nil {
@@ -169,30 +160,19 @@ func (a *app) replicate(dir string, raw *leveldb.DB, s storage.Storage, cluster 
 	}}, nil
 }
 
-// localOf reads which ranges of a directory are local. One that was never replicated, or
-// only by a release that did not keep them, says none.
+// localOf returns the local ranges that a directory records. One that was never replicated,
+// or only by a release that did not record them, has none.
 func localOf(raw *leveldb.DB) ([]*util.Range, error) {
-	rec, err := raw.Get(localKey, nil)
+	rec, err := raw.Get(store.MetaLocal, nil)
 	if errors.Is(err, leveldb.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var bounds [][]byte
-	for rest := rec[min(1, len(rec)):]; len(rest) > 0; {
-		n, head := binary.Uvarint(rest)
-		if head <= 0 || n > uint64(len(rest)-head) {
-			return nil, errors.New("the record of its local ranges is damaged")
-		}
-		rest = rest[head:]
-		bounds, rest = append(bounds, rest[:n:n]), rest[n:]
-	}
-	var ranges []*util.Range
-	for pair := range slices.Chunk(bounds, 2) {
-		if len(pair) == 2 { // else the replicator says what is wrong
-			ranges = append(ranges, &util.Range{Start: pair[0], Limit: pair[1]})
-		}
+	ranges, err := store.DecodeRanges(rec)
+	if err != nil {
+		return nil, fmt.Errorf("record of the local ranges: %w", err)
 	}
 	return ranges, nil
 }
@@ -220,7 +200,7 @@ func (a *app) setLocal(o *replicator.Options, prefixes []string) error {
 }
 
 // openEither opens a directory, by the given function, or an address.
-func (a *app) openEither(arg string, d *directory, open func(dir string, d *directory) (*local, error)) (node, error) {
+func (a *app) openEither(arg string, d *directory, open func(dir string, d *directory) (*local, error)) (replica, error) {
 	if !isDirectory(arg) {
 		return newRemote(arg)
 	}
@@ -239,14 +219,13 @@ func (a *app) openAny(dir string, d *directory) (*local, error) {
 	return openPlain(dir)
 }
 
-// isDirectory tells whether an argument names a directory rather than an address.
+// isDirectory reports whether an argument names a directory rather than an address.
 func isDirectory(arg string) bool {
 	info, err := os.Stat(arg)
 	return err == nil && info.IsDir() || !strings.Contains(arg, ":")
 }
 
-// checkDirectory tells what is wrong with a path before goleveldb puts a lock file
-// there.
+// checkDirectory returns what is wrong with a path, before goleveldb puts a lock file there.
 func checkDirectory(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -265,9 +244,8 @@ func checkDirectory(dir string) error {
 	return nil
 }
 
-// makeDirectory makes a directory that is not there yet, for its owner only: goleveldb
-// would let everybody read what is in it. The modes of one that is there are its
-// owner's business.
+// makeDirectory makes a directory if there is none, for its owner only: one that goleveldb
+// makes is readable by everybody. It leaves the mode of an existing one alone.
 func makeDirectory(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return explainOpen(dir, err)
@@ -278,7 +256,8 @@ func makeDirectory(dir string) error {
 	return nil
 }
 
-// opened is open, with goleveldb's panics as errors: some damage it takes for impossible.
+// opened calls open and returns goleveldb's panics as errors: it panics over some
+// corruption.
 func opened(open func() (*leveldb.DB, error)) (db *leveldb.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -288,7 +267,7 @@ func opened(open func() (*leveldb.DB, error)) (db *leveldb.DB, err error) {
 	return open()
 }
 
-// explainOpen says what to do about a directory that cannot be opened.
+// explainOpen adds what to do about a directory that cannot be opened.
 func explainOpen(dir string, err error) error {
 	hint := ""
 	switch {
@@ -310,7 +289,7 @@ type deaf struct {
 
 func newDeaf() *deaf { return &deaf{closed: make(chan struct{})} }
 
-// Accept waits for the end.
+// Accept waits for Close.
 func (d *deaf) Accept() (net.Conn, error) {
 	<-d.closed
 	return nil, net.ErrClosed
@@ -322,5 +301,5 @@ func (d *deaf) Close() error {
 	return nil
 }
 
-// Addr is one that nobody can dial.
+// Addr returns an address that nobody can dial.
 func (d *deaf) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }

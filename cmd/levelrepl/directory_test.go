@@ -52,7 +52,7 @@ func TestLocalKeysAreNeitherLoggedNorMissed(t *testing.T) {
 }
 
 func TestVerifyNamesWhatDoesNotFit(t *testing.T) {
-	dir := nodeDir(t, "a", "1", "b", "2")
+	dir := replicaDir(t, "a", "1", "b", "2")
 	require.Regexp(t, `: 2 keys, 2 versions, digest [0-9a-f]{32}\n$`, must(t, "verify", dir))
 	writePast(t, dir, "a", "changed past the log", "c\x00", "3")
 	out := mustFail(t, exitFound, "2 faults in "+dir, "verify", dir)
@@ -66,7 +66,7 @@ func TestVerifyNamesWhatDoesNotFit(t *testing.T) {
 	require.True(t, r.OK())
 }
 
-func TestVerifyFindsADamagedTable(t *testing.T) {
+func TestVerifyFindsACorruptedTable(t *testing.T) {
 	dir := plainDir(t)
 	db, err := leveldb.OpenFile(dir, nil)
 	require.NoError(t, err)
@@ -92,9 +92,9 @@ func TestVerifyFindsADamagedTable(t *testing.T) {
 }
 
 // goleveldb panics when it finds such a journal (goleveldb 454).
-func TestDamageThatGoleveldbPanicsOverIsAnError(t *testing.T) {
+func TestCorruptionThatGoleveldbPanicsOverIsAnError(t *testing.T) {
 	for _, command := range [][]string{{"verify"}, {"get", "k", "--dir"}, {"put", "k", "v", "--dir"}, {"serve", "--listen", "127.0.0.1:0", "--http", ""}} {
-		dir := nodeDir(t, "k", "v")
+		dir := replicaDir(t, "k", "v")
 		journals, err := filepath.Glob(filepath.Join(dir, "*.log"))
 		require.NoError(t, err)
 		require.Len(t, journals, 1)
@@ -128,7 +128,7 @@ func TestCompareNamesTheKeysThatDiffer(t *testing.T) {
 	require.Equal(t, difference{octets("c"), "other value"}, c.Differences[1])
 }
 
-func TestCompareOfReplicatedNodesGoesByVersions(t *testing.T) {
+func TestCompareOfReplicasGoesByVersions(t *testing.T) {
 	a := serve(t, filepath.Join(t.TempDir(), "a"))
 	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer)
 	for _, k := range odd {
@@ -145,21 +145,21 @@ func TestCompareOfReplicatedNodesGoesByVersions(t *testing.T) {
 	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", a.http, b.dir), "k\tother versions\n")
 
 	writePast(t, b.dir, "a", "damaged", "k", "v")
-	require.Contains(t, mustFail(t, exitFound, "differ in 2 keys", "compare", b.dir, a.http), "a\tdamaged in a\n")
+	require.Contains(t, mustFail(t, exitFound, "differ in 2 keys", "compare", b.dir, a.http), "a\tcorrupted in a\n")
 }
 
-func TestDamageThatTheDigestDoesNotSeeIsSeenInFull(t *testing.T) {
-	dir := nodeDir(t, "a", "1")
+func TestCorruptionThatTheDigestMissesIsFoundInFull(t *testing.T) {
+	dir := replicaDir(t, "a", "1")
 	n := serve(t, filepath.Join(t.TempDir(), "n"))
 	m := serve(t, dir, "--peer", n.peer)
 	agree(t, n, m)
 	require.Equal(t, exitOK, m.stop())
 	writePast(t, dir, "a", "damaged")
 	must(t, "compare", n.http, dir)
-	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", "--full", n.http, dir), "a\tdamaged in b\n")
+	require.Contains(t, mustFail(t, exitFound, "differ in 1 key", "compare", "--full", n.http, dir), "a\tcorrupted in b\n")
 }
 
-func TestRepairMendsFromPeersOrWithWhatIsHere(t *testing.T) {
+func TestRepairUsesPeersOrWhatIsHere(t *testing.T) {
 	a := serve(t, filepath.Join(t.TempDir(), "a"))
 	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer)
 	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
@@ -167,13 +167,13 @@ func TestRepairMendsFromPeersOrWithWhatIsHere(t *testing.T) {
 	agree(t, a, b)
 	require.Equal(t, exitOK, b.stop())
 	writePast(t, b.dir, "k", "damaged")
-	mustFail(t, exitFailed, "levelrepl repair mends it", "resolve", "--dir", b.dir, "k", "--take", "1")
+	mustFail(t, exitFailed, "levelrepl repair repairs it", "resolve", "--dir", b.dir, "k", "--take", "1")
 
 	out := mustFail(t, exitFound, "1 fault in", "repair", b.dir)
-	require.Contains(t, out, "0 faults mended\nk: its value is not the one", "no peer can be asked")
+	require.Contains(t, out, "0 faults repaired\nk: its value is not the one", "no peer can be asked")
 	b = serve(t, b.dir, "--peer", a.peer)
 	mustFail(t, exitFound, "1 fault in "+b.http, "verify", b.http)
-	require.Contains(t, must(t, "repair", b.http), "1 fault mended\n"+b.http+": 2 keys, 2 versions")
+	require.Contains(t, must(t, "repair", b.http), "1 fault repaired\n"+b.http+": 2 keys, 2 versions")
 	require.Equal(t, "v", must(t, "get", "--addr", b.http, "k"))
 	must(t, "verify", b.http)
 	var r replicator.Report
@@ -239,7 +239,7 @@ func TestServeMakesADirectoryForItsOwnerOnly(t *testing.T) {
 }
 
 func TestDirectoryWithoutItsLockIsReadAndLeftSo(t *testing.T) {
-	dir := nodeDir(t, "k", "v")
+	dir := replicaDir(t, "k", "v")
 	require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")))
 	t.Setenv("TMPDIR", t.TempDir())
 	before := imprint(t, dir)

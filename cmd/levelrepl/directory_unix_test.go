@@ -13,7 +13,7 @@ import (
 )
 
 func TestDirectoryWithoutPermissionIsCalledThat(t *testing.T) {
-	dir := nodeDir(t, "k", "v")
+	dir := replicaDir(t, "k", "v")
 	require.NoError(t, os.Chmod(dir, 0))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })
 	bin := build(t)

@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// encoding is how keys and values, which may be any bytes, are given on the
-// command line and shown. Whatever one of them shows, the same one takes.
+// encoding is the form of keys and values, which may be any bytes, on the command line and
+// in output. Each parses what it shows.
 type encoding int
 
 const (
@@ -42,7 +42,7 @@ func (e *encoding) Set(s string) error {
 	return fmt.Errorf("want one of %s", strings.Join(encodingNames, ", "))
 }
 
-// show gives bytes as text.
+// show returns bytes as text.
 func (e encoding) show(b []byte) string {
 	switch s := string(b); {
 	case e == base64Enc:
@@ -54,8 +54,8 @@ func (e encoding) show(b []byte) string {
 	}
 }
 
-// plain tells whether a text can be shown as it is: it would look like nothing else,
-// and does nothing to a terminal or to a line of output.
+// plain reports whether a text can be shown as it is: it is unambiguous, and harmless to a
+// terminal and to a line of output.
 func plain(s string) bool {
 	if s == "" || !utf8.ValidString(s) || s[0] == '"' || s[0] == ' ' || s[len(s)-1] == ' ' {
 		return false
@@ -63,7 +63,7 @@ func plain(s string) bool {
 	return !strings.ContainsFunc(s, unprintable)
 }
 
-// parse reads what show gave.
+// parse reads what show returns.
 func (e encoding) parse(s string) ([]byte, error) {
 	switch {
 	case e == base64Enc:
@@ -86,9 +86,8 @@ func (e encoding) parse(s string) ([]byte, error) {
 	return []byte(text), nil
 }
 
-// safe is a text that somebody else chose, a peer, its node, another program, as it may be
-// shown: on one line, and with whatever would steer a terminal or turn text around escaped
-// as in Go.
+// safe returns a text that a peer or another program chose in a form that is safe to print:
+// on one line, with whatever would control a terminal or reverse text escaped as in Go.
 func safe(text string) string {
 	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
 		return text
@@ -106,8 +105,7 @@ func safe(text string) string {
 	return b.String()
 }
 
-// safeTexts makes every text safe that there is in what v points to, so that nobody who
-// prints one has to think of it.
+// safeTexts makes all texts in what v points to safe to print.
 func safeTexts(v any) { walkTexts(reflect.ValueOf(v).Elem()) }
 
 func walkTexts(v reflect.Value) {
@@ -131,8 +129,8 @@ func walkTexts(v reflect.Value) {
 
 func unprintable(r rune) bool { return !strconv.IsPrint(r) }
 
-// safeJSON is the same JSON without a character that a terminal would not print: JSON
-// itself escapes but the first 32. Beyond ASCII they stand in strings only.
+// safeJSON returns the same JSON with all unprintable characters escaped: JSON itself
+// escapes only the first 32. Those beyond ASCII occur in strings only.
 func safeJSON(b []byte) []byte {
 	if !bytes.ContainsFunc(b, unprintableInJSON) {
 		return b
@@ -156,7 +154,7 @@ func safeJSON(b []byte) []byte {
 
 func unprintableInJSON(r rune) bool { return unprintable(r) && r != '\n' && r != '\t' && r != '\r' }
 
-// safeJSONWriter passes JSON on as safeJSON has it, in pieces that end with a character.
+// safeJSONWriter writes JSON through safeJSON. Each write must end with a whole character.
 type safeJSONWriter struct{ io.Writer }
 
 func (w safeJSONWriter) Write(b []byte) (int, error) {

@@ -20,29 +20,29 @@ import (
 	"github.com/level-replicator/replicator/statuspage"
 )
 
-// tokenHeader carries a replicator.Token: with the answer to a write, and with a
-// read elsewhere that must not come too early.
+// tokenHeader carries a replicator.Token: in the answer to a write, and in a read elsewhere
+// that must see the write.
 const tokenHeader = "Replicator-Token"
 
-// waitLimit bounds how long a request waits for other servers.
+// waitLimit bounds how long a request waits for other replicas.
 const waitLimit = 10 * time.Second
 
-// web is the HTTP interface of a served node.
+// web is the HTTP interface of a served replica.
 type web struct {
-	node     *local
+	replica  *local
 	maxValue int64
 	memory   *memory
 	checking chan struct{} // capacity 1: of the one verification or repair
 }
 
-// newHandler gives the HTTP interface:
+// newHandler returns the HTTP interface:
 //
 //	GET, HEAD, PUT, DELETE /kv/KEY     a value; the key percent-encoded, any bytes
 //	GET  /kv?from=&to=&prefix=&limit=  a page of keys; values=0 without values,
 //	                                   versions=1 and sums=1 with these
 //	GET  /versions/KEY                 all versions of a key
 //	GET  /conflicts?from=&limit=       a page of the keys in conflict
-//	POST /take/KEY?version=ORIGIN/SEQ  settles a conflict
+//	POST /take/KEY?version=ORIGIN/SEQ  resolves a conflict
 //	GET  /status                       replicator.Status
 //	GET  /verify, POST /repair         replicator.Report
 //	GET  /                             the status page, for people
@@ -73,9 +73,9 @@ func newHandler(n *local, maxValue int64, m *memory) http.Handler {
 	return paced(sameOrigin(complete(routes)))
 }
 
-// sameOrigin refuses what a page of another origin has a browser do. It may lead
-// people to the status page, and nothing else: a request need not be answered where the
-// page can read it to cost something here.
+// sameOrigin refuses requests that a page of another origin has a browser make, except to
+// navigate to the status page: a request costs something here even if the page cannot read
+// the answer.
 func sameOrigin(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		head := r.Header
@@ -91,15 +91,15 @@ func sameOrigin(h http.Handler) http.Handler {
 			foreign = !visit
 		}
 		if foreign {
-			fail(w, &httpError{http.StatusForbidden, "a web page of another origin may not use this node"})
+			fail(w, &httpError{http.StatusForbidden, "a web page of another origin may not use this replica"})
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// complete refuses writes that say more than is understood here: done without it, they
-// would be something else than what was asked for.
+// complete refuses writes with headers that are not supported: without them, they would not
+// do what the client wants.
 func complete(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut || r.Method == http.MethodDelete || r.Method == http.MethodPost {
@@ -130,7 +130,7 @@ func understood(r *http.Request) error {
 	return nil
 }
 
-// alone has one verification or repair at a time: each reads the whole store.
+// alone allows one verification or repair at a time: each reads the whole store.
 func (w *web) alone(f func(context.Context) (replicator.Report, error)) func(r *http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		select {
@@ -143,7 +143,7 @@ func (w *web) alone(f func(context.Context) (replicator.Report, error)) func(r *
 	}
 }
 
-// listing answers with what may be large.
+// listing answers with a value that may be large.
 func (w *web) listing(f func(r *http.Request) (v any, size int, err error)) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		var v any
@@ -160,8 +160,8 @@ func (w *web) listing(f func(r *http.Request) (v any, size int, err error)) http
 	})
 }
 
-// onlyLoopback refuses what a browser was led to by a foreign name: without it, any
-// web page could have its own name resolve to loopback and read the database.
+// onlyLoopback refuses requests for names that are not loopback: otherwise any web page could
+// have its own name resolve to loopback and read the database.
 func onlyLoopback(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
@@ -173,7 +173,7 @@ func onlyLoopback(h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		fail(w, &httpError{http.StatusMisdirectedRequest, "this node answers to loopback addresses only"})
+		fail(w, &httpError{http.StatusMisdirectedRequest, "this replica answers to loopback addresses only"})
 	})
 }
 
@@ -185,7 +185,7 @@ type httpError struct {
 
 func (e *httpError) Error() string { return e.text }
 
-// answer makes JSON of what a function returns.
+// answer returns a handler that writes what a function returns as JSON.
 func answer(f func(r *http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v, err := f(r)
@@ -203,7 +203,7 @@ func fail(w http.ResponseWriter, err error) {
 	status := statusOf(err)
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusRequestEntityTooLarge {
-		w.Header().Set("Connection", "close") // what else there is of it is not waited for
+		w.Header().Set("Connection", "close") // the rest of it is not waited for
 	}
 	if status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
@@ -255,7 +255,7 @@ func withKey(escaped string, h keyHandler) http.Handler {
 	})
 }
 
-// key answers for one key.
+// key answers requests for one key.
 func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -264,7 +264,7 @@ func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 		}
 		var value []byte
 		free, err := w.memory.load(r, func() (n int, err error) {
-			value, err = w.node.get(r.Context(), key)
+			value, err = w.replica.get(r.Context(), key)
 			return len(value), err
 		}, func() { value = nil })
 		if err != nil {
@@ -303,19 +303,19 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
 	defer cancel()
 	if r.Method == http.MethodDelete {
-		err = w.node.del(ctx, key, replicas)
+		err = w.replica.del(ctx, key, replicas)
 	} else {
-		err = w.node.put(ctx, key, value, replicas)
+		err = w.replica.put(ctx, key, value, replicas)
 	}
 	if err != nil {
 		return err
 	}
-	rw.Header().Set(tokenHeader, w.node.db.WriteToken().String())
+	rw.Header().Set(tokenHeader, w.replica.db.WriteToken().String())
 	rw.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// await waits for what the request's token stands for.
+// await waits for the write that the request's token names.
 func (w *web) await(r *http.Request) error {
 	text := r.Header.Get(tokenHeader)
 	if text == "" {
@@ -327,10 +327,10 @@ func (w *web) await(r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
 	defer cancel()
-	return w.node.db.WaitFor(ctx, token)
+	return w.replica.db.WaitFor(ctx, token)
 }
 
-func (w *web) status(r *http.Request) (any, error) { return w.node.status(r.Context()) }
+func (w *web) status(r *http.Request) (any, error) { return w.replica.status(r.Context()) }
 
 func (w *web) list(r *http.Request) (any, int, error) {
 	if err := w.await(r); err != nil {
@@ -353,7 +353,7 @@ func (w *web) list(r *http.Request) (any, int, error) {
 		return nil, 0, err
 	}
 	s.limit = min(s.limit, pageEntries)
-	p, err := w.node.scan(r.Context(), s)
+	p, err := w.replica.scan(r.Context(), s)
 	return p, p.size(), err
 }
 
@@ -362,11 +362,11 @@ func (w *web) conflicts(r *http.Request) (any, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	p, err := w.node.conflicts(r.Context(), []byte(r.URL.Query().Get("from")), min(limit, pageEntries))
+	p, err := w.replica.conflicts(r.Context(), []byte(r.URL.Query().Get("from")), min(limit, pageEntries))
 	return p, p.size(), err
 }
 
-// size is how much memory a page takes, about.
+// size returns about how much memory a page takes.
 func (p *page) size() (n int) {
 	for i := range p.Entries {
 		e := &p.Entries[i]
@@ -388,7 +388,7 @@ func (w *web) versions(rw http.ResponseWriter, r *http.Request, key []byte) erro
 		return &httpError{http.StatusMethodNotAllowed, r.Method + " is not for versions"}
 	}
 	w.listing(func(r *http.Request) (any, int, error) {
-		vs, err := w.node.versions(r.Context(), key)
+		vs, err := w.replica.versions(r.Context(), key)
 		return vs, sizeOf(vs), err
 	}).ServeHTTP(rw, r)
 	return nil
@@ -397,16 +397,16 @@ func (w *web) versions(rw http.ResponseWriter, r *http.Request, key []byte) erro
 func (w *web) take(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	if r.Method != http.MethodPost {
 		rw.Header().Set("Allow", "POST")
-		return &httpError{http.StatusMethodNotAllowed, r.Method + " does not settle a conflict"}
+		return &httpError{http.StatusMethodNotAllowed, r.Method + " does not resolve a conflict"}
 	}
-	if err := w.node.take(r.Context(), key, r.URL.Query().Get("version")); err != nil {
+	if err := w.replica.take(r.Context(), key, r.URL.Query().Get("version")); err != nil {
 		return err
 	}
 	rw.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// number reads a number of a query, from 1 up if there is one.
+// number returns a number of at least 1 from a query, or otherwise if it has none.
 func number(q url.Values, name string, otherwise int) (int, error) {
 	if !q.Has(name) {
 		return otherwise, nil

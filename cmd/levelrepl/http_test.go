@@ -35,7 +35,7 @@ func ask(t *testing.T, method, address, body string, headers ...string) *http.Re
 	return resp
 }
 
-// tryAsk is ask for a node that may refuse.
+// tryAsk is ask for a replica that may refuse.
 func tryAsk(method, address, body string) (status int, err error) {
 	req, err := http.NewRequest(method, address, strings.NewReader(body))
 	if err != nil {
@@ -84,7 +84,7 @@ func TestHTTPSaysWhatIsWrong(t *testing.T) {
 		{"GET", "/kv/none", "", 404, "not found"},
 		{"POST", "/kv/k", "", 405, "POST is not for keys"},
 		{"PUT", "/versions/k", "", 405, "not for versions"},
-		{"GET", "/take/k", "", 405, "does not settle"},
+		{"GET", "/take/k", "", 405, "does not resolve"},
 		{"POST", "/take/k?version=x", "", 409, "not in conflict"},
 		{"PUT", "/kv/%ff%ffk", "v", 400, "reserved"},
 		{"GET", "/kv/%ff%ffk", "", 400, "reserved"},
@@ -102,7 +102,7 @@ func TestHTTPSaysWhatIsWrong(t *testing.T) {
 	require.Equal(t, 404, ask(t, "GET", base+"/nothing", "").StatusCode)
 }
 
-func TestWebPagesCannotUseANodeOnLoopback(t *testing.T) {
+func TestWebPagesCannotUseAReplicaOnLoopback(t *testing.T) {
 	base := "http://" + serve(t, filepath.Join(t.TempDir(), "a")).http
 	require.Equal(t, http.StatusForbidden, ask(t, "PUT", base+"/kv/k", "v", "Origin", "http://evil.example", "Sec-Fetch-Site", "cross-site").StatusCode)
 	require.Equal(t, http.StatusMisdirectedRequest, ask(t, "GET", base+"/kv/k", "", "Host", "evil.example:9080").StatusCode)

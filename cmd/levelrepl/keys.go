@@ -14,23 +14,23 @@ import (
 	"golang.org/x/term"
 )
 
-// target says which node a command works on.
+// target says which replica a command works on.
 type target struct {
 	addr, dir string
 	directory
 }
 
 func (t *target) flags(c *cobra.Command) {
-	c.Flags().StringVar(&t.addr, "addr", "", "HTTP `address` of a served node (default $"+addrEnv+", else "+defaultAddr+")")
-	c.Flags().StringVar(&t.dir, "dir", "", "`directory` of a stopped node, instead")
+	c.Flags().StringVar(&t.addr, "addr", "", "HTTP `address` of a served replica (default $"+addrEnv+", else "+defaultAddr+")")
+	c.Flags().StringVar(&t.dir, "dir", "", "`directory` of a stopped replica, instead")
 	t.directory.flags(c)
 	c.MarkFlagsMutuallyExclusive("addr", "dir")
 	_ = c.MarkFlagDirname("dir")
 }
 
-// open opens the node: a directory by the given function, which may need to see more
+// open opens the replica: a directory by the given function, which may need to see more
 // of it or less.
-func (t *target) open(directory func(dir string, d *directory) (*local, error)) (node, error) {
+func (t *target) open(directory func(dir string, d *directory) (*local, error)) (replica, error) {
 	if t.dir == "" {
 		return newRemote(t.addr)
 	}
@@ -39,8 +39,8 @@ func (t *target) open(directory func(dir string, d *directory) (*local, error)) 
 
 func plainly(dir string, _ *directory) (*local, error) { return openPlain(dir) }
 
-// with opens a node, has f work on it, and closes it.
-func with(n node, err error, f func(n node) error) error {
+// with opens a replica, has f work on it, and closes it.
+func with(n replica, err error, f func(n replica) error) error {
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ The exit code is 1 if there is no such key.`,
 			return err
 		}
 		n, err := t.open(plainly)
-		return with(n, err, func(n node) error {
+		return with(n, err, func(n replica) error {
 			value, err := n.get(c.Context(), key)
 			switch {
 			case errors.Is(err, leveldb.ErrNotFound):
@@ -119,7 +119,7 @@ func newPut(a *app) *cobra.Command {
 		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte
 for byte; a standard input with nothing in it is taken for a value only with --file -.
 A KEY or VALUE that begins with - stands behind --. In a stopped directory (--dir) the write is logged, so that peers get it
-when the node is back.`,
+when the replica is back.`,
 		Example: `  levelrepl put greeting hello
   levelrepl put '"\x00\xff"' --file picture.png --replicas 1
   levelrepl put -- temperature -5`,
@@ -137,7 +137,7 @@ when the node is back.`,
 		if err != nil {
 			return err
 		}
-		return a.write(c.Context(), &t, replicas, func(n node) error { return n.put(c.Context(), key, value, replicas) })
+		return a.write(c.Context(), &t, replicas, func(n replica) error { return n.put(c.Context(), key, value, replicas) })
 	}
 	return c
 }
@@ -187,9 +187,9 @@ func unlessInterrupted(ctx context.Context, f func() ([]byte, error)) ([]byte, e
 	}
 }
 
-func (a *app) write(ctx context.Context, t *target, replicas int, f func(n node) error) error {
+func (a *app) write(ctx context.Context, t *target, replicas int, f func(n replica) error) error {
 	if t.dir != "" && replicas > 0 {
-		return &usageError{errors.New("--replicas with --dir: a stopped node has no peers"), "leave it out, or write to a served node"}
+		return &usageError{errors.New("--replicas with --dir: a stopped replica has no peers"), "leave it out, or write to a served replica"}
 	}
 	if replicas < 0 {
 		return &usageError{fmt.Errorf("--replicas %d", replicas), "want a number of peers"}
@@ -214,7 +214,7 @@ func newDel(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.write(c.Context(), &t, replicas, func(n node) error { return n.del(c.Context(), key, replicas) })
+		return a.write(c.Context(), &t, replicas, func(n replica) error { return n.del(c.Context(), key, replicas) })
 	}
 	return c
 }
@@ -245,7 +245,7 @@ written meanwhile may be in it or not.`,
 		}
 		s.values = !keys
 		n, err := t.open(plainly)
-		return with(n, err, func(n node) error { return a.scan(c.Context(), n, s, limit) })
+		return with(n, err, func(n replica) error { return a.scan(c.Context(), n, s, limit) })
 	}
 	return c
 }
@@ -280,7 +280,7 @@ func (a *app) span(prefix []string, from, to string, bounded bool) (s span, err 
 	return s, nil
 }
 
-func (a *app) scan(ctx context.Context, n node, s span, limit int) error {
+func (a *app) scan(ctx context.Context, n replica, s span, limit int) error {
 	if limit > 0 {
 		s.limit = min(s.limit, limit)
 	}

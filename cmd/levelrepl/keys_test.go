@@ -13,11 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// both runs a test on a served node and on the directory of a stopped one; at gives
+// both runs a test on a served replica and on the directory of a stopped one; at gives
 // the flag that names it.
 func both(t *testing.T, f func(t *testing.T, at string)) {
 	t.Run("served", func(t *testing.T) { f(t, "--addr="+serve(t, filepath.Join(t.TempDir(), "a")).http) })
-	t.Run("stopped", func(t *testing.T) { f(t, "--dir="+nodeDir(t)) })
+	t.Run("stopped", func(t *testing.T) { f(t, "--dir="+replicaDir(t)) })
 }
 
 func TestWhatIsPutIsGotScannedAndDeleted(t *testing.T) {
@@ -112,7 +112,7 @@ func TestLongListingsComeInPages(t *testing.T) {
 }
 
 func TestReadingLeavesAStoppedDirectoryAsItIs(t *testing.T) {
-	dir, other := nodeDir(t, "k", "v", "l", "w"), nodeDir(t, "k", "v")
+	dir, other := replicaDir(t, "k", "v", "l", "w"), replicaDir(t, "k", "v")
 	must(t, "put", "--dir", dir, "k", "v2")
 	must(t, "del", "--dir", dir, "l")
 	before := imprint(t, dir)
@@ -125,7 +125,7 @@ func TestReadingLeavesAStoppedDirectoryAsItIs(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrittenToAStoppedNodeReachesItsPeers(t *testing.T) {
+func TestWhatIsWrittenToAStoppedReplicaReachesItsPeers(t *testing.T) {
 	a := serve(t, filepath.Join(t.TempDir(), "a"))
 	b := serve(t, filepath.Join(t.TempDir(), "b"), "--peer", a.peer)
 	must(t, "put", "--addr", a.http, "k", "v")
@@ -185,7 +185,7 @@ func TestWhatBeginsWithADashStandsBehindTwo(t *testing.T) {
 }
 
 func TestWaitingForAValueCanBeInterrupted(t *testing.T) {
-	dir := nodeDir(t, "k", "v")
+	dir := replicaDir(t, "k", "v")
 	ctx, cancel := context.WithCancel(context.Background())
 	in, write := io.Pipe()
 	var errOut bytes.Buffer

@@ -22,14 +22,14 @@ type logView struct {
 	Entries []logEntry   `json:"entries,omitempty"` // the latest, oldest first
 }
 
-// originView is the log of one origin, over all nodes that were asked.
+// originView is the log of one origin, over all replicas that were asked.
 type originView struct {
 	Origin  replicator.Origin `json:"origin"`
-	Of      string            `json:"of,omitempty"`      // the node whose opening it is, if that was asked
-	Seq     uint64            `json:"seq"`               // the last write that anybody knows
-	Durable uint64            `json:"durable"`           // of those, on disk at all who were asked
+	Of      string            `json:"of,omitempty"`      // the replica whose incarnation it is, if that was asked
+	Seq     uint64            `json:"seq"`               // the last write that any of them knows
+	Durable uint64            `json:"durable"`           // of those, on disk at all of them
 	Entries *int64            `json:"entries,omitempty"` // live versions, if they were counted
-	Behind  map[string]uint64 `json:"behind"`            // node or peer: writes it lacks
+	Behind  map[string]uint64 `json:"behind"`            // replica or peer: writes it lacks
 }
 
 type logEntry struct {
@@ -42,17 +42,17 @@ func newLog(a *app) *cobra.Command {
 	var entries int
 	c := &cobra.Command{
 		Use:   "log [ADDR...]",
-		Short: "Show the logs: origins, how far they are known, who is behind",
-		Long: `Show the log of every origin (one opening of one database): its last write, up to
-where all have it on disk, and who lacks how much of it. Of the peers of a single node
-only the sum over all logs is known; name several addresses to see each.
+		Short: "Show the logs: origins, how far they are known, which replicas lag",
+		Long: `Show the log of every origin (one incarnation of one database): its last write, how
+much of it all replicas have on disk, and how much each replica lacks. Of the peers of a
+single replica only the sum over all logs is known; name several addresses to see each.
 
---entries lists the latest live entries of the first node too, and counts them. It
-reads all keys for that; deleted keys are not among them.`,
+--entries also lists the latest live entries of the first replica and counts them, for
+which it reads all keys; deleted keys are not among them.`,
 	}
 	t.flags(c)
 	a.jsonFlag(c)
-	c.Flags().IntVarP(&entries, "entries", "n", 0, "list the latest so `many` live entries, and count all")
+	c.Flags().IntVarP(&entries, "entries", "n", 0, "list the latest `N` live entries, and count all")
 	c.RunE = func(c *cobra.Command, addrs []string) error {
 		if t.dir != "" && len(addrs) > 0 {
 			return &usageError{errors.New("addresses and --dir"), "give one of the two"}
@@ -61,18 +61,18 @@ reads all keys for that; deleted keys are not among them.`,
 			addrs = append(addrs, t.addr)
 		}
 		if t.dir == "" {
-			nodes, err := remotes(addrs)
+			replicas, err := remotes(addrs)
 			if err != nil {
 				return err
 			}
-			all := askAll(c.Context(), nodes)
+			all := askAll(c.Context(), replicas)
 			if err := verdict(all, nil); err != nil {
 				return err
 			}
-			return a.log(c.Context(), nodes[0], all, entries)
+			return a.log(c.Context(), replicas[0], all, entries)
 		}
 		l, err := a.openShadow(t.dir, &t.directory)
-		return with(l, err, func(n node) error {
+		return with(l, err, func(n replica) error {
 			s, err := n.status(c.Context())
 			if err != nil {
 				return err
@@ -83,7 +83,7 @@ reads all keys for that; deleted keys are not among them.`,
 	return c
 }
 
-func (a *app) log(ctx context.Context, first node, all []seen, entries int) error {
+func (a *app) log(ctx context.Context, first replica, all []seen, entries int) error {
 	v := logView{Origins: origins(all)}
 	if entries > 0 {
 		counts, latest, err := a.latest(ctx, first, entries)
@@ -102,7 +102,7 @@ func (a *app) log(ctx context.Context, first node, all []seen, entries int) erro
 	return a.printLog(&v, all)
 }
 
-// origins puts together what all nodes know of all origins.
+// origins combines what all replicas know of all origins.
 func origins(all []seen) []originView {
 	byOrigin, names := map[replicator.Origin]*originView{}, names(all)
 	for n, s := range all {
@@ -140,7 +140,7 @@ func origins(all []seen) []originView {
 }
 
 // latest counts the live entries of each origin and finds the last that were written.
-func (a *app) latest(ctx context.Context, n node, limit int) (map[replicator.Origin]int64, []logEntry, error) {
+func (a *app) latest(ctx context.Context, n replica, limit int) (map[replicator.Origin]int64, []logEntry, error) {
 	bar := a.newBar()
 	defer bar.end()
 	counts, done := map[replicator.Origin]int64{}, int64(0)

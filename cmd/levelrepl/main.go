@@ -1,12 +1,12 @@
-// Command levelrepl serves, inspects and mends goleveldb databases that
-// replicate with github.com/level-replicator/replicator.
+// Command levelrepl serves, inspects and repairs goleveldb databases that replicate with
+// github.com/level-replicator/replicator.
 //
 //	levelrepl serve data --peer other.example:9000 --secret-file secret
 //	levelrepl put greeting hello
 //	levelrepl status
 //	levelrepl compare data1 data2
 //
-// README.md beside this file goes through all commands.
+// README.md beside this file shows all commands at work.
 package main
 
 import (
@@ -33,10 +33,10 @@ func main() {
 	os.Exit(code)
 }
 
-// Exit codes. A script can tell "no" from "I could not find out".
+// Exit codes. Scripts can distinguish "no" from "could not find out".
 const (
 	exitOK     = 0
-	exitFound  = 1 // a difference, a fault, a missing key: what was asked for is not so
+	exitFound  = 1 // the answer is no: a difference, a fault, a missing key
 	exitUsage  = 2 // the command line is wrong; nothing was done
 	exitFailed = 3 // it could not be done
 )
@@ -53,7 +53,7 @@ type app struct {
 	errTerm  bool // err is a terminal: progress bars are welcome
 }
 
-// run does what the arguments say and gives the exit code.
+// run runs the command that args name and returns the exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	stdout := &output{w: out}
 	a := &app{in: in, stdout: stdout, out: stdout, err: errOut, outTerm: isTerminal(out), errTerm: isTerminal(errOut)}
@@ -61,13 +61,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if stdout.err != nil && (err == nil || errors.Is(err, stdout.err)) {
-		err = &hintedError{fmt.Errorf("cannot print the answer: %w", stdout.err), "what the command was to do is done; only its answer is lost"}
+		err = &hintedError{fmt.Errorf("cannot print the answer: %w", stdout.err), "the command is done; only its answer is lost"}
 	}
 	return a.report(err)
 }
 
-// output is standard output. It keeps the first error, so that what could not be said
-// is an error of the command, whoever did the writing.
+// output is standard output. It keeps the first error, so that a command fails if any of
+// its output is lost.
 type output struct {
 	w   io.Writer
 	err error
@@ -90,14 +90,14 @@ func isTerminal(w io.Writer) bool {
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "levelrepl",
-		Short: "Serve, inspect and mend replicated goleveldb databases",
-		Long: `levelrepl serves, inspects and mends goleveldb databases that replicate.
+		Short: "Serve, inspect and repair replicated goleveldb databases",
+		Long: `levelrepl serves, inspects and repairs replicated goleveldb databases.
 
-Commands that read or write keys talk to a served node (--addr) or open the
+Commands that read or write keys talk to a served replica (--addr) or open the
 directory of a stopped one (--dir). Reading never changes a directory.
 
-Exit codes: 0 fine; 1 what was asked for is not so (a difference, a fault, a
-missing key); 2 the command line is wrong; 3 it could not be done.`,
+Exit codes: 0 fine; 1 the answer is no (a difference, a fault, a missing key);
+2 the command line is wrong; 3 it could not be done.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
@@ -125,11 +125,11 @@ missing key); 2 the command line is wrong; 3 it could not be done.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		hint := c.CommandPath() + " --help lists the flags"
 		if strings.HasPrefix(err.Error(), "unknown ") && !strings.HasSuffix(c.Use, c.Name()) {
-			hint += "; what begins with - and is none stands behind --: " + c.CommandPath() + " -- -5"
+			hint += "; other arguments that begin with - go behind --: " + c.CommandPath() + " -- -5"
 		}
 		return &usageError{err, hint}
 	})
-	root.PersistentFlags().VarP(&a.encoding, "encoding", "e", "how keys and values are given and shown: auto, quoted, base64 or raw")
+	root.PersistentFlags().VarP(&a.encoding, "encoding", "e", "form of keys and values in arguments and output: auto, quoted, base64 or raw")
 	_ = root.RegisterFlagCompletionFunc("encoding", cobra.FixedCompletions([]string{"auto", "quoted", "base64", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newServe(a), newStatus(a), newGet(a), newPut(a), newDel(a), newScan(a),
@@ -157,13 +157,12 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.err.Error() }
 
-// foundError is for an answer that is a no. What it says is empty if the command has
-// said it already.
+// foundError is for the answer no. Its text is empty if the command has printed it already.
 type foundError struct{ text string }
 
 func (e *foundError) Error() string { return e.text }
 
-// hintedError says what to do next.
+// hintedError is an error with a hint what to do next.
 type hintedError struct {
 	err  error
 	hint string
@@ -172,7 +171,7 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
-// report prints an error and gives its exit code.
+// report prints an error and returns its exit code.
 func (a *app) report(err error) int {
 	var usage *usageError
 	var found *foundError
@@ -188,12 +187,12 @@ func (a *app) report(err error) int {
 	case errors.As(err, &hinted):
 		hint = hinted.hint
 	case errors.Is(err, replicator.ErrCorrupted):
-		hint = "levelrepl verify names all that does not fit; levelrepl repair mends it, of a served node with what its peers have"
+		hint = "levelrepl verify names all that does not fit; levelrepl repair repairs it, in a served replica with what its peers have"
 	case errors.Is(err, context.Canceled):
 		err = errors.New("interrupted")
 	}
 	if err.Error() != "" {
-		// Several errors stand on a line each. One may hold what somebody else chose.
+		// Several errors are on a line each. They may hold text that others chose.
 		lines := strings.Split(err.Error(), "\n")
 		for i := range lines {
 			lines[i] = safe(lines[i])

@@ -29,7 +29,7 @@ func cliIn(in string, args ...string) (code int, out, errOut string) {
 	return code, o.String(), e.String()
 }
 
-// must runs the program and gives what it printed; it must succeed.
+// must runs the program, which must succeed, and returns what it printed.
 func must(t *testing.T, args ...string) string {
 	t.Helper()
 	code, out, errOut := cli(args...)
@@ -46,7 +46,7 @@ func mustFail(t *testing.T, code int, says string, args ...string) string {
 	return out
 }
 
-// served is a node that is served in this process, over real sockets.
+// served is a replica that is served in this process, over real sockets.
 type served struct {
 	dir, peer, http string
 	stop            func() (code int) // may be called twice
@@ -73,7 +73,7 @@ func (l *lines) String() string {
 
 var addresses = regexp.MustCompile(`(?s)replicating .* on (\S+)\nanswering http://(\S+)\n`)
 
-// serve starts a node. It is stopped when the test ends.
+// serve starts a replica. It is stopped when the test ends.
 func serve(t *testing.T, dir string, args ...string) *served {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -101,11 +101,11 @@ func eventually(t *testing.T, f func() bool, why ...any) {
 	require.Eventually(t, f, 20*time.Second, 5*time.Millisecond, why...)
 }
 
-// agree waits until nodes agree with each other and with their peers.
-func agree(t *testing.T, nodes ...*served) {
+// agree waits until replicas agree with each other and with their peers.
+func agree(t *testing.T, replicas ...*served) {
 	t.Helper()
 	args := []string{"status", "--check"}
-	for _, n := range nodes {
+	for _, n := range replicas {
 		args = append(args, n.http)
 	}
 	said := ""
@@ -140,8 +140,8 @@ func writePast(t *testing.T, dir string, pairs ...string) {
 	require.NoError(t, db.Close())
 }
 
-// nodeDir makes a directory that was replicated.
-func nodeDir(t *testing.T, pairs ...string) string {
+// replicaDir makes a directory that was replicated.
+func replicaDir(t *testing.T, pairs ...string) string {
 	t.Helper()
 	dir := plainDir(t, pairs...)
 	must(t, "adopt", dir)
@@ -170,7 +170,7 @@ func imprint(t *testing.T, dir string) map[string]string {
 }
 
 func TestWrongCommandLinesSayWhatToDoAndExitWith2(t *testing.T) {
-	dir := nodeDir(t)
+	dir := replicaDir(t)
 	for _, c := range []struct{ line, says string }{
 		{"stauts", `did you mean "status"?`},
 		{"bogus", "levelrepl --help lists the commands"},
@@ -181,9 +181,9 @@ func TestWrongCommandLinesSayWhatToDoAndExitWith2(t *testing.T) {
 		{"get a --addr x --dir y", "[addr dir]"},
 		{"get % -e base64", "is not base64"},
 		{`get "\q"`, "is not a quoted string"},
-		{"get a --addr ftp://x", "is no address of a served node"},
+		{"get a --addr ftp://x", "is not the address of a served replica"},
 		{"put a b --file c", "give one of the two"},
-		{"put a b --replicas 1 --dir " + dir, "a stopped node has no peers"},
+		{"put a b --replicas 1 --dir " + dir, "a stopped replica has no peers"},
 		{"put a b --replicas -1", "want a number of peers"},
 		{"resolve a", "one of --take, --value, --file and --delete"},
 		{"resolve a --take 1 --delete", "[delete take]"},

@@ -15,7 +15,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// serving is one run of serve: its flags, and what they come to.
+// serving is one run of serve: its flags, and what follows from them.
 type serving struct {
 	*app
 	o replicator.Options // what flags set directly
@@ -26,7 +26,7 @@ type serving struct {
 	httpConns, httpInFlight                                               int
 
 	given func(flag string) bool // it is on the command line
-	again func()                 // has files of secrets or certificates read anew; nil if there are none
+	again func()                 // reads files of secrets or certificates again; nil if there are none
 
 	handler slog.Handler
 }
@@ -34,10 +34,10 @@ type serving struct {
 func (s *serving) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&s.o.Listen, "listen", "127.0.0.1:9000", "`address` to accept peers on; port 0 picks a free one")
-	f.StringVar(&s.o.Advertise, "advertise", "", "`host:port` that peers should dial (default: as they see this node)")
-	f.StringVar(&s.o.Name, "name", "", "what this node calls itself (default: the listen address, or HOSTNAME:PORT if it listens on any)")
-	f.StringVar(&s.o.Cluster, "cluster", "", "nodes replicate only with nodes of the same cluster `name`")
-	f.StringArrayVar(&s.o.Peers, "peer", nil, "`host:port` of another node; repeatable, one is enough")
+	f.StringVar(&s.o.Advertise, "advertise", "", "`host:port` that peers should dial (default: as they see this replica)")
+	f.StringVar(&s.o.Name, "name", "", "name of this replica (default: the listen address, or HOSTNAME:PORT if it listens on any)")
+	f.StringVar(&s.o.Cluster, "cluster", "", "replicas replicate only with replicas of the same cluster `name`")
+	f.StringArrayVar(&s.o.Peers, "peer", nil, "`host:port` of another replica; repeatable, one is enough")
 	f.BoolVar(&s.multicast, "multicast", false, "find peers on the local network")
 	f.StringArrayVar(&s.interfaces, "interface", nil, "network interface `name` for --multicast; repeatable (default: all)")
 	f.StringArrayVar(&s.dns, "dns", nil, "find peers by DNS: `name`:port, or _service._tcp.name for SRV records; repeatable")
@@ -47,9 +47,9 @@ func (s *serving) flags(c *cobra.Command) {
 	f.StringVar(&s.tlsKey, "tls-key", "", "private key `file` (PEM)")
 	f.StringVar(&s.tlsCA, "tls-ca", "", "`file` (PEM) with the authorities that sign the peers' certificates")
 	f.BoolVar(&s.o.Insecure, "insecure", false, "accept peers beyond loopback without secret or TLS")
-	f.StringVar(&s.resolver, "resolver", "highest-clock", "what keys in conflict show: highest-clock or last-write-wins")
-	f.StringArrayVar(&s.local, "local", nil, "key `prefix` that is neither logged nor sent; repeatable, the same at every opening")
-	f.BoolVar(&s.o.Follower, "follower", false, "take what others write and refuse writes here")
+	f.StringVar(&s.resolver, "resolver", "highest-clock", "what reads of keys in conflict return: highest-clock or last-write-wins")
+	f.StringArrayVar(&s.local, "local", nil, "key `prefix` that is neither logged nor sent; repeatable, the same each time")
+	f.BoolVar(&s.o.Follower, "follower", false, "pull what others write and refuse writes here")
 	f.BoolVar(&s.sync, "sync", false, "bring every write, own or pulled, to disk before it is acknowledged")
 	f.StringVar(&s.http, "http", defaultAddr, "`address` to answer HTTP on; off for none")
 	f.BoolVar(&s.httpInsecure, "http-insecure", false, "answer HTTP beyond loopback, where anybody can read and write")
@@ -68,9 +68,9 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 	f.DurationVar(&o.MaxInterval, "max-interval", 10*time.Second, "pause between rounds when nothing changes")
 	f.IntVar(&o.Fanout, "fanout", 4, "peers that a round talks to")
 	f.DurationVar(&o.ReadyTimeout, "ready-timeout", 2*time.Second, "how long first writes wait for the first attempt to replicate")
-	f.DurationVar(&o.TombstoneTTL, "tombstone-ttl", 7*24*time.Hour, "age at which a deletion may be forgotten unconfirmed; negative: never")
-	f.DurationVar(&o.PeerTTL, "peer-ttl", 14*24*time.Hour, "how long a peer that is not seen still counts")
-	f.DurationVar(&o.MaxClockSkew, "max-clock-skew", time.Minute, "how far in the future a peer's write may be stamped")
+	f.DurationVar(&o.TombstoneTTL, "tombstone-ttl", 7*24*time.Hour, "age at which a tombstone may be purged unconfirmed; negative: never")
+	f.DurationVar(&o.PeerTTL, "peer-ttl", 14*24*time.Hour, "how long a peer that is not heard stays a member")
+	f.DurationVar(&o.MaxClockSkew, "max-clock-skew", time.Minute, "how far in the future the time of a peer's write may be")
 	size := func(n *int, name, def, what string) {
 		*n = mustSize(def)
 		f.Var((*size)(n), name, what)
@@ -82,9 +82,9 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 	size(&o.Limits.ReadRate, "read-rate", "0B", "bytes per second taken in from peers; 0: no bound")
 	size(&o.Limits.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
 	f.IntVar(&o.Limits.MaxConns, "max-conns", 128, "connections accepted at once")
-	f.IntVar(&o.Limits.MaxPending, "max-pending", 16, "those among them that have not said who they are")
+	f.IntVar(&o.Limits.MaxPending, "max-pending", 16, "those among them that are not authenticated yet")
 	f.IntVar(&s.httpConns, "http-conns", 128, "connections of HTTP clients at once")
-	size(&s.httpInFlight, "http-in-flight", "64MiB", "bytes of values on their way from and to HTTP clients")
+	size(&s.httpInFlight, "http-in-flight", "64MiB", "bytes of values in transit from and to HTTP clients")
 	s.given = f.Changed
 }
 
@@ -109,17 +109,17 @@ func (s *size) Set(text string) error {
 	return nil
 }
 
-// Handles of a node, beside those of its store's tables and of connections it accepts:
-// journals, manifest, compaction, connections that it dials, and what is being refused.
+// File handles of a replica beside those of tables and accepted connections: journals,
+// manifest, compaction, connections that it dials, and those that it refuses.
 const (
 	spareHandles = 96
 	tableHandles = 500 // goleveldb's own default
 	leastHandles = 128
 )
 
-// fit divides the file handles that the process may have (0: not known): connections
-// get what is left when the store has its own. What was not asked for shrinks; what was
-// has to fit. It returns how many tables the store may keep open.
+// fit divides the file handles that the process may have (0: unknown): connections get what
+// the store leaves. Defaults shrink; what flags ask for has to fit. It returns how many
+// tables the store may keep open.
 func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) {
 	if s.httpConns < 1 || s.httpInFlight < freeBytes {
 		return 0, &usageError{fmt.Errorf("--http-conns %d --http-in-flight %d", s.httpConns, s.httpInFlight), fmt.Sprintf("want at least 1, and %d bytes", freeBytes)}
@@ -128,7 +128,7 @@ func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) 
 		return tableHandles, nil
 	}
 	if limit < leastHandles {
-		return 0, &hintedError{fmt.Errorf("this process may open %d files, a node needs %d", limit, leastHandles), "ulimit -n, or LimitNOFILE= of systemd, sets that"}
+		return 0, &hintedError{fmt.Errorf("this process may open %d files, a replica needs %d", limit, leastHandles), "ulimit -n, or LimitNOFILE= of systemd, sets that"}
 	}
 	tables = min(tableHandles, limit/2)
 	shrink := func(flag string, n *int, share int) {
@@ -143,7 +143,7 @@ func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) 
 		s.httpConns = 0
 	}
 	conns := o.Limits.MaxConns + o.Limits.MaxPending + s.httpConns
-	// The store can do with fewer: it opens tables anew then.
+	// The store can do with fewer: it opens tables again then.
 	tables = max(16, min(tables, limit-conns-min(spareHandles, limit/4)))
 	if need := tables + conns + min(spareHandles, limit/4); need > limit {
 		return 0, &usageError{fmt.Errorf("%d connections (--max-conns, --max-pending, --http-conns) leave the store no file handles: this process may have %d", conns, limit), "lower them, or raise the limit: ulimit -n, or LimitNOFILE= of systemd"}
@@ -159,7 +159,7 @@ func mustSize(text string) int {
 	return int(s)
 }
 
-// options makes Options of the flags.
+// options returns the Options that the flags describe.
 func (s *serving) options() (*replicator.Options, error) {
 	o := s.o
 	level := new(slog.LevelVar)
@@ -181,7 +181,7 @@ func (s *serving) options() (*replicator.Options, error) {
 	return &o, err
 }
 
-// checkListen says what replicator says, in terms of flags, and before anything is
+// checkListen returns the error that Replicate would, in terms of flags, before anything is
 // opened.
 func (s *serving) checkListen(o *replicator.Options) error {
 	if o.GetSecrets != nil || o.GetTLS != nil || o.Insecure {
@@ -192,7 +192,7 @@ func (s *serving) checkListen(o *replicator.Options) error {
 		return &usageError{fmt.Errorf("--listen %s: %w", o.Listen, err), `give "host:port"`}
 	}
 	if !isLoopback(addr) {
-		return &usageError{fmt.Errorf("--listen %s is reachable from elsewhere, and nothing keeps strangers out", o.Listen), "levelrepl secret FILE makes a secret; give it to all nodes with --secret-file FILE"}
+		return &usageError{fmt.Errorf("--listen %s is reachable from elsewhere, and nothing keeps strangers out", o.Listen), "levelrepl secret FILE makes a secret; give it to all replicas with --secret-file FILE"}
 	}
 	return nil
 }
@@ -213,7 +213,7 @@ func setCompression(o *replicator.Options, name string) (err error) {
 	return err
 }
 
-// chosen is what a flag's value stands for.
+// chosen returns what a flag's value stands for.
 func chosen[T any](flag, name string, among map[string]T, want string) (T, error) {
 	v, ok := among[name]
 	if !ok {

@@ -21,7 +21,7 @@ func (full) Write([]byte) (int, error) {
 }
 
 func TestAnswerThatCouldNotBePrintedIsAFailure(t *testing.T) {
-	n, dir := serve(t, filepath.Join(t.TempDir(), "a")), nodeDir(t, "k", "v")
+	n, dir := serve(t, filepath.Join(t.TempDir(), "a")), replicaDir(t, "k", "v")
 	must(t, "put", "--addr", n.http, "k", "v")
 	for _, line := range []string{
 		"", "--help", "get --help", "completion bash", "version", "version --json", "secret", "verify AT", "verify AT --json", "verify DIR", "repair AT", "repair DIR", "repair AT --json",
@@ -38,7 +38,7 @@ func TestAnswerThatCouldNotBePrintedIsAFailure(t *testing.T) {
 	require.Equal(t, exitOK, code, "what says nothing needs no output")
 }
 
-func TestNodeGoesOnWithoutItsOutput(t *testing.T) {
+func TestReplicaGoesOnWithoutItsOutput(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	log, ended := &lines{}, make(chan int, 1)
 	dir := filepath.Join(t.TempDir(), "a")

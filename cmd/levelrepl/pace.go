@@ -43,7 +43,7 @@ func paced(h http.Handler) http.Handler {
 	})
 }
 
-// pacedWriter gives up on a client that does not take the answer.
+// pacedWriter gives up on a client that does not read the answer.
 type pacedWriter struct {
 	http.ResponseWriter
 	conn  *http.ResponseController
@@ -52,7 +52,7 @@ type pacedWriter struct {
 
 func (w *pacedWriter) extend() { w.conn.SetWriteDeadline(time.Now().Add(paceTime)) }
 
-// Write tells of no progress until it ends, so it is cut.
+// Write writes in pieces, since the progress of one write cannot be seen.
 func (w *pacedWriter) Write(p []byte) (done int, err error) {
 	for {
 		part := p[done:min(done+paceBytes, len(p))]
@@ -101,7 +101,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bodyError says what is wrong with a body that could not be read.
+// bodyError returns what is wrong with a body that could not be read.
 func bodyError(err error) error {
 	var big *http.MaxBytesError
 	var own *httpError
@@ -111,7 +111,7 @@ func bodyError(err error) error {
 	return &httpError{http.StatusBadRequest, "the body is not whole, nothing was done: " + err.Error()}
 }
 
-// memory bounds the bytes of values that are on their way from and to clients.
+// memory bounds the bytes of values in transit from and to clients.
 type memory struct {
 	max     int64
 	sem     *semaphore.Weighted
@@ -120,19 +120,19 @@ type memory struct {
 }
 
 const (
-	freeBytes   = 64 << 10 // a request may hold so much uncounted,
-	looseBytes  = 1 << 20  // and so much while it waits for more
+	freeBytes   = 64 << 10 // that a request may hold uncounted
+	looseBytes  = 1 << 20  // that it may hold while it waits for more
 	memoryTime  = 10 * time.Second
 	readingMost = 8
 )
 
-var errBusy = &httpError{http.StatusServiceUnavailable, "too many bytes of values are on their way; try again, or see serve --http-in-flight"}
+var errBusy = &httpError{http.StatusServiceUnavailable, "too many bytes of values are in transit; try again, or see serve --http-in-flight"}
 
 func newMemory(most int64, oust func()) *memory {
 	return &memory{max: most, sem: semaphore.NewWeighted(most), reading: make(chan struct{}, readingMost), oust: oust}
 }
 
-// weigh is what n bytes count. Who wants more than there is has it for himself.
+// weigh returns what n bytes count. A request for more than there is gets all of it.
 func (m *memory) weigh(n int) int64 {
 	if n <= freeBytes {
 		return 0
@@ -140,8 +140,8 @@ func (m *memory) weigh(n int) int64 {
 	return min(int64(n), m.max)
 }
 
-// take waits for n bytes, not for ever. Nobody waits while he holds some: two who each
-// had a half and wanted the rest would wait for each other.
+// take waits for n bytes, but not for ever. No request waits while it holds some: two that
+// each held a half and wanted the rest would wait for each other.
 func (m *memory) take(r *http.Request, n int64) error {
 	if m.sem.TryAcquire(n) {
 		placeOf(r).hold(n)
@@ -173,15 +173,14 @@ func (m *memory) take(r *http.Request, n int64) error {
 func (m *memory) give(r *http.Request, n int64) {
 	placeOf(r).hold(0)
 	if n >= m.max/4 {
-		// What it took on the way is many times as much, and garbage by now. The next
-		// one would come on top of it.
+		// Garbage of many times that size is left, and the next request would add to it.
 		runtime.GC()
 	}
 	m.sem.Release(n)
 }
 
-// load has something read from the store, and gives it with its bytes counted until
-// free is called. If there is no room it is dropped, and read again once there is.
+// load reads a value from the store and counts its bytes until free is called. If there is
+// no room, it drops the value and reads it again once there is.
 func (m *memory) load(r *http.Request, read func() (size int, err error), drop func()) (free func(), err error) {
 	once := func() (int64, error) {
 		select {
@@ -216,8 +215,8 @@ func (m *memory) load(r *http.Request, read func() (size int, err error), drop f
 	}
 }
 
-// body reads the body of a request of most bytes at most. free is to be called when
-// it is needed no more.
+// body reads the body of a request, of at most most bytes. Call free when it is no longer
+// needed.
 func (m *memory) body(r *http.Request, most int64) (value []byte, free func(), err error) {
 	length := r.ContentLength // -1: not known
 	if length > most {

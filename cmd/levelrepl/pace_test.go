@@ -35,18 +35,18 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 
-// httpBubble is a node whose HTTP clients are in virtual time.
+// httpBubble is a replica whose HTTP clients are in virtual time.
 type httpBubble struct {
-	t      *testing.T
-	l      *pipes
-	conns  *conns
-	memory *memory
-	node   *local
+	t       *testing.T
+	l       *pipes
+	conns   *conns
+	memory  *memory
+	replica *local
 
 	clients []*client
 }
 
-// inBubble runs a test against a node with so many places and bytes of memory.
+// inBubble runs a test against a replica with so many places and bytes of memory.
 func inBubble(t *testing.T, places int, bytes int64, f func(b *httpBubble)) {
 	synctest.Test(t, func(t *testing.T) {
 		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
@@ -54,11 +54,11 @@ func inBubble(t *testing.T, places int, bytes int64, f func(b *httpBubble)) {
 		silent := slog.New(slog.DiscardHandler)
 		db, err := replicator.Replicate(raw, &replicator.Options{Listener: newDeaf(), Logger: silent})
 		require.NoError(t, err)
-		b := &httpBubble{t: t, l: &pipes{deaf: *newDeaf(), dialed: make(chan net.Conn)}, node: &local{reader: db, db: db}}
+		b := &httpBubble{t: t, l: &pipes{deaf: *newDeaf(), dialed: make(chan net.Conn)}, replica: &local{reader: db, db: db}}
 		b.conns = newConns(b.l, places, silent)
 		b.memory = newMemory(bytes, b.conns.oustSlow)
 		o := &replicator.Options{Limits: replicator.Limits{MaxValue: 4 << 20, MaxKey: 64 << 10}}
-		server := newServer(newHandler(b.node, int64(o.Limits.MaxValue), b.memory), o, slog.NewTextHandler(io.Discard, nil))
+		server := newServer(newHandler(b.replica, int64(o.Limits.MaxValue), b.memory), o, slog.NewTextHandler(io.Discard, nil))
 		go server.Serve(b.conns)
 		f(b)
 		for _, c := range b.clients {
@@ -116,7 +116,7 @@ func (c *client) answer() (status int, body string) {
 }
 
 func (b *httpBubble) has(key string) bool {
-	_, err := b.node.get(b.t.Context(), []byte(key))
+	_, err := b.replica.get(b.t.Context(), []byte(key))
 	return err == nil
 }
 
@@ -203,7 +203,7 @@ func TestCutBodyIsAnErrorAndWritesNothing(t *testing.T) {
 
 func TestAnswerThatNobodyTakesIsGivenUp(t *testing.T) {
 	inBubble(t, 4, 1<<20, func(b *httpBubble) {
-		require.NoError(t, b.node.put(t.Context(), []byte("k"), bytes.Repeat([]byte("v"), 1<<20), 0))
+		require.NoError(t, b.replica.put(t.Context(), []byte("k"), bytes.Repeat([]byte("v"), 1<<20), 0))
 		c := b.dial("GET /kv/k HTTP/1.1\r\nHost: h\r\n\r\n")
 		_, err := c.r.ReadByte()
 		require.NoError(t, err)
@@ -318,7 +318,7 @@ func TestChunkedBodiesOfAnyLengthArrive(t *testing.T) {
 			}
 			status, said := b.dial("PUT /kv/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n", chunk).answer()
 			require.Equal(t, http.StatusNoContent, status, said)
-			got, err := b.node.get(t.Context(), []byte("k"))
+			got, err := b.replica.get(t.Context(), []byte("k"))
 			require.NoError(t, err)
 			require.Equal(t, body, string(got), size)
 			status, said = b.dial("%s", put("k", size, body)).answer()

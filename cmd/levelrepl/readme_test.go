@@ -68,7 +68,7 @@ func newShell(t *testing.T, env ...string) *shell {
 
 const endMark = "\x01end\n"
 
-// run runs a command and gives what it printed, on either output. One in the
+// run runs a command and returns what it printed, on either output. One in the
 // background is waited for until it serves.
 func (s *shell) run(command string) string {
 	s.t.Helper()
@@ -94,7 +94,7 @@ func (s *shell) run(command string) string {
 }
 
 // freePorts replaces the ports that a document names by ones that are free, and below
-// those that the system gives to outgoing connections.
+// those that the system assigns to outgoing connections.
 func freePorts(t *testing.T) func(string) string {
 	t.Helper()
 	var pairs []string
@@ -131,7 +131,7 @@ func follow(t *testing.T, file string, least int) {
 			continue
 		}
 		if file == "README.md" && (strings.HasPrefix(step.command, "levelrepl status") || strings.HasPrefix(step.command, "levelrepl conflicts")) {
-			// The document shows two nodes that know of each other's last writes.
+			// The document shows two replicas that know of each other's last writes.
 			s.run(ports("until levelrepl status --check 127.0.0.1:9080 127.0.0.1:9081 >/dev/null 2>&1; do sleep 0.1; done"))
 		}
 		// Columns are as wide as the ports; what differs each time is marked.

@@ -20,22 +20,22 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// defaultAddr is where serve answers and everything else asks, unless told.
+// defaultAddr is where serve answers, and all other commands ask, by default.
 const defaultAddr = "127.0.0.1:9080"
 
 // addrEnv may hold another.
 const addrEnv = "LEVELREPL_ADDR"
 
-// remote is a node that is served elsewhere.
+// remote is a replica that another process serves.
 type remote struct {
 	base     string // URL without a slash at the end; it may hold a password
 	shown    string // the same without
 	client   *http.Client
-	patience time.Duration // how long it may be silent before it is asked whether it is there,
-	probe    time.Duration // and how long it may take to answer that
+	patience time.Duration // how long it may be silent before it is probed
+	probe    time.Duration // how long it may take to answer the probe
 }
 
-// patience suits a node whose disk is slow and whose network is far.
+// patience suits a replica whose disk is slow and whose network is far.
 const patience = 10 * time.Second
 
 func newRemote(addr string) (*remote, error) {
@@ -50,7 +50,7 @@ func newRemote(addr string) (*remote, error) {
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, &usageError{fmt.Errorf("%q is no address of a served node", withoutPassword(addr)), `give "host:port" or a URL: what levelrepl serve says it answers HTTP on`}
+		return nil, &usageError{fmt.Errorf("%q is not the address of a served replica", withoutPassword(addr)), `give "host:port" or a URL: what levelrepl serve says it answers HTTP on`}
 	}
 	n := &remote{base: strings.TrimSuffix(u.String(), "/"), patience: patience, probe: patience}
 	u.User = nil
@@ -61,34 +61,33 @@ func newRemote(addr string) (*remote, error) {
 	return n, nil
 }
 
-// withoutPassword is what may be shown of a text that was to be a URL and is none.
+// withoutPassword returns what may be shown of a malformed URL.
 func withoutPassword(addr string) string {
 	scheme, rest, _ := strings.Cut(addr, "://")
 	return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
 }
 
-// name is how people call the node.
+// name returns the replica's address for people.
 func (n *remote) name() string { return strings.TrimPrefix(n.shown, "http://") }
 
-// nameOf is how a node is called that an argument stands for: a directory as it was
-// given, an address without a password.
-func nameOf(n node, arg string) string {
+// nameOf returns how to call the replica that an argument stands for: a directory as given,
+// an address without its password.
+func nameOf(n replica, arg string) string {
 	if n, ok := n.(*remote); ok {
 		return n.name()
 	}
 	return arg
 }
 
-// Close lets go of the connections.
+// Close closes idle connections.
 func (n *remote) Close() error {
 	n.client.CloseIdleConnections()
 	return nil
 }
 
-// ask holds one request; the caller closes the body. An answer of another status than the
-// one wanted is an error, even of success: whoever gives it is no node, and has done
-// nothing of what it was asked to do. Redirections are not followed, for a PUT that is led
-// elsewhere becomes a GET.
+// ask makes one request; the caller closes the body. An answer with any status but want is
+// an error, even one of success: it does not come from a replica, and the request was not
+// carried out. Redirections are not followed, since a redirected PUT becomes a GET.
 func (n *remote) ask(ctx context.Context, method, path string, query url.Values, body []byte, want int) (*http.Response, error) {
 	u := n.base + path
 	if len(query) > 0 {
@@ -115,9 +114,9 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 	return nil, n.refused(resp)
 }
 
-// call is one request under way. A node may take long to answer, for it reads all that
-// it holds to verify it; but one that is silent is asked, on another connection, whether
-// it is still there, and given up if it does not answer that.
+// call is one request under way. A replica may take long to answer, since it reads all that
+// it holds to verify it. One that is silent is probed on another connection, and given up
+// if it does not answer.
 type call struct {
 	n      *remote
 	given  context.Context // by the caller
@@ -154,7 +153,7 @@ func (c *call) silent() {
 	c.heard()
 }
 
-// heard notes that the node is there.
+// heard notes that the replica is there.
 func (c *call) heard() {
 	if c.ctx.Err() == nil {
 		c.timer.Reset(c.n.patience)
@@ -200,7 +199,7 @@ func (c *call) explain(err error) error {
 	if errors.As(err, &cause) {
 		err = cause.Err
 	}
-	return &hintedError{fmt.Errorf("cannot reach %s: %w", c.n.shown, err), "is it running? levelrepl serve DIR says where it answers; --dir opens the directory of a stopped node"}
+	return &hintedError{fmt.Errorf("cannot reach %s: %w", c.n.shown, err), "is it running? levelrepl serve DIR says where it answers; --dir opens the directory of a stopped replica"}
 }
 
 // refused makes an error of an answer that is one.
@@ -215,9 +214,9 @@ func (n *remote) refused(resp *http.Response) error {
 		hint := "is that the HTTP address of levelrepl serve?"
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
-			hint = "what stands before the node wants to know who you are: " + addrEnv + " takes http://NAME:PASSWORD@host:port"
+			hint = "what stands before the replica wants to know who you are: " + addrEnv + " takes http://NAME:PASSWORD@host:port"
 		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			hint = "what stands before the node does not reach it: is it running?"
+			hint = "what stands before the replica does not reach it: is it running?"
 		}
 		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), hint}
 	}
@@ -252,12 +251,12 @@ func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Valu
 	return nil
 }
 
-// stranger is the error about an answer that no node would give.
+// stranger returns the error for an answer that does not come from a replica.
 func (n *remote) stranger(err error) error {
 	return &hintedError{fmt.Errorf("%s gave an answer that cannot be read: %w", n.shown, err), "is that the HTTP address of levelrepl serve, of this version?"}
 }
 
-// send asks for something to be done.
+// send makes a request that is answered without a body.
 func (n *remote) send(ctx context.Context, method, path string, query url.Values, body []byte) error {
 	resp, err := n.ask(ctx, method, path, query, body, http.StatusNoContent)
 	if err != nil {
@@ -266,7 +265,7 @@ func (n *remote) send(ctx context.Context, method, path string, query url.Values
 	return resp.Body.Close()
 }
 
-// listed turns down an answer without the list that a node gives even if it is empty.
+// listed refuses an answer without a list, which a replica sends even if it is empty.
 func listed[T any](n *remote, err error, list []T) error {
 	if err == nil && list == nil {
 		return n.stranger(errors.New("it has no list"))
@@ -276,7 +275,7 @@ func listed[T any](n *remote, err error, list []T) error {
 
 func keyPath(kind string, key []byte) string { return "/" + kind + "/" + url.PathEscape(string(key)) }
 
-// status also asks programs that are no levelrepl and have a status page.
+// status also understands the status page of programs other than levelrepl.
 func (n *remote) status(ctx context.Context) (replicator.Status, error) {
 	var answer json.RawMessage
 	if err := n.json(ctx, "/status", nil, &answer); err != nil {

@@ -34,7 +34,7 @@ func TestPasswordsOfAddressesAreNotShown(t *testing.T) {
 	require.Contains(t, errOut, "cannot reach http://127.0.0.1:1:")
 }
 
-// frozen is a node that takes connections and says nothing, or only the beginning.
+// frozen is a replica that takes connections and says nothing, or only the beginning.
 func frozen(t *testing.T, beginning string) string {
 	t.Helper()
 	end := make(chan struct{})
@@ -50,7 +50,7 @@ func frozen(t *testing.T, beginning string) string {
 	return s.URL
 }
 
-func TestFrozenNodeIsGivenUpAndNamed(t *testing.T) {
+func TestFrozenReplicaIsGivenUpAndNamed(t *testing.T) {
 	for name, beginning := range map[string]string{"at once": "", "in the midst": `{"entries":[`} {
 		t.Run(name, func(t *testing.T) {
 			n, err := newRemote(frozen(t, beginning))
@@ -73,7 +73,7 @@ func TestFrozenNodeIsGivenUpAndNamed(t *testing.T) {
 	}
 }
 
-func TestSlowNodeIsWaitedForWhileItAnswersElsewhere(t *testing.T) {
+func TestSlowReplicaIsWaitedForWhileItAnswersElsewhere(t *testing.T) {
 	asked, enough := atomic.Int32{}, make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
@@ -97,7 +97,7 @@ func TestSlowNodeIsWaitedForWhileItAnswersElsewhere(t *testing.T) {
 	require.GreaterOrEqual(t, asked.Load(), int32(3))
 }
 
-func TestNodeThatBreaksOffIsNamed(t *testing.T) {
+func TestReplicaThatBreaksOffIsNamed(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		w.Header().Set("Content-Type", "application/octet-stream")
@@ -108,7 +108,7 @@ func TestNodeThatBreaksOffIsNamed(t *testing.T) {
 	mustFail(t, exitFailed, s.URL+" gave an answer that cannot be read", "scan", "--addr", s.URL)
 }
 
-func TestStatusOfAFrozenNodeNamesIt(t *testing.T) {
+func TestStatusOfAFrozenReplicaNamesIt(t *testing.T) {
 	n, err := newRemote(frozen(t, ""))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
@@ -117,7 +117,7 @@ func TestStatusOfAFrozenNodeNamesIt(t *testing.T) {
 	require.ErrorContains(t, err, n.shown+" does not answer in time")
 }
 
-func TestWhoIsNoNodeHasWrittenNothing(t *testing.T) {
+func TestWhoIsNoReplicaHasWrittenNothing(t *testing.T) {
 	n := serve(t, filepath.Join(t.TempDir(), "a"))
 	redirecting := func(status int) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -18,7 +18,7 @@ func newSecret(a *app) *cobra.Command {
 		Use:   "secret [FILE]",
 		Short: "Make a secret for a cluster",
 		Long: `Make a secret of 32 random bytes and print it, or write it to FILE, which only its
-owner may read and which is never overwritten. Give the same file to all nodes of a
+owner may read and which is never overwritten. Give the same file to all replicas of a
 cluster with serve --secret-file, and keep it where other secrets are kept.`,
 		Args: args(0, 1, "at most one file"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -38,7 +38,7 @@ cluster with serve --secret-file, and keep it where other secrets are kept.`,
 				err = f.Sync()
 			}
 			if err = errors.Join(err, f.Close()); err != nil {
-				// Half a secret would be taken for one that must not be overwritten.
+				// Half a secret would look like one that must not be overwritten.
 				err = errors.Join(err, os.Remove(args[0]))
 			}
 			return err
@@ -46,7 +46,7 @@ cluster with serve --secret-file, and keep it where other secrets are kept.`,
 	}
 }
 
-// built is what version prints.
+// built is what the command version prints.
 type built struct {
 	Version    string `json:"version"`
 	Replicator string `json:"replicator"`

@@ -19,9 +19,9 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// A stopping node has stopLimit for all of it, so that it is done before Docker kills it
-// after 10 s. Requests under way have the first third, peers that lack something the time
-// until the second, and the store the rest.
+// A replica has stopLimit to stop, so that it is done before Docker kills it after 10 s.
+// Requests under way get the first third, peers that lack something the second, and the
+// store the last.
 const (
 	stopLimit   = 9 * time.Second
 	requestTime = stopLimit / 3
@@ -32,8 +32,8 @@ func newServe(a *app) *cobra.Command {
 	s := &serving{app: a}
 	c := &cobra.Command{
 		Use:   "serve DIR",
-		Short: "Run a node on a goleveldb directory",
-		Long: `Run a node on a goleveldb directory: it replicates with its peers, and answers
+		Short: "Run a replica on a goleveldb directory",
+		Long: `Run a replica on a goleveldb directory: it replicates with its peers, and answers
 HTTP. DIR may hold any goleveldb database (what it holds is logged first), and is made
 if it does not exist.
 
@@ -42,14 +42,14 @@ three --tls flags. HTTP has no authentication: whoever reaches it can read and w
 everything, so it stays on loopback unless --http-insecure says otherwise.
 
 It stops cleanly on SIGINT and SIGTERM, within 9 s whatever happens; a second one ends
-it at once. On SIGHUP it reads secrets and certificates anew, as it does by itself when
-the files change.`,
+it at once. It reads secrets and certificates again when their files change, and on
+SIGHUP.`,
 		Example: `  levelrepl serve data
   levelrepl serve data --listen :9000 --peer other.example:9000 --secret-file secret
   levelrepl serve data2 --listen 127.0.0.1:9001 --peer 127.0.0.1:9000 --http 127.0.0.1:9081`,
 		Args: args(1, 1, "one directory"),
 		RunE: func(c *cobra.Command, args []string) error {
-			a.out = a.stdout.w // that a line of a node's could not be printed is no failure of the node
+			a.out = a.stdout.w // a replica goes on if a line of its output is lost
 			return s.run(c.Context(), args[0])
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -62,7 +62,7 @@ the files change.`,
 
 // run serves until ctx ends, and for stopLimit more at most.
 func (s *serving) run(ctx context.Context, dir string) error {
-	// Who reads the log may go away, or be restarted.
+	// The reader of the log may go away, or be restarted.
 	signal.Ignore(syscall.SIGPIPE)
 	var stop stopping
 	defer context.AfterFunc(ctx, stop.begin)()
@@ -77,16 +77,16 @@ func (s *serving) run(ctx context.Context, dir string) error {
 	case err := <-done:
 		return err
 	case <-time.After(stopLimit):
-		return fmt.Errorf("the node did not stop in %v: what was not on disk yet comes back from its peers when it is started again", stopLimit)
+		return fmt.Errorf("the replica did not stop within %v: what is not on disk comes back from its peers when it is started again", stopLimit)
 	}
 }
 
-// stopping is when the node was told to stop.
+// stopping is the time at which the replica began to stop.
 type stopping struct{ since atomic.Int64 }
 
 func (s *stopping) begin() { s.since.CompareAndSwap(0, time.Now().UnixNano()) }
 
-// within is a context that ends so long after that.
+// within returns a context that ends d after that.
 func (s *stopping) within(d time.Duration) (context.Context, context.CancelFunc) {
 	s.begin()
 	return context.WithDeadline(context.Background(), time.Unix(0, s.since.Load()).Add(d))
@@ -133,12 +133,12 @@ func (s *serving) serve(ctx context.Context, stop *stopping, dir string) error {
 	return err
 }
 
-// sayGoodbye has peers take what only this node has, if they can be reached.
+// sayGoodbye has peers pull what only this replica has, if they can be reached.
 func (s *serving) sayGoodbye(stop *stopping, db *replicator.DB) {
 	ctx, cancel := stop.within(goodbyeTime)
 	defer cancel()
 	if err := db.Sync(ctx); err != nil {
-		slog.New(s.handler).Warn("not every peer could be reached before the stop; what it lacks comes when this node is back", "error", err)
+		slog.New(s.handler).Warn("some peers cannot be reached before the stop; what they lack comes when this replica is back", "error", err)
 	}
 }
 
@@ -152,7 +152,7 @@ func (s *serving) listenHTTP() (net.Listener, error) {
 	}
 	if !isLoopback(l.Addr()) && !s.httpInsecure {
 		l.Close()
-		return nil, &usageError{fmt.Errorf("--http %s is reachable from elsewhere, and HTTP asks nobody who they are", s.http), "use a loopback address, or add --http-insecure if the network is yours alone"}
+		return nil, &usageError{fmt.Errorf("--http %s is reachable from elsewhere, and HTTP has no authentication", s.http), "use a loopback address, or add --http-insecure if the network is yours alone"}
 	}
 	return l, nil
 }
@@ -162,7 +162,7 @@ func isLoopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// serveHTTP answers until ctx ends, or only waits for that if there is no listener.
+// serveHTTP serves until ctx ends; without a listener it only waits for that.
 func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener, n *local, o *replicator.Options) error {
 	if l == nil {
 		<-ctx.Done()
@@ -190,7 +190,7 @@ func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener,
 	return nil
 }
 
-// newServer makes a server for the connections of conns.
+// newServer returns an HTTP server for the connections of conns.
 func newServer(h http.Handler, o *replicator.Options, log slog.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: paceTime, IdleTimeout: 2 * time.Minute,
@@ -200,7 +200,7 @@ func newServer(h http.Handler, o *replicator.Options, log slog.Handler) *http.Se
 	}
 }
 
-// explain says what to do about a refusal of Replicate, in terms of flags.
+// explain adds to an error of Replicate what to do, in terms of flags.
 func (s *serving) explain(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "listen" {

@@ -69,12 +69,12 @@ func TestHandlesAreDividedBetweenStoreAndConnections(t *testing.T) {
 	_, _, _, err = divide(1024, "--http-conns", "900")
 	require.ErrorContains(t, err, "leave the store no file handles: this process may have 1024")
 	_, _, _, err = divide(100)
-	require.ErrorContains(t, err, "may open 100 files, a node needs 128")
+	require.ErrorContains(t, err, "may open 100 files, a replica needs 128")
 	_, _, _, err = divide(1024, "--http-conns", "0")
 	require.ErrorContains(t, err, "--http-conns 0")
 }
 
-// program starts the real program, with file handles so many, and gives its addresses.
+// program starts the real program with a number of file handles and returns its addresses.
 func program(t *testing.T, bin string, handles int, stderr *os.File, args ...string) (c *exec.Cmd, peer, http string) {
 	t.Helper()
 	out := &lines{}
@@ -88,7 +88,7 @@ func program(t *testing.T, bin string, handles int, stderr *os.File, args ...str
 	return c, found[1], found[2]
 }
 
-func TestNodeOutlivesTheReaderOfItsLog(t *testing.T) {
+func TestReplicaOutlivesTheReaderOfItsLog(t *testing.T) {
 	bin := build(t)
 	reader, stderr, err := os.Pipe()
 	require.NoError(t, err)
@@ -117,7 +117,7 @@ func TestNodeOutlivesTheReaderOfItsLog(t *testing.T) {
 	require.Empty(t, errs.String(), string(said))
 }
 
-func TestClientsOfANodeWithFewHandlesDoNotStopItsStore(t *testing.T) {
+func TestClientsOfAReplicaWithFewHandlesDoNotStopItsStore(t *testing.T) {
 	bin := build(t)
 	c, _, http := program(t, bin, 256, os.Stderr)
 	for i := range 400 {

@@ -12,9 +12,8 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// shadow is a storage that reads a directory and writes to memory. A database on
-// it can be opened, which always writes, and the directory stays as it is, to
-// the byte.
+// shadow is a storage that reads a directory and writes to memory. Opening a database always
+// writes; over a shadow the directory stays the same, byte for byte.
 type shadow struct {
 	base            storage.Storage // read-only
 	storage.Storage                 // in memory: what was written since
@@ -36,10 +35,10 @@ func openShadow(dir string) (*shadow, error) {
 	return &shadow{base: base, Storage: storage.NewMemStorage(), links: links, gone: map[storage.FileDesc]bool{}}, nil
 }
 
-// linksTo makes a directory of links to the files of one that has no LOCK, else it returns
-// "". goleveldb would make that file even to read, which changes a directory that is not to
-// be changed, and cannot be where nothing may be written: a backup that left the empty file
-// out, a snapshot, another user's. Nobody has such a directory open.
+// linksTo returns a directory of links to the files of dir if that has no LOCK, else "".
+// goleveldb makes that file even to read, which changes the directory, or fails where
+// nothing may be written: in a backup without the empty file, in a snapshot, in another
+// user's directory. No process has a directory without it open.
 func linksTo(dir string) (links string, err error) {
 	if _, err := os.Stat(filepath.Join(dir, "LOCK")); !errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -66,7 +65,7 @@ func removeLinks(links string) error {
 	if links == "" {
 		return nil
 	}
-	return os.RemoveAll(links) // of links only these
+	return os.RemoveAll(links) // only the links, not what they lead to
 }
 
 // shadowOptions keep goleveldb from compacting, which would bring tables into memory.
@@ -87,7 +86,7 @@ func (s *shadow) GetMeta() (storage.FileDesc, error) {
 	return s.base.GetMeta()
 }
 
-// List gives the files of both.
+// List lists the files of both.
 func (s *shadow) List(ft storage.FileType) ([]storage.FileDesc, error) {
 	written, err := s.Storage.List(ft)
 	if err != nil {
@@ -144,7 +143,7 @@ func (s *shadow) isGone(fd storage.FileDesc) bool {
 	return s.gone[fd]
 }
 
-// Close lets go of the directory.
+// Close closes both storages and removes the links.
 func (s *shadow) Close() error {
 	return errors.Join(s.Storage.Close(), s.base.Close(), removeLinks(s.links))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// seen is what an address answered when asked for its status.
+// seen is the status that an address answered with.
 type seen struct {
 	Addr   string             `json:"address"`
 	Error  string             `json:"error,omitempty"`
@@ -26,22 +26,22 @@ func newStatus(a *app) *cobra.Command {
 	var check bool
 	c := &cobra.Command{
 		Use:   "status [ADDR...]",
-		Short: "Show nodes and their peers: who agrees with whom, who lags",
-		Long: `Show what served nodes know of themselves and of their peers. For several addresses,
-also who holds the same as whom, and how many writes each lacks that another has. An
-address may also be that of a program with a status page (package statuspage).
+		Short: "Show replicas and their peers: which agree, which lag",
+		Long: `Show what served replicas know of themselves and of their peers. For several addresses,
+also show which hold the same, and how many writes each lacks that another has. An address
+may also be that of a program with a status page (package statuspage).
 
-For --check, peers that cannot be reached count if they were configured; an address that
-was only heard of may be one where nobody is any more.`,
+With --check, unreachable peers count only if they were configured: an address that another
+replica passed on may be out of date.`,
 		Example: `  levelrepl status
   levelrepl status 127.0.0.1:9080 127.0.0.1:9081 127.0.0.1:9082 --watch=1s`,
 	}
 	a.jsonFlag(c)
-	c.Flags().DurationVarP(&watch, "watch", "w", 0, "show it again and again, with this `pause`")
+	c.Flags().DurationVarP(&watch, "watch", "w", 0, "repeat the table, with this `pause`")
 	c.Flags().Lookup("watch").NoOptDefVal = "2s"
 	c.Flags().BoolVar(&check, "check", false, "exit with 1 unless all answer, take writes, and agree with their peers and each other")
 	c.RunE = func(c *cobra.Command, addrs []string) error {
-		nodes, err := remotes(addrs)
+		replicas, err := remotes(addrs)
 		if err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ was only heard of may be one where nobody is any more.`,
 			return &usageError{fmt.Errorf("--watch %v", watch), "want a pause, as 2s"}
 		}
 		for {
-			all := askAll(c.Context(), nodes)
+			all := askAll(c.Context(), replicas)
 			var problems []string
 			if check {
 				problems = complaints(all)
@@ -74,24 +74,24 @@ func remotes(addrs []string) ([]*remote, error) {
 	if len(addrs) == 0 {
 		addrs = []string{""}
 	}
-	nodes := make([]*remote, len(addrs))
+	replicas := make([]*remote, len(addrs))
 	for i, addr := range addrs {
 		n, err := newRemote(addr)
 		if err != nil {
 			return nil, err
 		}
-		nodes[i] = n
+		replicas[i] = n
 	}
-	return nodes, nil
+	return replicas, nil
 }
 
-// askAll asks all nodes at once, so that their answers are of about one moment.
-func askAll(ctx context.Context, nodes []*remote) []seen {
+// askAll asks all replicas at once, so that their answers are of about one moment.
+func askAll(ctx context.Context, replicas []*remote) []seen {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	all := make([]seen, len(nodes))
+	all := make([]seen, len(replicas))
 	var wg sync.WaitGroup
-	for i, n := range nodes {
+	for i, n := range replicas {
 		wg.Go(func() {
 			all[i].Addr = n.name()
 			s, err := n.status(ctx)
@@ -106,7 +106,7 @@ func askAll(ctx context.Context, nodes []*remote) []seen {
 	return all
 }
 
-// verdict is the error that status ends with.
+// verdict returns the error that status ends with.
 func verdict(all []seen, problems []string) error {
 	if len(problems) > 0 {
 		return &foundError{strings.Join(problems, "; ")}
@@ -123,7 +123,7 @@ func verdict(all []seen, problems []string) error {
 	return nil
 }
 
-// complaints lists what is not as it should be.
+// complaints lists what is wrong.
 func complaints(all []seen) (list []string) {
 	first := -1
 	for i, s := range all {
@@ -177,7 +177,7 @@ func (a *app) showStatus(all []seen, again bool) error {
 	}
 	for _, s := range all {
 		if s.Status != nil {
-			printNode(&b, s, len(all) == 1)
+			printReplica(&b, s, len(all) == 1)
 		} else if again && len(all) == 1 { // else the command ends with it
 			fmt.Fprintln(&b, s.Error)
 		}
@@ -186,8 +186,8 @@ func (a *app) showStatus(all []seen, again bool) error {
 	return err
 }
 
-// counts tells whether a peer matters to whether all is well. An address where somebody
-// once was, or that is this node's own, does not.
+// counts reports whether a peer matters for --check. An address that a replica has left, or
+// that is this replica's own, does not.
 func counts(p replicator.PeerStatus) bool {
 	return !p.Moved && p.State != "self" && (p.Failures == 0 || p.Source == "list")
 }

@@ -24,16 +24,16 @@ import (
 	"github.com/level-replicator/replicator/statuspage"
 )
 
-func TestStatusShowsTheNodeAndItsPeers(t *testing.T) {
+func TestStatusShowsTheReplicaAndItsPeers(t *testing.T) {
 	a := serve(t, filepath.Join(t.TempDir(), "a"), "--cluster", "c")
 	b := serve(t, filepath.Join(t.TempDir(), "b"), "--cluster", "c", "--peer", a.peer)
 	must(t, "put", "--addr", a.http, "k", "v", "--replicas", "1")
 	agree(t, a, b)
 	out := must(t, "status", b.http)
-	require.Regexp(t, `(?m)^node +b$`, out)
+	require.Regexp(t, `(?m)^replica +b$`, out)
 	require.Regexp(t, `(?m)^cluster +c$`, out)
 	require.Regexp(t, `(?m)^state +ok$`, out)
-	require.Regexp(t, `(?m)^keys +1, 0 in conflict, 0 deleted`, out)
+	require.Regexp(t, `(?m)^keys +1, 0 in conflict, 0 tombstones`, out)
 	require.Regexp(t, `(?m)^a +`+a.peer+` +ok +yes +0 +\d`, out)
 }
 
@@ -98,10 +98,10 @@ func TestTroubleIsPrinted(t *testing.T) {
 		},
 	}
 	var b bytes.Buffer
-	printNode(&b, seen{Status: &s}, true)
+	printReplica(&b, seen{Status: &s}, true)
 	for _, line := range []string{
-		"FAILED: disk full", "3 versions had to come back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
-		"deletions are remembered for gone (00000000), last seen 50h0m ago", "turned away: 10.0.0.9, 7 times", `line\x1b[2J\nend`,
+		"FAILED: disk full", "3 versions came back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
+		"tombstones are kept for gone (00000000), last heard 50h0m ago", "turned away: 10.0.0.9, 7 times", `line\x1b[2J\nend`,
 		"1,200 for 1m30s",
 	} {
 		require.Contains(t, b.String(), line)
@@ -163,7 +163,7 @@ func TestStatusPageOfAnotherProgramIsUnderstood(t *testing.T) {
 	mux.HandleFunc("/other/", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("{}")) })
 	program := httptest.NewServer(mux)
 	t.Cleanup(program.Close)
-	require.Regexp(t, `(?m)^node +embedded$`, must(t, "status", program.URL+"/replication/"))
+	require.Regexp(t, `(?m)^replica +embedded$`, must(t, "status", program.URL+"/replication/"))
 	mustFail(t, exitFailed, "or of a status page", "status", program.URL+"/other")
 	mustFail(t, exitFailed, "answered 404 Not Found", "status", program.URL)
 	mustFail(t, exitFailed, "levelrepl serve", "get", "k", "--addr", program.URL)
@@ -181,11 +181,11 @@ func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
 	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "ok", Agrees: true}))
 }
 
-func TestServerWhoseAddressesAreAllItsOwnIsTrouble(t *testing.T) {
+func TestReplicaWhoseAddressesAreAllItsOwnIsTrouble(t *testing.T) {
 	s := replicator.Status{Name: "n", Ready: true, Alone: true, Peers: []replicator.PeerStatus{{Addr: "app:9000", Source: "list", State: "self"}}}
 	require.Equal(t, []string{"x replicates with nobody: every address that it was given leads to itself"}, complaints([]seen{{Addr: "x", Status: &s}}))
 	var b bytes.Buffer
-	printNode(&b, seen{Status: &s}, true)
+	printReplica(&b, seen{Status: &s}, true)
 	require.Contains(t, b.String(), "ALONE: every address that it was given leads to itself")
 }
 
@@ -228,7 +228,7 @@ func TestProgramServesAndStopsCleanlyOnSIGTERM(t *testing.T) {
 	require.Equal(t, exitFound, exit.ExitCode())
 }
 
-func TestNodesOfTheSameNameAreToldApart(t *testing.T) {
+func TestReplicasOfTheSameNameAreDistinguished(t *testing.T) {
 	a := serve(t, filepath.Join(t.TempDir(), "a"), "--name", "[::]:9000")
 	b := serve(t, filepath.Join(t.TempDir(), "b"), "--name", "[::]:9000")
 	c := serve(t, filepath.Join(t.TempDir(), "c"))
@@ -243,7 +243,7 @@ func TestNodesOfTheSameNameAreToldApart(t *testing.T) {
 	require.NotContains(t, must(t, "log", b.http), "("+b.http)
 }
 
-func TestWatchShowsThatANodeIsGone(t *testing.T) {
+func TestWatchShowsThatAReplicaIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	out, ended := &lines{}, make(chan int, 1)
 	go func() { ended <- run(ctx, []string{"status", "127.0.0.1:1", "--watch=10ms"}, nil, out, io.Discard) }()
@@ -252,7 +252,7 @@ func TestWatchShowsThatANodeIsGone(t *testing.T) {
 	require.Equal(t, exitOK, <-ended)
 }
 
-func TestProxyThatAnswersInPlaceOfTheNodeIsCalledThat(t *testing.T) {
+func TestProxyThatAnswersInPlaceOfTheReplicaIsCalledThat(t *testing.T) {
 	for status, hint := range map[int]string{401: "wants to know who you are", 403: "wants to know who you are", 502: "does not reach it", 504: "does not reach it", 404: "is that the HTTP address of levelrepl serve?"} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", status) }))
 		mustFail(t, exitFailed, hint, "get", "k", "--addr", s.URL)

@@ -35,7 +35,7 @@ func shorten(s string, width int) string {
 	return string([]rune(s)[:width-1]) + "…"
 }
 
-// ago tells how long ago something was, coarsely.
+// ago returns coarsely how long ago something was.
 func ago(t, now time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -43,7 +43,7 @@ func ago(t, now time.Time) string {
 	return coarse(now.Sub(t)) + " ago"
 }
 
-// coarse gives a duration with two digits or so.
+// coarse formats a duration with about two digits.
 func coarse(d time.Duration) string {
 	switch {
 	case d < time.Second:

@@ -56,7 +56,7 @@ func steer(v reflect.Value) {
 	}
 }
 
-// hostile is a node that says everything so as to do harm.
+// hostile is a replica that says everything so as to do harm.
 func hostile(t *testing.T) string {
 	t.Helper()
 	answers := map[string]any{
@@ -85,8 +85,8 @@ func hostile(t *testing.T) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-func TestNothingThatANodeSaysSteersTheTerminal(t *testing.T) {
-	at, dir := hostile(t), nodeDir(t)
+func TestNothingThatAReplicaSaysSteersTheTerminal(t *testing.T) {
+	at, dir := hostile(t), replicaDir(t)
 	for _, line := range []string{
 		"status AT", "status AT --check", "status AT --json", "status AT AT", "status AT AT --check --json", "log AT", "log AT -n 5", "log AT --json -n 5",
 		"verify AT", "verify AT --json", "repair AT", "repair AT --json", "conflicts --addr AT", "conflicts --addr AT --json", "conflicts --addr AT --check",
@@ -118,7 +118,7 @@ func TestAnswerThatIsNoHTTPSteersNothing(t *testing.T) {
 	require.Contains(t, errOut, "levelrepl: ")
 }
 
-func TestLogOfANodeIsHarmlessInBothForms(t *testing.T) {
+func TestLogOfAReplicaIsHarmlessInBothForms(t *testing.T) {
 	for _, form := range []string{"--log-json", "--log-json=false"} {
 		var log bytes.Buffer
 		s := &serving{app: &app{err: &log}}

@@ -12,17 +12,17 @@ func newVerify(a *app) *cobra.Command {
 	var d directory
 	c := &cobra.Command{
 		Use:   "verify DIR|ADDR",
-		Short: "Check a node: index against log against values",
-		Long: `Read all that a node holds, a stopped one by its directory or a served one by its
+		Short: "Check a replica: index against log against values",
+		Long: `Read all that a replica holds, a stopped one by its directory or a served one by its
 address, and compare log-index, log and values with each other, key by key. Nothing is
-changed. The exit code is 1 if something does not fit together.`,
+changed. The exit code is 1 if there are faults.`,
 		Args: args(1, 1, "one directory or address"),
 	}
 	d.flags(c)
 	a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n, err := a.openEither(args[0], &d, a.openShadow)
-		return with(n, err, func(n node) error {
+		return with(n, err, func(n replica) error {
 			r, err := n.verify(c.Context())
 			if err != nil && r.OK() {
 				return err
@@ -37,24 +37,24 @@ func newRepair(a *app) *cobra.Command {
 	var d directory
 	c := &cobra.Command{
 		Use:   "repair ADDR|DIR",
-		Short: "Mend a damaged node, with what its peers have",
-		Long: `Verify a node and mend what does not fit together: with what log, log-index and
-values still tell, and of a served node with what its peers have. A value that was
-changed past the log is put back as it was logged; if it is to stay, adopt it first.
-Nothing is dropped without a replacement. The exit code is 1 if faults are left.`,
+		Short: "Repair a corrupted replica with what its peers have",
+		Long: `Verify a replica and repair its faults: with what is left of log, log-index and values,
+and in a served replica with what its peers have. A value that was changed past the log is
+restored as it was logged; to keep it, adopt it first. Nothing is dropped without a
+replacement. The exit code is 1 if faults are left.`,
 		Args: args(1, 1, "one address or directory"),
 	}
 	d.flags(c)
 	a.jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		n, err := a.openEither(args[0], &d, a.openToWrite)
-		return with(n, err, func(n node) error {
+		return with(n, err, func(n replica) error {
 			r, err := n.repair(c.Context())
 			if err != nil && r.OK() {
 				return err
 			}
 			if !a.json {
-				fmt.Fprintf(a.out, "%s mended\n", plural(r.Mended, "fault"))
+				fmt.Fprintf(a.out, "%s repaired\n", plural(r.Mended, "fault"))
 			}
 			return a.printReport(nameOf(n, args[0]), &r)
 		})

@@ -18,11 +18,12 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
-// node is a database that commands work on: one that is open here, or one that is
-// served elsewhere and reached over HTTP.
-type node interface {
+// replica is a database that commands work on: one that is open here, or one that another
+// process serves over HTTP.
+type replica interface {
 	status(ctx context.Context) (replicator.Status, error)
 	get(ctx context.Context, key []byte) ([]byte, error)
 	put(ctx context.Context, key, value []byte, replicas int) error
@@ -36,7 +37,7 @@ type node interface {
 	io.Closer
 }
 
-// span says what to list.
+// span is what to list.
 type span struct {
 	from, to []byte // from inclusive, to exclusive; a nil to is the end
 	limit    int    // entries of a page at most
@@ -55,11 +56,11 @@ type page struct {
 // entry is a key, with what was asked for about it. A key in conflict that shows a
 // deletion has no value.
 type entry struct {
-	Key      octets    `json:"key"`
-	Value    octets    `json:"value,omitzero"`
-	Sum      []byte    `json:"sha256,omitempty"`
-	Versions []version `json:"versions,omitempty"`
-	Damaged  bool      `json:"damaged,omitempty"` // its versions were asked for and do not fit together
+	Key       octets    `json:"key"`
+	Value     octets    `json:"value,omitzero"`
+	Sum       []byte    `json:"sha256,omitempty"`
+	Versions  []version `json:"versions,omitempty"`
+	Corrupted bool      `json:"corrupted,omitempty"` // its versions were asked for and do not fit together
 }
 
 // version is a replicator.Version in JSON.
@@ -72,11 +73,11 @@ type version struct {
 	Value   octets            `json:"value,omitzero"`
 }
 
-// name is what a version is called on the command line: the first digits of its
-// origin, and its position there.
+// name returns the name of a version on the command line: the first digits of its origin,
+// and its seq.
 func (v *version) name() string { return fmt.Sprintf("%s/%d", v.Origin.Short(), v.Seq) }
 
-// is tells whether a version is called so. More digits of the origin may be given.
+// is reports whether a version has that name, which may have more digits of the origin.
 func (v *version) is(name string) bool {
 	origin, seq, ok := strings.Cut(name, "/")
 	return ok && len(origin) >= 8 && strings.HasPrefix(v.Origin.String(), origin) && seq == strconv.FormatUint(v.Seq, 10)
@@ -93,7 +94,7 @@ func versionsOf(vs []replicator.Version, values bool) []version {
 	return list
 }
 
-// Errors of nodes, beside those of the replicator.
+// Errors of replicas, beside those of the replicator.
 var (
 	errNoVersion  = errors.New("the key has no such version any more; list them again")
 	errNoConflict = errors.New("the key is not in conflict")
@@ -106,8 +107,8 @@ const (
 
 // local is a database that is open in this process.
 type local struct {
-	// reader is db; or what stands in a directory that is not to be changed, and may
-	// never have been replicated.
+	// reader is db, or a directory that must not be changed and may never have been
+	// replicated.
 	reader interface {
 		Get(key []byte, ro *opt.ReadOptions) ([]byte, error)
 		NewIterator(r *util.Range, ro *opt.ReadOptions) iterator.Iterator
@@ -122,7 +123,7 @@ func (l *local) Close() error { return l.close() }
 func (l *local) status(context.Context) (replicator.Status, error) { return l.db.Status(), nil }
 
 func (l *local) get(_ context.Context, key []byte) ([]byte, error) {
-	if bytes.HasPrefix(key, reservedPrefix) {
+	if store.Reserved(key) {
 		return nil, replicator.ErrReservedKey
 	}
 	return l.reader.Get(key, nil)
@@ -150,11 +151,7 @@ func (l *local) replicated(ctx context.Context, replicas int) error {
 }
 
 func (l *local) scan(ctx context.Context, s span) (page, error) {
-	limit := s.to
-	if limit == nil || bytes.Compare(limit, reservedPrefix) > 0 {
-		limit = reservedPrefix
-	}
-	it := l.reader.NewIterator(&util.Range{Start: s.from, Limit: limit}, nil)
+	it := l.reader.NewIterator(store.Visible(&util.Range{Start: s.from, Limit: s.to}), nil)
 	defer it.Release()
 	p := page{Entries: []entry{}}
 	for size := 0; it.Next(); {
@@ -183,7 +180,7 @@ func (l *local) entry(s span, key, value []byte) (entry, error) {
 	}
 	if s.versions && l.db != nil {
 		vs, err := l.db.Versions(key)
-		if e.Damaged = errors.Is(err, replicator.ErrCorrupted); err != nil && !e.Damaged {
+		if e.Corrupted = errors.Is(err, replicator.ErrCorrupted); err != nil && !e.Corrupted {
 			return e, err
 		}
 		e.Versions = versionsOf(vs, false)
@@ -222,8 +219,8 @@ func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, er
 	return p, ctx.Err()
 }
 
-// take settles a conflict: it writes the key's version of a name once more, on top of
-// all that are held.
+// take resolves a conflict: it writes the key's version of that name once more, which
+// replaces all that are held.
 func (l *local) take(ctx context.Context, key []byte, name string) error {
 	vs, err := l.versions(ctx, key)
 	if err != nil {
@@ -248,8 +245,8 @@ func (l *local) verify(ctx context.Context) (replicator.Report, error) { return 
 
 func (l *local) repair(ctx context.Context) (replicator.Report, error) { return l.db.Repair(ctx) }
 
-// each goes through a listing, page by page.
-func each(ctx context.Context, n node, s span) iter.Seq2[entry, error] {
+// each iterates over a listing, page by page.
+func each(ctx context.Context, n replica, s span) iter.Seq2[entry, error] {
 	return eachPage(func(from []byte) (page, error) {
 		if from != nil {
 			s.from = from
@@ -258,7 +255,7 @@ func each(ctx context.Context, n node, s span) iter.Seq2[entry, error] {
 	})
 }
 
-func eachConflict(ctx context.Context, n node) iter.Seq2[entry, error] {
+func eachConflict(ctx context.Context, n replica) iter.Seq2[entry, error] {
 	return eachPage(func(from []byte) (page, error) { return n.conflicts(ctx, from, pageEntries) })
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// printOverview prints a line for each node. Nodes with the same letter hold the same.
+// printOverview prints a line for each replica. Replicas with the same letter hold the same.
 func printOverview(out io.Writer, all []seen) {
-	t := newTable(out, "NODE", "ADDRESS", "HOLDS", "KEYS", "CONFLICTS", "DELETED", "CHANGES/S", "PEERS", "STATE")
+	t := newTable(out, "REPLICA", "ADDRESS", "HOLDS", "KEYS", "CONFLICTS", "DELETED", "CHANGES/S", "PEERS", "STATE")
 	for i, s := range all {
 		if s.Status == nil {
 			t.row("", s.Addr, "?", "", "", "", "", "", shorten(s.Error, shownWidth))
@@ -36,7 +36,7 @@ func printOverview(out io.Writer, all []seen) {
 	_ = t.end()
 }
 
-// group gives a letter that nodes share who hold the same.
+// group returns a letter that is the same for replicas that hold the same.
 func group(all []seen, i int) string {
 	var digests []replicator.Digest
 	for _, s := range all[:i+1] {
@@ -69,8 +69,8 @@ func state(s *replicator.Status) string {
 	return "ok"
 }
 
-// names are what the nodes call themselves, with the address where several do it alike:
-// as do all that listen on any address and were given no name.
+// names returns the replicas' names, with the address where several share one, as those do
+// that listen on any address and were given none.
 func names(all []seen) []string {
 	list, times := make([]string, len(all)), map[string]int{}
 	for _, s := range all {
@@ -89,9 +89,9 @@ func names(all []seen) []string {
 	return list
 }
 
-// printLags prints how many writes each node lacks that another has.
+// printLags prints how many writes each replica lacks that another has.
 func printLags(out io.Writer, all []seen) {
-	fmt.Fprintln(out, "\nwrites that the row's node lacks and the column's has")
+	fmt.Fprintln(out, "\nwrites that the row's replica lacks and the column's has")
 	head, names := []string{""}, names(all)
 	for i, s := range all {
 		if s.Status != nil {
@@ -118,7 +118,7 @@ func printLags(out io.Writer, all []seen) {
 	_ = t.end()
 }
 
-// lag counts the writes that other claims and s does not.
+// lag returns how many writes other's version vector covers and that of s does not.
 func lag(s, other *replicator.Status) (n uint64) {
 	have := map[replicator.Origin]uint64{}
 	for _, c := range s.VersionVector {
@@ -139,25 +139,25 @@ func peerName(p replicator.PeerStatus) string {
 	return p.Name + " (" + p.Addr + ")"
 }
 
-// printNode prints one node, in full if it is the only one, and its peers.
-func printNode(out io.Writer, seen seen, full bool) {
+// printReplica prints one replica, in full if it is the only one, and its peers.
+func printReplica(out io.Writer, seen seen, full bool) {
 	s, now := seen.Status, time.Now()
 	if !full {
 		fmt.Fprintf(out, "\npeers of %s\n", s.Name)
 	} else {
-		t := newTable(out, "node", s.Name)
+		t := newTable(out, "replica", s.Name)
 		if s.Cluster != "" {
 			t.row("cluster", s.Cluster)
 		}
 		t.row("state", state(s))
 		t.row("peers on", s.Addr)
-		t.row("keys", fmt.Sprintf("%s, %s in conflict, %s deleted and remembered", humanize.Comma(s.Keys), humanize.Comma(s.Conflicts), humanize.Comma(s.Tombstones)))
+		t.row("keys", fmt.Sprintf("%s, %s in conflict, %s tombstones", humanize.Comma(s.Keys), humanize.Comma(s.Conflicts), humanize.Comma(s.Tombstones)))
 		t.row("digest", s.Digest.String())
 		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Interval)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
 		t.row("not on disk", plural(s.NotDurable, "write")+", as far as is known")
 		if s.Mismatches > 0 {
-			t.row("REPAIRED", fmt.Sprintf("%s had to come back after a digest differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
+			t.row("REPAIRED", fmt.Sprintf("%s came back after digests differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
 		}
 		if s.HeldBack > 0 {
 			t.row("HELD BACK", fmt.Sprintf("%s of peers: the value is above --max-value (the largest has %s), or the key above --max-key", plural(s.HeldBack, "version"), humanize.IBytes(uint64(s.Largest))))
@@ -188,12 +188,12 @@ func agreement(p replicator.PeerStatus) string {
 	case p.Agrees:
 		return "yes"
 	case p.Differs:
-		return "NO" // it claims the same and holds something else
+		return "NO" // its version vector is equal and it holds something else
 	}
 	return "no"
 }
 
-// lacks says how much a peer lacks, and for how long already.
+// lacks returns how many writes a peer lacks, and for how long.
 func lacks(p replicator.PeerStatus) string {
 	if p.Lag > 0 && p.LagTime > 0 {
 		return humanize.Comma(p.Lag) + " for " + coarse(p.LagTime)
@@ -201,7 +201,8 @@ func lacks(p replicator.PeerStatus) string {
 	return humanize.Comma(p.Lag)
 }
 
-// printWork prints what is under way, who holds back what, and who was turned away.
+// printWork prints what is under way, which members hold back purges, and which connections
+// were refused.
 func printWork(out io.Writer, s *replicator.Status, now time.Time) {
 	for _, w := range s.Work {
 		of, left := "", ""
@@ -214,7 +215,7 @@ func printWork(out io.Writer, s *replicator.Status, now time.Time) {
 		fmt.Fprintf(out, "at work: %s %s, %s%s keys%s\n", w.Work, w.Peer, humanize.Comma(w.Keys), of, left)
 	}
 	for _, b := range s.Blockers {
-		fmt.Fprintf(out, "deletions are remembered for %s (%s), last seen %s\n", b.Name, b.Origin.Short(), ago(b.Seen, now))
+		fmt.Fprintf(out, "tombstones are kept for %s (%s), last heard %s\n", b.Name, b.Origin.Short(), ago(b.Seen, now))
 	}
 	for _, r := range s.Refusals {
 		fmt.Fprintf(out, "turned away: %s, %d times, last %s: %s\n", r.From, r.Count, ago(r.Last, now), r.Reason)
