@@ -40,12 +40,12 @@ type sessionHost struct {
 
 // attempt is a session at one address of a peer.
 type attempt struct {
-	session *session.Session
-	pace    *transport.ProgressConn
-	at      string // where the connection led; empty if there was none
-	heeds   bool   // Dial asks which addresses to avoid
-	tried   bool   // and there was one to try
-	err     error
+	result session.Result
+	pace   *transport.ProgressConn
+	at     string // where the connection led; empty if there was none
+	heeds  bool   // Dial asks which addresses to avoid
+	tried  bool   // and there was one to try
+	err    error
 }
 
 // errTakesNothing is why a peer did not pull what it lacks.
@@ -80,7 +80,7 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.Progr
 	defer t.keep(0)
 	defer t.work.end()
 	err := t.run(ctx)
-	if s.Refusing {
+	if s.Result().Refused {
 		t.linger()
 	}
 	if err != nil {
@@ -111,7 +111,7 @@ func (t *conversation) run(ctx context.Context) error {
 				return t.lastWord(ctx, err)
 			}
 		}
-		if t.session.Done {
+		if t.session.Done() {
 			return nil
 		}
 		if err := t.step(ctx, greeted); err != nil {
@@ -174,7 +174,7 @@ func (c sessionHost) EnterPull(from causal.Origin, writes int64) session.SkipRea
 
 func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
-func (c sessionHost) Harden() error { return c.db.makeDurable() }
+func (c sessionHost) MakeDurable() error { return c.db.makeDurable() }
 
 // Learn takes in the addresses that a peer tells. Those of its own machine mean
 // something only if we are on it too.
@@ -188,9 +188,9 @@ func (c sessionHost) Learn(addrs []string) {
 	}
 }
 
-// call dials a peer and holds a session with it, which it returns. A name is tried at one of its addresses
+// call dials a peer, holds a session with it, and returns how that went. A name is tried at one of its addresses
 // after another, until a peer introduces itself.
-func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (*session.Session, error) {
+func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (session.Result, error) {
 	started := time.Now()
 	a := db.attempt(ctx, p, why, false)
 	for n := 1; n < maxAttempts && ctx.Err() == nil && db.peers.elsewhere(p, a); n++ {
@@ -203,16 +203,16 @@ func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (*session.Ses
 		}
 		a = next
 	}
-	s, err := a.session, a.err
+	res, err := a.result, a.err
 	if err != nil && ctx.Err() != nil {
 		db.peers.free(p) // we gave up, which says nothing of the peer
-		return s, err
+		return res, err
 	}
-	db.ended(p, s, a.pace, started, err)
+	db.ended(p, res, a.pace, started, err)
 	if !isSelf(err) { // that is no peer, and it comes again at every pause
-		db.report(p.addr, s, a.pace, time.Since(started), err)
+		db.report(p.addr, res, a.pace, time.Since(started), err)
 	}
-	return s, err
+	return res, err
 }
 
 func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool) (a attempt) {
@@ -221,12 +221,13 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 	db.peers.mu.Unlock()
 	params := db.params(remembered)
 	params.Goal = why
-	s := session.NewSession(sessionHost{db, p.addr}, true, params)
-	a.session = s
-	s.OnHello = func(h *session.Hello) {
-		s.Params.Careful(db.peers.broke(p))
+	params.OnHello = func(h *session.Hello) bool {
+		broke := db.peers.broke(p)
 		db.replaced(db.peers.answered(p, h.Origin, h.Name, a.at))
+		return broke
 	}
+	s := session.New(sessionHost{db, p.addr}, true, params)
+	defer func() { a.result = s.Result() }()
 	dialing, cancel := context.WithTimeout(ctx, session.HandshakeTimeout)
 	defer cancel()
 	raw, err := db.dial(dialing, p, other, &a)
@@ -247,11 +248,11 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 
 // tookNothing returns an error if one of the two lacks something and takes nothing;
 // broken is why, if it is this replica.
-func tookNothing(s *session.Session, addr string, broken error) error {
+func tookNothing(r *session.Result, addr string, broken error) error {
 	switch {
-	case s.Skipped == session.SkippedReadOnly && broken != nil:
+	case r.Skipped == session.SkippedReadOnly && broken != nil:
 		return &PeerError{addr, "pull", broken}
-	case s.TheirSkip == session.SkippedReadOnly:
+	case r.TheirSkip == session.SkippedReadOnly:
 		return &PeerError{addr, "serve", errTakesNothing}
 	}
 	return nil
@@ -310,11 +311,12 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		return
 	}
 	var from *peer
-	s := session.NewSession(sessionHost{db, raw.RemoteAddr().String()}, false, db.params(causal.Origin{}))
-	s.OnHello = func(h *session.Hello) {
+	params := db.params(causal.Origin{})
+	params.OnHello = func(h *session.Hello) bool {
 		from = db.incoming(h, raw.RemoteAddr())
-		s.Params.Careful(db.peers.broke(from))
+		return db.peers.broke(from)
 	}
+	s := session.New(sessionHost{db, raw.RemoteAddr().String()}, false, params)
 	called := func() string {
 		if from != nil {
 			return from.addr
@@ -326,7 +328,8 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 	if err != nil {
 		err = &PeerError{addr, s.Op(), tk.Explain(err)}
 	}
-	switch stranger := s.Theirs.Origin == (causal.Origin{}); {
+	res := s.Result()
+	switch stranger := res.Peer == (causal.Origin{}); {
 	case err != nil && ctx.Err() != nil:
 		db.peers.gone(from)
 		return
@@ -336,7 +339,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
 	case from != nil:
 		db.peers.gone(from)
-		db.ended(from, s, pace, started, err)
+		db.ended(from, res, pace, started, err)
 	}
-	db.report(addr, s, pace, time.Since(started), err)
+	db.report(addr, res, pace, time.Since(started), err)
 }

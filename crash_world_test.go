@@ -213,26 +213,24 @@ func (w *crashWorld) talkWith(a, b *crashNode, p session.Params) error {
 	if o := b.r.Self; a.r.Members[o] != nil {
 		p.CachedPeer = o
 	}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	sa.Start()
-	for !sa.Done || !sb.Done {
+	for !sa.Done() || !sb.Done() {
 		moved := false
 		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
-			for x.from.More() && len(x.from.Out) == 0 {
-				if err := x.from.Produce(); err != nil {
-					return err
-				}
+			out, err := sim.Speak(x.from)
+			if err != nil {
+				return err
 			}
-			for len(x.from.Out) > 0 {
-				f := x.from.Out[0]
-				x.from.Out, moved = x.from.Out[1:], true
+			for _, f := range out {
+				moved = true
 				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
 					return err
 				}
 			}
 		}
 		if !moved {
-			return fmt.Errorf("the session is stuck: %v, %v", sa.Expect, sb.Expect)
+			return fmt.Errorf("the session is stuck: %v, %v", sa.Step(), sb.Step())
 		}
 	}
 	return nil

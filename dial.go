@@ -99,7 +99,7 @@ func (ps *peers) avoids(p *peer, now time.Time) avoided {
 // elsewhere reports whether an attempt that failed before anybody had introduced himself is
 // to be made at another address of the same name, and notes which one to pass over.
 func (ps *peers) elsewhere(p *peer, a attempt) bool {
-	if a.err == nil || a.at == "" || !a.heeds || a.session.Theirs.Origin != (causal.Origin{}) {
+	if a.err == nil || a.at == "" || !a.heeds || a.result.Peer != (causal.Origin{}) {
 		return false
 	}
 	ps.mu.Lock()

@@ -11,14 +11,14 @@ import (
 )
 
 // ended notes how a session with a peer went.
-func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, started time.Time, err error) {
+func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, started time.Time, err error) {
 	now := time.Now()
 	broken := db.queue.broken()
-	theirs := s.TheirVectorSum()
+	theirs := s.VectorSum
 	var claims causal.Sum
 	var has causal.Vector
-	db.logHeldBack(s.Stats.HeldBefore, s.Stats.HeldNow)
-	covered := s.Idle || s.Served && !s.Kept
+	db.logHeldBack(s.HeldBefore, s.HeldNow)
+	covered := s.Idle || s.ServedAll
 	db.with(func(r *replica.Replica) {
 		if claims = r.Known.VectorSum; err == nil && theirs == claims {
 			has = r.Known.Vector(causal.Covered)
@@ -31,13 +31,13 @@ func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, s
 		p.freeLocked()
 	}
 	p.tried = true
-	if o := s.Theirs.Origin; o != (causal.Origin{}) && o != p.origin {
+	if o := s.Peer; o != (causal.Origin{}) && o != p.origin {
 		db.peers.mu.Unlock() // another one has turned out to be there meanwhile
 		db.checkReady()
 		return
 	}
-	p.pulled += int64(s.Stats.Pulled)
-	p.served += int64(s.Stats.Served)
+	p.pulled += int64(s.Pulled)
+	p.served += int64(s.Served)
 	if pace != nil {
 		p.in += pace.In.Load()
 		p.out += pace.Out.Load()
@@ -49,20 +49,20 @@ func (db *DB) ended(p *peer, s *session.Session, pace *transport.ProgressConn, s
 			p.has = has
 		}
 		if covered {
-			p.covered = s.Mine.Wall
+			p.covered = s.Began
 		}
-		if p.asked = max(p.asked, s.Params.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
+		if p.asked = max(p.asked, s.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
 			p.err = &PeerError{p.addr, "pull", broken}
 		}
 	} else if s.Dialed || started.After(p.last) { // else another has ended well since it was cut off
-		if s.Stats.Pulled > 0 { // the next is not to wait long, and goes on from here
+		if s.Pulled > 0 { // the next is not to wait long, and goes on from here
 			p.backoff.Reset()
 		}
 		p.failedLocked(s.Dialed, now, err, 4*db.opts.MaxInterval)
 	}
 	// Who left out a pull comes back to it when the other pull is over.
 	// What is held back stays so, however often they talk.
-	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Kept && !s.Held
+	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Withheld && !s.HeldBack
 	state, name, behind := p.state, p.name, whole && p.claims != claims
 	db.peers.mu.Unlock()
 	if state != was && state != "self" && was != "self" {
@@ -128,8 +128,8 @@ func (db *DB) logState(p *peer, name, state string, err error) {
 }
 
 // report tells those who asked for it of a session.
-func (db *DB) report(addr string, s *session.Session, pace *transport.ProgressConn, took time.Duration, err error) {
-	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Stats.Pulled, Served: s.Stats.Served, Duration: took, Err: err}
+func (db *DB) report(addr string, s session.Result, pace *transport.ProgressConn, took time.Duration, err error) {
+	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Pulled, Served: s.Served, Duration: took, Err: err}
 	if pace != nil {
 		ev.BytesIn, ev.BytesOut = pace.In.Load(), pace.Out.Load()
 	}
@@ -139,12 +139,12 @@ func (db *DB) report(addr string, s *session.Session, pace *transport.ProgressCo
 	db.total.served += int64(ev.Served)
 	db.total.in += ev.BytesIn
 	db.total.out += ev.BytesOut
-	db.total.mismatches += int64(s.Stats.Repaired)
+	db.total.mismatches += int64(s.Repaired)
 	db.mu.Unlock()
-	if s.Stats.Repaired > 0 {
-		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Stats.Repaired)
+	if s.Repaired > 0 {
+		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Repaired)
 		if f := db.opts.Events.Mismatch; f != nil {
-			f(addr, s.Stats.Repaired)
+			f(addr, s.Repaired)
 		}
 	}
 	if f := db.opts.Events.Session; f != nil {

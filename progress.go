@@ -3,7 +3,6 @@ package replicator
 import (
 	"time"
 
-	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/transport"
 )
@@ -42,20 +41,20 @@ const tellAfter = time.Second
 func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	now := time.Now()
 	work := ""
+	at := s.Progress()
 	switch {
-	case s.Pulling == nil:
-	case s.Pulling.Repair != nil:
+	case at.Repairing:
 		work = "repair"
-	default:
+	case at.Pulling:
 		work = "pull"
 	}
-	keys, bytes := int64(s.Stats.Pulled+s.Stats.Repaired), pace.In.Load()
+	keys, bytes := at.Versions, pace.In.Load()
 	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
 	if work != w.now.Work {
 		w.end()
 		w.now, w.began, w.told, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
 		if work == "pull" {
-			w.db.with(func(r *replica.Replica) { w.now.Total = r.Known.Behind(&s.Known) })
+			w.now.Total = s.Behind()
 		}
 	}
 	if work == "" || now.Sub(w.told) < tellAfter {

@@ -383,9 +383,9 @@ func (db *DB) Sync(ctx context.Context) error {
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			s, err := db.syncOne(ctx, addr, session.Goal{})
-			if err == nil && s != nil {
-				err = tookNothing(s, addr, db.queue.broken())
+			res, err := db.syncOne(ctx, addr, session.Goal{})
+			if err == nil {
+				err = tookNothing(&res, addr, db.queue.broken())
 			}
 			errs[i] = err
 		})
@@ -401,25 +401,25 @@ func (db *DB) Sync(ctx context.Context) error {
 }
 
 // syncOne holds a session that begins after now, and further ones while a pull is
-// left out because another brings the same. It returns the last, or nil if there was
-// none.
-func (db *DB) syncOne(ctx context.Context, addr string, why session.Goal) (*session.Session, error) {
+// left out because another brings the same. It returns how the last went, or a zero Result
+// if there was none.
+func (db *DB) syncOne(ctx context.Context, addr string, why session.Goal) (session.Result, error) {
 	for pause := time.Millisecond; ; {
 		var again <-chan time.Time
 		p, wait := db.peers.take(addr)
 		if p == nil && wait == nil {
-			return nil, nil // removed meanwhile
+			return session.Result{}, nil // removed meanwhile
 		}
 		if p != nil {
-			s, err := db.call(ctx, p, why)
-			if s.Whole() || err != nil {
-				return s, err
+			res, err := db.call(ctx, p, why)
+			if res.Whole() || err != nil {
+				return res, err
 			}
 			again, pause = time.After(pause), min(2*pause, 100*time.Millisecond)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return session.Result{}, ctx.Err()
 		case <-wait:
 		case <-db.pulls.next(): // the one here, perhaps; one at the peer has to be asked for
 		case <-again:

@@ -148,10 +148,11 @@ func (t *conversation) keep(n int) {
 
 // flush sends what the session has to say.
 func (t *conversation) flush() error {
-	if len(t.session.Out) == 0 {
+	frames := t.session.Frames()
+	if len(frames) == 0 {
 		return nil
 	}
-	for _, f := range t.session.Out {
+	for _, f := range frames {
 		f = t.pack(f)
 		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), f.Kind, len(f.Payload))); err != nil {
 			return err
@@ -160,7 +161,6 @@ func (t *conversation) flush() error {
 			return err
 		}
 	}
-	t.session.Out = t.session.Out[:0]
 	return t.w.Flush()
 }
 

@@ -63,7 +63,7 @@ const SentAtLeast = 32
 
 // tooLarge gives the size of a value that the peer will not take, or 0.
 func (s *Session) tooLarge(key []byte, v *store.Version) uint64 {
-	if s.Theirs.Apart && !v.Deleted && uint64(len(v.Value)) > s.Theirs.maxValue || s.Theirs.Apart && uint64(len(key)) > s.Theirs.maxKey {
+	if s.theirs.Apart && !v.Deleted && uint64(len(v.Value)) > s.theirs.maxValue || s.theirs.Apart && uint64(len(key)) > s.theirs.maxKey {
 		return max(1, uint64(len(v.Value)))
 	}
 	return 0
@@ -72,25 +72,25 @@ func (s *Session) tooLarge(key []byte, v *store.Version) uint64 {
 // most is how many bytes of one key are sent with its name. Whoever does not ask for
 // values gets all that it would take.
 func (s *Session) most() int {
-	if s.Theirs.Apart {
-		return ApartPages * s.Params.PageSize
+	if s.theirs.Apart {
+		return ApartPages * s.params.PageSize
 	}
-	if s.Params.MaxValue > math.MaxInt/4 {
+	if s.params.MaxValue > math.MaxInt/4 {
 		return math.MaxInt
 	}
-	return 4 * s.Params.MaxValue
+	return 4 * s.params.MaxValue
 }
 
 // add puts a key with its whole state into the page. Of what the peer claims only
 // the names are sent. It tells whether values are still to be sent, which happens when
 // they are asked for, or in another pull.
-func (v *Serving) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
+func (v *serving) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
 	vs, apart, err := p.session.contents(st, key, held, v.peer.Contains, p.session.most())
 	if err != nil {
 		return false, err
 	}
 	if apart {
-		if v.apart >= maxApart || !p.session.Theirs.Apart {
+		if v.apart >= maxApart || !p.session.theirs.Apart {
 			v.left = true
 			return true, nil
 		}
@@ -116,7 +116,7 @@ type wanted struct {
 }
 
 func (s *Session) gotWant(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
@@ -128,35 +128,35 @@ func (s *Session) gotWant(payload []byte) error {
 	}
 	dots := 0
 	for range n {
-		k := wanted{key: d.Bytes(s.Params.MaxKey), has: map[causal.Dot]bool{}}
+		k := wanted{key: d.Bytes(s.params.MaxKey), has: map[causal.Dot]bool{}}
 		n := d.Count(2)
 		if dots += n; dots > maxVersions {
 			return replica.ProtocolErrorf("want names more than %d versions", maxVersions)
 		}
 		for range n {
-			k.has[d.Dot(&s.Reading)] = true
+			k.has[d.Dot(&s.reading)] = true
 		}
 		w.keys = append(w.keys, k)
 	}
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("want: %v", err)
 	}
-	s.serving = &Serving{want: w}
+	s.serving = &serving{want: w}
 	if claims {
-		s.serving.peer = s.Known.Vector(causal.Covered)
+		s.serving.peer = s.known.Vector(causal.Covered)
 	}
 	return nil
 }
 
-func (s *Session) produceWanted(v *Serving) error {
-	st, err := s.View(func(*replica.Replica) {})
+func (s *Session) produceWanted(v *serving) error {
+	st, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
 	defer st.Release()
 	s.tell(&st)
 	p := page{session: s}
-	room := ApartPages * s.Params.PageSize
+	room := ApartPages * s.params.PageSize
 	for _, k := range v.want.keys {
 		if store.Reserved(k.key) {
 			return replica.ProtocolErrorf("want of a reserved key")
@@ -174,7 +174,7 @@ func (s *Session) produceWanted(v *Serving) error {
 		}
 	}
 	p.flush()
-	s.Stats.Served += p.versions
+	s.result.Served += p.versions
 	s.endServing(true)
 	return nil
 }

@@ -28,8 +28,8 @@ const maxDifferences = 1000
 
 // startCompare begins the comparison, once both know the same.
 func (s *Session) startCompare() error {
-	c := s.Params.Compare
-	*c = Comparison{Begun: true, Name: s.Theirs.Name, Theirs: s.Theirs.digest}
+	c := s.params.Compare
+	*c = Comparison{Begun: true, Name: s.theirs.Name, Theirs: s.theirs.digest}
 	s.host.With(func(r *replica.Replica) { c.Ours = r.Digest })
 	return s.startRepair(forCompare)
 }
@@ -37,12 +37,12 @@ func (s *Session) startCompare() error {
 // compareKeys notes what differs in keys as they are at the peer.
 func (s *Session) compareKeys(keys []replica.RemoteKey) error {
 	var known causal.Knowledge
-	state, err := s.View(func(r *replica.Replica) { known = r.Known.Clone() })
+	state, err := s.view(func(r *replica.Replica) { known = r.Known.Clone() })
 	if err != nil {
 		return err
 	}
 	defer state.Release()
-	c := s.Params.Compare
+	c := s.params.Compare
 	for _, k := range keys {
 		ours, err := store.ReadIndex(&state, k.Key, &state)
 		if err != nil {
@@ -50,7 +50,7 @@ func (s *Session) compareKeys(keys []replica.RemoteKey) error {
 		}
 		d := difference{
 			Key:   k.Key,
-			Here:  lacking(ours, k.Versions, &s.Known),
+			Here:  lacking(ours, k.Versions, &s.known),
 			There: lacking(k.Versions, ours, &known),
 		}
 		switch {

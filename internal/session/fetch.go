@@ -17,14 +17,14 @@ type fetching struct {
 const maxFetch = 1 << 14
 
 func (s *Session) gotFetch(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
 	f := &fetching{}
 	keys := d.Count(1)
 	for range min(keys, maxFetch) {
-		f.keys = append(f.keys, d.Bytes(s.Params.MaxKey))
+		f.keys = append(f.keys, d.Bytes(s.params.MaxKey))
 	}
 	dots := 0
 	if keys <= maxFetch {
@@ -34,18 +34,18 @@ func (s *Session) gotFetch(payload []byte) error {
 		return replica.ProtocolErrorf("fetch asks for more than %d keys", maxFetch)
 	}
 	for range dots {
-		f.dots = append(f.dots, d.Dot(&s.Reading))
+		f.dots = append(f.dots, d.Dot(&s.reading))
 	}
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("fetch: %v", err)
 	}
-	s.serving = &Serving{fetch: f}
+	s.serving = &serving{fetch: f}
 	return nil
 }
 
-func (s *Session) produceFetched(v *Serving) error {
+func (s *Session) produceFetched(v *serving) error {
 	f := v.fetch
-	state, err := s.View(func(*replica.Replica) {})
+	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (s *Session) produceFetched(v *Serving) error {
 }
 
 // addKey adds a key as it is, which may be that nothing is held of it.
-func (v *Serving) addKey(st *replica.View, p *page, key []byte) error {
+func (v *serving) addKey(st *replica.View, p *page, key []byte) error {
 	if store.Reserved(key) {
 		return replica.ProtocolErrorf("fetch of a reserved key")
 	}
@@ -85,7 +85,7 @@ func (v *Serving) addKey(st *replica.View, p *page, key []byte) error {
 }
 
 // addDot adds the key that a dot was written to, if it is still held.
-func (v *Serving) addDot(st *replica.View, p *page, d causal.Dot) error {
+func (v *serving) addDot(st *replica.View, p *page, d causal.Dot) error {
 	a, ok := st.AliasOf(d.Origin)
 	if !ok {
 		return nil

@@ -3,39 +3,13 @@ package session
 import (
 	"encoding/binary"
 	"io"
-	"time"
 
 	"github.com/level-replicator/replicator/internal/replica"
 )
 
-const (
-	HandshakeTimeout = 5 * time.Second // TLS, and then the peer's hello
-	PageSize         = 256 << 10       // bytes after which a page ends
-	smallPage        = 16 << 10        // and after a session that broke off
-	InFlightTimeout  = 10 * time.Second
-	LingerTimeout    = time.Second // for a last word to be read before the connection goes
-)
-
-// A conversation is a sequence of frames: a length of four bytes (big endian,
-// of what follows it), a type, a payload. Integers are unsigned varints, byte
-// strings have their length in front, unless said. testdata/format has samples.
-//
-//	dialer                              acceptor
-//	hello                       →
-//	                            ←       hello, and vectors, addresses if they are news
-//	(equal: both are done)
-//	vectors, addresses, pull    →
-//	                            ←       vectors, chunk…, page …, end
-//	(probe, probed …, fetch, page …: a repair)
-//	turn                        →
-//	                            ←       pull
-//	vectors, chunk…, page …, end →
-//	                            ←       bye
-//
-// A side that has nothing to pull says turn, or bye, at once.
-//
-// refuse may come at any time, from either side, as the last word; wait after both
-// have said hello, from a side that has something to say and is not ready.
+// FrameType is the type of a frame. A frame is a length of four bytes (big endian, of what follows it), a
+// type and a payload. Integers are unsigned varints, byte strings have their length in front, unless said
+// otherwise. docs/format.md has them all.
 type FrameType byte
 
 const (
@@ -65,6 +39,12 @@ const (
 	HelloCap  = 64 << 10 // greatest frame before the peer has proved who it is
 	FrameHead = 5        // length and type
 )
+
+// Frame is one frame as a session sends it.
+type Frame struct {
+	Kind    FrameType
+	Payload []byte
+}
 
 // AppendHead writes what stands in front of a payload of some size.
 func AppendHead(b []byte, t FrameType, size int) []byte {

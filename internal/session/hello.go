@@ -91,29 +91,29 @@ func PrintableError(err error) string {
 	return printable.Printable(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-// SendHello introduces this server; peer is whose knowledge may be remembered.
-func (s *Session) SendHello(peer causal.Origin) {
+// sendHello introduces this server; peer is whose knowledge may be remembered.
+func (s *Session) sendHello(peer causal.Origin) {
 	s.host.With(func(r *replica.Replica) {
-		s.Mine = Hello{
-			Min: ProtocolMin, Max: ProtocolMax, Cluster: s.Params.Cluster, Name: s.Params.Name, Addr: s.Params.Addr,
+		s.mine = Hello{
+			Min: ProtocolMin, Max: ProtocolMax, Cluster: s.params.Cluster, Name: s.params.Name, Addr: s.params.Addr,
 			Origin: r.Self, Wall: r.Now(), Rev: r.Known.Rev, VectorSum: r.Known.VectorSum, digest: r.Digest,
-			Apart: true, maxValue: uint64(s.Params.MaxValue), maxKey: uint64(s.Params.MaxKey),
+			Apart: true, maxValue: uint64(s.params.MaxValue), maxKey: uint64(s.params.MaxKey),
 		}
-		s.sentVectorSum = r.Known.VectorSum
+		s.told.vectorSum = r.Known.VectorSum
 		if m := r.Members[peer]; m != nil && m.Rev > 0 {
-			s.Mine.CachedOrigin, s.Mine.cachedRev, s.Mine.cachedAddrHash = peer, m.Rev, m.AddrHash
-			s.Known = m.Known
+			s.mine.CachedOrigin, s.mine.cachedRev, s.mine.cachedAddrHash = peer, m.Rev, m.AddrHash
+			s.known = m.Known
 		}
-		s.Mine.wants = s.Params.Wants != nil && s.Params.Wants(r, peer)
-		s.Mine.hasGoal = s.Params.Goal.any()
+		s.mine.wants = s.params.Wants != nil && s.params.Wants(r, peer)
+		s.mine.hasGoal = s.params.Goal.any()
 	})
-	s.addrs = s.host.Addresses()
-	s.addrs = s.addrs[:min(len(s.addrs), MaxAddresses)]
-	s.Mine.AddrHash = addrHash(s.addrs)
-	if !s.Dialed {
-		s.Mine.following = s.Theirs.CachedOrigin != s.Mine.Origin || s.Theirs.cachedRev != s.Mine.Rev || s.Theirs.cachedAddrHash != s.Mine.AddrHash
+	s.told.addrs = s.host.Addresses()
+	s.told.addrs = s.told.addrs[:min(len(s.told.addrs), MaxAddresses)]
+	s.mine.AddrHash = addrHash(s.told.addrs)
+	if !s.dialed {
+		s.mine.following = s.theirs.CachedOrigin != s.mine.Origin || s.theirs.cachedRev != s.mine.Rev || s.theirs.cachedAddrHash != s.mine.AddrHash
 	}
-	s.send(FrameHello, s.Mine.Append(nil))
+	s.send(FrameHello, s.mine.Append(nil))
 }
 
 // Refuse ends the conversation and tells the peer why.
@@ -122,9 +122,8 @@ func (s *Session) Refuse(code RefuseCode, err error) error {
 }
 
 func (s *Session) refuseSaying(code RefuseCode, err error, text string) error {
-	s.queue = nil // it is the last word
-	s.send(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
-	s.Refusing = true
+	s.sendLast(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
+	s.result.Refused = true
 	s.finish()
 	return err
 }
@@ -141,22 +140,22 @@ func (s *Session) gotHello(payload []byte) error {
 		return s.refuseSaying(err.code, err, err.told)
 	}
 	h.Name = printable.Printable(h.Name)
-	s.Theirs = h
-	s.Version = min(h.Max, ProtocolMax)
-	if !s.Dialed {
-		s.SendHello(h.Origin)
-	} else if s.Mine.CachedOrigin != h.Origin {
-		s.Known = causal.Knowledge{} // another server, or the same opened anew: it may know less than it did
+	s.theirs = h
+	if !s.dialed {
+		s.sendHello(h.Origin)
+	} else if s.mine.CachedOrigin != h.Origin {
+		s.known = causal.Knowledge{} // another server, or the same opened anew: it may know less than it did
 	}
 	s.host.With(func(r *replica.Replica) {
 		m := r.NoteSeen(h.Origin, h.Name)
 		m.VectorSum, m.Digest = h.VectorSum, h.digest
-		if h.digest == s.Mine.digest && h.VectorSum == s.Mine.VectorSum {
+		if h.digest == s.mine.digest && h.VectorSum == s.mine.VectorSum {
 			m.Agreed = r.Now()
 		}
 	})
-	if s.OnHello != nil {
-		s.OnHello(&h)
+	if s.params.OnHello != nil && s.params.OnHello(&h) {
+		// Nothing is kept of a page that is cut, and what is read may never be sent.
+		s.careful, s.params.PageSize = true, smallPage
 	}
 	return s.afterHello()
 }
@@ -170,9 +169,9 @@ func (s *Session) validateHello(h *Hello) *RejectedError {
 		return &RejectedError{RefuseVersion,
 			fmt.Sprintf("the peer speaks protocol versions %d to %d, this server %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax),
 			fmt.Sprintf("protocol versions %d to %d, want one of %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax)}
-	case h.Cluster != s.Params.Cluster:
+	case h.Cluster != s.params.Cluster:
 		return &RejectedError{refuseCluster,
-			fmt.Sprintf("the peer is of cluster %q, this server of %q", h.Cluster, s.Params.Cluster),
+			fmt.Sprintf("the peer is of cluster %q, this server of %q", h.Cluster, s.params.Cluster),
 			fmt.Sprintf("this server is of another cluster than %q", h.Cluster)}
 	case h.Origin == self:
 		return &RejectedError{RefuseSelf, ErrSelf.Error(), ErrSelf.Error()}
@@ -183,8 +182,8 @@ func (s *Session) validateHello(h *Hello) *RejectedError {
 }
 
 func (s *Session) sendAddresses() {
-	b := binary.AppendUvarint(nil, uint64(len(s.addrs)))
-	for _, a := range s.addrs {
+	b := binary.AppendUvarint(nil, uint64(len(s.told.addrs)))
+	for _, a := range s.told.addrs {
 		b = store.AppendBytes(b, []byte(a))
 	}
 	s.send(FrameAddresses, b)
@@ -208,7 +207,7 @@ func (s *Session) gotAddresses(payload []byte) error {
 		return replica.ProtocolErrorf("addresses: %v", err)
 	}
 	s.host.Learn(addrs)
-	s.host.With(func(r *replica.Replica) { r.NoteSeen(s.Theirs.Origin, s.Theirs.Name).AddrHash = s.Theirs.AddrHash })
+	s.host.With(func(r *replica.Replica) { r.NoteSeen(s.theirs.Origin, s.theirs.Name).AddrHash = s.theirs.AddrHash })
 	return nil
 }
 
@@ -226,4 +225,42 @@ func decodeAddresses(payload []byte) ([]string, error) {
 		}
 	}
 	return addrs, d.End()
+}
+
+// afterHello decides, on both sides alike, whether there is anything to talk about.
+func (s *Session) afterHello() error {
+	dialer, acceptor := &s.mine, &s.theirs
+	if !s.dialed {
+		dialer, acceptor = acceptor, dialer
+	}
+	equal := dialer.VectorSum == acceptor.VectorSum && dialer.digest == acceptor.digest
+	told := acceptor.CachedOrigin == dialer.Origin && acceptor.cachedRev == dialer.Rev && acceptor.cachedAddrHash == dialer.AddrHash
+	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.hasGoal {
+		s.result.Idle = true
+		s.finishWell()
+		return nil
+	}
+	if s.theirs.CachedOrigin == s.mine.Origin {
+		s.told.rev = s.theirs.cachedRev
+	}
+	switch {
+	case !s.dialed:
+		if s.mine.following {
+			s.sendVectors(true)
+			s.sendAddresses()
+		}
+		s.step = WaitPull
+		return nil
+	case s.theirs.following:
+		s.step = waitVectors
+		return nil
+	}
+	return s.beginDialer()
+}
+
+// beginDialer is the dialer's turn to pull, once it has heard what the acceptor knows.
+func (s *Session) beginDialer() error {
+	s.sendVectors(true)
+	s.sendAddresses()
+	return s.startPull()
 }

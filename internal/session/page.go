@@ -35,11 +35,11 @@ const maxBody = FrameCap / 4
 func (p *page) size() int { return len(p.body) + p.ahead }
 
 func (p *page) full() bool {
-	return p.size() >= p.session.Params.PageSize || len(p.marks) >= maxMarks/2 || p.named >= maxVersions/4
+	return p.size() >= p.session.params.PageSize || len(p.marks) >= maxMarks/2 || p.named >= maxVersions/4
 }
 
 func (p *page) overfull() bool {
-	return p.size() >= 3*p.session.Params.PageSize || p.named >= maxVersions/2
+	return p.size() >= 3*p.session.params.PageSize || p.named >= maxVersions/2
 }
 
 // mark notes that all of a region was sent that this state has.
@@ -69,12 +69,12 @@ func (p *page) put(key []byte, vs []store.Version) {
 			p.body = store.AppendDot(append(p.body, flags|store.FlagApart), v.Dot, n)
 			continue
 		case v.Large > 0:
-			p.session.Kept = true
+			p.session.result.Withheld = true
 			p.body = store.AppendDot(append(p.body, flags|store.FlagLarge), v.Dot, n)
 			p.body = store.AppendBody(p.body, v, n)
 			p.body = binary.AppendUvarint(p.body, v.Large)
 			continue
-		case len(v.Value) > p.session.Params.PageSize || len(v.Value) > 0 && len(p.body)+len(v.Value) > maxBody:
+		case len(v.Value) > p.session.params.PageSize || len(v.Value) > 0 && len(p.body)+len(v.Value) > maxBody:
 			flags |= store.FlagChunked
 			p.values = append(p.values, v.Value)
 			p.ahead += len(v.Value)
@@ -114,46 +114,4 @@ func (p *page) flush() {
 		b = binary.AppendUvarint(b, uint64(p.keys))
 		return append(b, p.body...)
 	}))
-}
-
-// queued is something to be sent in its turn: a frame, or a value that is cut into
-// chunks only then, so that it is in memory once.
-type queued struct {
-	Frame
-	value []byte
-}
-
-// sendValue sends a value that is too large for a page, ahead of the page.
-func (s *Session) sendValue(value []byte) { s.queue = append(s.queue, queued{value: value}) }
-
-// sendQueued sends what comes next of the queue, about a page of it.
-func (s *Session) sendQueued() {
-	for room := s.Params.PageSize; len(s.queue) > 0 && room > 0; {
-		q := &s.queue[0]
-		if len(q.value) == 0 {
-			s.Out = append(s.Out, q.Frame)
-			room -= len(q.Payload)
-		} else {
-			n := min(len(q.value), s.Params.PageSize)
-			last := byte(store.Btoi(n == len(q.value)))
-			s.Out = append(s.Out, Frame{FrameChunk, append([]byte{last}, q.value[:n]...)})
-			room -= n
-			if q.value = q.value[n:]; last == 0 {
-				continue
-			}
-		}
-		*q = queued{}
-		s.queue = s.queue[1:]
-	}
-}
-
-// QueuedBytes is what waits to be sent.
-func (s *Session) QueuedBytes() (n int) {
-	for _, f := range s.Out {
-		n += len(f.Payload)
-	}
-	for i := range s.queue {
-		n += len(s.queue[i].Payload) + len(s.queue[i].value)
-	}
-	return n
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -8,34 +9,68 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
+// spool collects the values that come in chunks ahead of their page.
+type spool struct {
+	values []spooled
+	bytes  int  // of them that are kept
+	ended  bool // the last of them is whole
+}
+
+// spooled is a value that comes in chunks. Of one that is larger than is taken here only
+// the size is kept.
+type spooled struct {
+	parts [][]byte
+	size  uint64
+}
+
 func (s *Session) gotChunk(payload []byte) error {
-	if len(payload) < 2 || s.Pulling == nil {
+	if len(payload) < 2 || s.pulling == nil {
 		return replica.ProtocolErrorf("an empty chunk")
 	}
-	last, part := payload[0]&1 != 0, payload[1:]
-	if n := len(s.spool); n == 0 || s.spoolEnded {
-		s.spool = append(s.spool, spooled{})
-	}
-	s.spoolEnded = last
-	v := &s.spool[len(s.spool)-1]
-	if v.size += uint64(len(part)); v.size <= uint64(s.Params.MaxValue) {
-		v.parts = append(v.parts, part)
-		s.spooled += len(part)
-	} else {
-		for _, part := range v.parts {
-			s.spooled -= len(part)
-		}
-		v.parts = nil
-	}
-	// A server of before sends some values together, those of one key, say.
-	if uint64(s.spooled) > 4*uint64(s.Params.MaxValue)+FrameCap || len(s.spool) > maxVersions {
-		return fmt.Errorf("%w: %d values of %d bytes in one page, MaxValue is %d", store.ErrTooLarge, len(s.spool), s.spooled, s.Params.MaxValue)
+	p, most := &s.spool, s.params.MaxValue
+	p.add(payload[1:], payload[0]&1 != 0, most)
+	// A replica of an earlier release sends some values together, those of one key, say.
+	if uint64(p.bytes) > 4*uint64(most)+FrameCap || len(p.values) > maxVersions {
+		return fmt.Errorf("%w: %d values of %d bytes in one page, MaxValue is %d", store.ErrTooLarge, len(p.values), p.bytes, most)
 	}
 	return nil
 }
 
+// add takes in a chunk of a value of which at most some bytes are kept.
+func (p *spool) add(part []byte, last bool, most int) {
+	if len(p.values) == 0 || p.ended {
+		p.values = append(p.values, spooled{})
+	}
+	p.ended = last
+	v := &p.values[len(p.values)-1]
+	if v.size += uint64(len(part)); v.size <= uint64(most) {
+		v.parts = append(v.parts, part)
+		p.bytes += len(part)
+		return
+	}
+	for _, part := range v.parts {
+		p.bytes -= len(part)
+	}
+	v.parts = nil
+}
+
+// next takes the next value out, or returns its size if it is too large. It reports whether there is one.
+func (p *spool) next(most int) (value []byte, large uint64, ok bool) {
+	if len(p.values) == 0 || len(p.values) == 1 && !p.ended {
+		return nil, 0, false
+	}
+	if v := &p.values[0]; v.size > uint64(most) {
+		large = v.size
+	} else {
+		value = bytes.Join(v.parts, nil)
+		v.parts = nil
+	}
+	p.values = p.values[1:]
+	return value, large, true
+}
+
 func (s *Session) gotPage(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
@@ -59,12 +94,12 @@ func (s *Session) gotPage(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("page: %v", err)
 	}
-	came, size := len(payload)+s.spooled, 0
-	s.spool, s.spooled = nil, 0
+	came, size := len(payload)+s.spool.bytes, 0
+	s.spool = spool{}
 	if err := s.checkKeys(keys); err != nil {
 		return err
 	}
-	p := s.Pulling
+	p := s.pulling
 	if p.asked > 0 {
 		return s.gotWanted(keys)
 	}
@@ -74,13 +109,13 @@ func (s *Session) gotPage(payload []byte) error {
 	if keys, err = p.sort(keys); err != nil {
 		return err
 	}
-	if p.Repair != nil {
+	if p.repair != nil {
 		return s.repairKeys(keys)
 	}
 	for i := range keys {
 		size += keys[i].Size()
 	}
-	if len(p.keys) > 0 && (p.size+size > s.Params.BatchSize || !s.sameWatermarks()) {
+	if len(p.keys) > 0 && (p.size+size > s.params.BatchSize || !s.sameWatermarks()) {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
@@ -88,14 +123,14 @@ func (s *Session) gotPage(payload []byte) error {
 	p.keys = append(p.keys, keys...)
 	p.bytes += came
 	p.size += size
-	p.watermarks = s.Known
+	p.watermarks = s.known
 	for _, m := range marks {
 		p.basis = p.basis.Raise(causal.Dot{Origin: m.Origin, Seq: m.To})
-		m.To = min(m.To, s.Known.Seq(causal.Covered, m.Origin))
+		m.To = min(m.To, s.known.Seq(causal.Covered, m.Origin))
 		p.marks = append(p.marks, m)
 	}
-	p.basis = p.basis.Join(s.Known.Vector(causal.Covered)).Join(s.theirCloud)
-	if size > s.Params.BatchSize { // nothing else fits into its batch, so it need not wait for more
+	p.basis = p.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
+	if size > s.params.BatchSize { // nothing else fits into its batch, so it need not wait for more
 		return s.commitPages()
 	}
 	return nil
@@ -108,7 +143,7 @@ func (s *Session) readMarks(d *store.Decoder) ([]causal.Region, error) {
 	}
 	marks := make([]causal.Region, 0, n)
 	for range n {
-		o, ok := s.Reading.Origin(d.Uint())
+		o, ok := s.reading.Origin(d.Uint())
 		if !ok {
 			return nil, replica.ProtocolErrorf("page names an unknown origin")
 		}
@@ -123,7 +158,7 @@ func (s *Session) readMarks(d *store.Decoder) ([]causal.Region, error) {
 
 func (s *Session) readKey(d *store.Decoder) (replica.RemoteKey, error) {
 	k := replica.RemoteKey{Key: d.Bytes(len(d.B))}
-	k.Over = len(k.Key) > s.Params.MaxKey
+	k.Over = len(k.Key) > s.params.MaxKey
 	n := d.Count(3)
 	if n > maxVersions {
 		return k, replica.ProtocolErrorf("key %.40q with %d versions", k.Key, n)
@@ -132,7 +167,7 @@ func (s *Session) readKey(d *store.Decoder) (replica.RemoteKey, error) {
 	for range n {
 		var v store.Version
 		flags := d.Byte()
-		v.Dot = d.Dot(&s.Reading)
+		v.Dot = d.Dot(&s.reading)
 		if v.Seq == 0 && d.Err == nil {
 			return k, replica.ProtocolErrorf("key %.40q: a version without a seq", k.Key)
 		}
@@ -141,7 +176,7 @@ func (s *Session) readKey(d *store.Decoder) (replica.RemoteKey, error) {
 			return k, replica.ProtocolErrorf("key %.40q: a version that is known and is not", k.Key)
 		}
 		if !v.NameOnly && !v.Apart {
-			d.Body(&v, &s.Reading)
+			d.Body(&v, &s.reading)
 			if err := s.readContent(d, flags, &v); err != nil {
 				return k, err
 			}

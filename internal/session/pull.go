@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -15,7 +14,7 @@ import (
 // Pulling is the half of a session that brings over what we lack. Pages are
 // merged as they come; the peer's claim is taken, and its proofs, when all of
 // them are, and in the same batch if they fit into one.
-type Pulling struct {
+type pulling struct {
 	keys   []replica.RemoteKey
 	bytes  int             // of the frames they came in
 	size   int             // of the batch they will make, about
@@ -33,7 +32,7 @@ type Pulling struct {
 	back    replica.HeldBack // what is not taken here
 
 	reconcile bool // claims were equal, digests were not
-	Repair    *Repair
+	repair    *repair
 	repaired  causal.Vector // what the peer had purged when a repair began
 	rounds    int           // repairs begun
 }
@@ -44,30 +43,30 @@ func (s *Session) startPull() error {
 	var news int64
 	none := false
 	s.host.With(func(r *replica.Replica) {
-		news = r.Known.Behind(&s.Known)
+		news = r.Known.Behind(&s.known)
 		none = s.nothingNew(r)
 	})
 	if none {
 		return s.pulled()
 	}
-	if s.Skipped = s.host.EnterPull(s.Theirs.Origin, news); s.Skipped != NotSkipped {
+	if s.result.Skipped = s.host.EnterPull(s.theirs.Origin, news); s.result.Skipped != NotSkipped {
 		return s.pulled()
 	}
-	p := &Pulling{}
+	p := &pulling{}
 	var skip causal.SpanMap
 	s.host.With(func(r *replica.Replica) {
 		p.reconcile = s.differs()
-		skip = r.Skippable(&s.Known)
+		skip = r.Skippable(&s.known)
 	})
-	s.Pulling = p
-	if len(s.Params.Repair) > 0 {
+	s.pulling = p
+	if len(s.params.Repair) > 0 {
 		s.host.With((*replica.Replica).StartOver)
-		p.Repair = &Repair{Kind: forRepair, keys: s.Params.Repair}
+		p.repair = &repair{kind: forRepair, keys: s.params.Repair}
 		return s.fetchNext()
 	}
 	// A pull would bring nothing, if what the peer told of its claim since its hello is no
 	// more than it claimed then; and so there is no claim to be taken.
-	if p.reconcile && len(s.theirCloud) == 0 && s.Known.VectorSum == s.Theirs.VectorSum {
+	if p.reconcile && len(s.cloud) == 0 && s.known.VectorSum == s.theirs.VectorSum {
 		p.rounds = 1
 		return s.startRepair(forReconcile)
 	}
@@ -83,39 +82,26 @@ func (s *Session) startPull() error {
 		}
 		return b
 	}))
-	s.Expect = WantPage
+	s.step = WaitPage
 	return nil
 }
 
 // differs tells that the two claimed the same when they met, and did not hold the same.
 func (s *Session) differs() bool {
-	return s.Mine.VectorSum == s.Theirs.VectorSum && s.Mine.digest != s.Theirs.digest
+	return s.mine.VectorSum == s.theirs.VectorSum && s.mine.digest != s.theirs.digest
 }
 
 // nothingNew tells that a pull would bring nothing: all that the peer claims, holds
 // beyond that, and can prove is known here. What it has learnt since it told of that is
 // left to the next session.
 func (s *Session) nothingNew(r *replica.Replica) bool {
-	return !s.differs() && !s.Params.Goal.any() && len(s.theirCloud) == 0 &&
-		s.Known.Within(causal.Covered, &r.Known, causal.Covered) && s.Known.Within(causal.Pruned, &r.Known, causal.Pruned) && s.Known.Within(causal.Purged, &r.Known, causal.Purged)
-}
-
-// spooled is a value that comes in chunks. Of one that is larger than is taken here only
-// the size is kept.
-type spooled struct {
-	parts [][]byte
-	size  uint64
-}
-
-func (v *spooled) value() []byte {
-	value := bytes.Join(v.parts, nil)
-	v.parts = nil
-	return value
+	return !s.differs() && !s.params.Goal.any() && len(s.cloud) == 0 &&
+		s.known.Within(causal.Covered, &r.Known, causal.Covered) && s.known.Within(causal.Pruned, &r.Known, causal.Pruned) && s.known.Within(causal.Purged, &r.Known, causal.Purged)
 }
 
 // sort takes from the keys of a page those whose values are to be asked for, and notes
 // what is not taken here.
-func (p *Pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
+func (p *pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
 	var err error
 	return slices.DeleteFunc(keys, func(k replica.RemoteKey) bool {
 		p.back.Set(k)
@@ -126,14 +112,14 @@ func (p *Pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
 			err = errors.Join(err, p.setApart(k))
 			return true
 		}
-		return p.Repair != nil && p.Repair.Kind != forCompare && k.Lacks()
+		return p.repair != nil && p.repair.kind != forCompare && k.Lacks()
 	}), err
 }
 
 // sameWatermarks tells whether the pages that wait are of a state with the same proofs
 // as the one that the peer speaks of now.
 func (s *Session) sameWatermarks() bool {
-	return s.Pulling.watermarks.WatermarkRev == s.Known.WatermarkRev
+	return s.pulling.watermarks.WatermarkRev == s.known.WatermarkRev
 }
 
 // readContent reads the value of a version, if it is taken here.
@@ -143,17 +129,12 @@ func (s *Session) readContent(d *store.Decoder, flags byte, v *store.Version) er
 		v.Large = max(1, d.UpTo(math.MaxInt64))
 	case v.Deleted:
 	case flags&store.FlagChunked != 0:
-		if len(s.spool) == 0 || len(s.spool) == 1 && !s.spoolEnded {
+		var ok bool
+		if v.Value, v.Large, ok = s.spool.next(s.params.MaxValue); !ok {
 			return replica.ProtocolErrorf("a chunked value without its chunks")
 		}
-		if x := &s.spool[0]; x.size > uint64(s.Params.MaxValue) {
-			v.Large = x.size
-		} else {
-			v.Value = x.value()
-		}
-		s.spool = s.spool[1:]
 	default:
-		if v.Value = d.Bytes(len(d.B)); len(v.Value) > s.Params.MaxValue {
+		if v.Value = d.Bytes(len(d.B)); len(v.Value) > s.params.MaxValue {
 			v.Value, v.Large = nil, uint64(len(v.Value))
 		}
 	}
@@ -166,8 +147,8 @@ const mergeSlice = 128
 
 // merging are the pages that wait, to be merged.
 func (s *Session) merging() chunkedCommit {
-	p := s.Pulling
-	m := chunkedCommit{n: len(p.keys), count: &s.Stats.Pulled, ends: func(i int) bool { return p.keys[i].Begins() }}
+	p := s.pulling
+	m := chunkedCommit{n: len(p.keys), count: &s.result.Pulled, ends: func(i int) bool { return p.keys[i].Begins() }}
 	if p.torn {
 		m.most = mergeSlice
 	}
@@ -180,14 +161,14 @@ func (s *Session) merging() chunkedCommit {
 	return m
 }
 
-func (p *Pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.basis = nil, nil, 0, 0, nil }
+func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.basis = nil, nil, 0, 0, nil }
 
 // Retained is how many bytes of received frames the session still needs.
 func (s *Session) Retained() int {
-	n := s.spooled
-	if s.Pulling != nil {
-		n += s.Pulling.bytes
-		for _, a := range s.Pulling.apart {
+	n := s.spool.bytes
+	if s.pulling != nil {
+		n += s.pulling.bytes
+		for _, a := range s.pulling.apart {
 			n += a.bytes + len(a.key) + 16*len(a.names)
 		}
 	}
@@ -196,22 +177,20 @@ func (s *Session) Retained() int {
 
 // commitPages commits what has come so far of a pull that is not whole.
 func (s *Session) commitPages() error {
-	p := s.Pulling
+	p := s.pulling
 	p.torn = true
 	if err := s.commitInChunks(s.merging()); err != nil {
 		return err
 	}
-	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.Known) })
+	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.known) })
 	p.clear()
 	return nil
 }
 
-// Abandon ends a session that was cut off. What came of a pull is kept.
-func (s *Session) Abandon() error {
-	s.LeaveServing()
-	defer s.leavePull()
-	p := s.Pulling
-	if p == nil || p.Repair != nil {
+// keepPull keeps what came of a pull that was cut off.
+func (s *Session) keepPull() error {
+	p := s.pulling
+	if p == nil || p.repair != nil {
 		return nil
 	}
 	if len(p.keys) > 0 {
@@ -233,11 +212,11 @@ func (s *Session) gotEnd(payload []byte) error {
 	if len(payload) != 1 {
 		return replica.ProtocolErrorf("an end of %d bytes", len(payload))
 	}
-	p := s.Pulling
+	p := s.pulling
 	switch {
 	case p.asked > 0:
 		return replica.ProtocolErrorf("an end, and no answer to a want")
-	case p.Repair == nil && !p.wanting:
+	case p.repair == nil && !p.wanting:
 		p.whole = payload[0]&1 != 0
 	}
 	return s.wantNext()
@@ -245,20 +224,20 @@ func (s *Session) gotEnd(payload []byte) error {
 
 // allCame goes on when all of a pull, or of a fetch, is here.
 func (s *Session) allCame() error {
-	p := s.Pulling
+	p := s.pulling
 	p.wanting = false
-	if p.Repair != nil {
+	if p.repair != nil {
 		return s.fetchNext()
 	}
 	if !p.whole || p.back.Over {
-		s.partial, s.Held = !p.whole, p.back.Over // to come again brings nothing of what is held back
+		s.result.Partial, s.result.HeldBack = !p.whole, p.back.Over // to come again brings nothing of what is held back
 		if err := s.commitPages(); err != nil {
 			return err
 		}
 		return s.pulled()
 	}
 	if p.vector == nil { // it said nothing new
-		p.vector = s.Known.Vector(causal.Covered)
+		p.vector = s.known.Vector(causal.Covered)
 	}
 	return s.conclude()
 }
@@ -266,7 +245,7 @@ func (s *Session) allCame() error {
 // conclude takes the peer's claim, unless a repair must come first: the peer may
 // have forgotten deletions that we never heard of, or one side may be damaged.
 func (s *Session) conclude() error {
-	p := s.Pulling
+	p := s.pulling
 	repair := false
 	s.host.With(func(r *replica.Replica) { repair = !s.watermarksCovered(r) })
 	if settle := p.reconcile && p.rounds == 0; repair || settle {
@@ -290,15 +269,15 @@ func (s *Session) conclude() error {
 	var claim causal.Vector
 	var above causal.SpanMap
 	m.last = func(t *replica.Txn) error {
-		t.Sync = t.Sync || s.Theirs.wants
+		t.Sync = t.Sync || s.theirs.wants
 		claim, above = p.vector, nil
 		if len(p.back.Keys) > 0 {
-			claim, above = p.back.Allow(&t.R.Known, p.vector, &s.Known)
+			claim, above = p.back.Allow(&t.R.Known, p.vector, &s.known)
 		}
 		for _, d := range claim {
 			t.Cover(d)
 		}
-		t.JoinWatermarks(&s.Known)
+		t.JoinWatermarks(&s.known)
 		return nil
 	}
 	if err := s.commitInChunks(m); err != nil {
@@ -308,15 +287,15 @@ func (s *Session) conclude() error {
 		if r.Resume.Rev++; len(p.back.Keys) == 0 {
 			r.Pending = nil
 		} else { // the next pull brings what is above the claim once more
-			r.Remember(p.marks, p.basis, &p.back, &s.Known)
+			r.Remember(p.marks, p.basis, &p.back, &s.known)
 		}
-		s.Stats.HeldBefore = len(r.HeldBack)
+		s.result.HeldBefore = len(r.HeldBack)
 		r.HoldBack(&p.back, above)
-		s.Held = len(p.back.Keys) > 0
-		s.Stats.HeldNow = len(r.HeldBack)
+		s.result.HeldBack = len(p.back.Keys) > 0
+		s.result.HeldNow = len(r.HeldBack)
 	})
 	p.clear()
-	if s.Params.Compare != nil {
+	if s.params.Compare != nil {
 		return s.startCompare()
 	}
 	return s.pulled()
@@ -326,7 +305,7 @@ func (s *Session) conclude() error {
 func (s *Session) recordOrigins() error {
 	var fresh []causal.Origin
 	s.host.With(func(r *replica.Replica) {
-		for _, d := range s.Pulling.vector {
+		for _, d := range s.pulling.vector {
 			if _, ok := r.Alias[d.Origin]; !ok {
 				fresh = append(fresh, d.Origin)
 			}
@@ -349,24 +328,31 @@ func (s *Session) recordOrigins() error {
 
 // watermarksCovered tells whether what the peer purged is claimed here or was repaired.
 func (s *Session) watermarksCovered(r *replica.Replica) bool {
-	for _, w := range s.Known.Rows {
-		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > s.Pulling.repaired.Seq(w.Origin) {
+	for _, w := range s.known.Rows {
+		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > s.pulling.repaired.Seq(w.Origin) {
 			return false
 		}
 	}
 	return true
 }
 
+func (s *Session) leavePull() {
+	if s.pulling != nil {
+		s.pulling = nil
+		s.host.LeavePull(s.theirs.Origin)
+	}
+}
+
 // pulled ends our pull: then it is the peer's turn, or all is said.
 func (s *Session) pulled() error {
 	s.leavePull()
 	s.reportDurable()
-	if s.Dialed {
+	if s.dialed {
 		s.send(FrameTurn, nil)
-		s.Expect = wantTheirs
+		s.step = waitTheirs
 		return nil
 	}
-	s.send(FrameBye, []byte{byte(s.Skipped)})
+	s.send(FrameBye, []byte{byte(s.result.Skipped)})
 	s.finishWell()
 	return nil
 }
@@ -375,7 +361,7 @@ func (s *Session) gotBye(payload []byte) error {
 	if len(payload) != 1 || payload[0] > byte(SkippedReadOnly) {
 		return replica.ProtocolErrorf("a bye of % x", payload)
 	}
-	s.TheirSkip = SkipReason(payload[0])
+	s.result.TheirSkip = SkipReason(payload[0])
 	s.finishWell()
 	return nil
 }
@@ -383,8 +369,8 @@ func (s *Session) gotBye(payload []byte) error {
 // reportDurable brings to disk what is claimed here, if the peer waits for that,
 // and tells it. If that fails it tells what is on disk.
 func (s *Session) reportDurable() {
-	if h, ok := s.host.(flusher); ok && s.Theirs.wants {
-		h.Harden()
+	if h, ok := s.host.(Flusher); ok && s.theirs.wants {
+		h.MakeDurable()
 		s.sendVectors(false)
 	}
 }

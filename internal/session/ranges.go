@@ -56,7 +56,7 @@ func (s *Session) readDots(d *store.Decoder) (map[causal.Dot]bool, error) {
 	dots := map[causal.Dot]bool{}
 	after := causal.Dot{}
 	for range d.Count(3) {
-		o, ok := s.Reading.Origin(d.Uint())
+		o, ok := s.reading.Origin(d.Uint())
 		if !ok && d.Err == nil {
 			return nil, replica.ProtocolErrorf("probed: an unknown origin")
 		}
@@ -90,7 +90,7 @@ func (s *Session) readSplit(d *store.Decoder, g replica.DotRange) ([]replica.Dot
 	var parts []replica.DotRange
 	first := g.First
 	for range min(d.Count(18), replica.SplitInto) {
-		part := replica.DotRange{First: first, Last: d.Dot(&s.Reading), Sum: d.Sum()}
+		part := replica.DotRange{First: first, Last: d.Dot(&s.reading), Sum: d.Sum()}
 		if part.Last.Compare(first) < 0 || part.Last.Compare(g.Last) > 0 {
 			return nil, replica.ProtocolErrorf("probed: parts are out of order")
 		}

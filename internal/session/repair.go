@@ -25,19 +25,19 @@ import (
 //
 // Both sides split what differs, in turn, so that a range shrinks by the square of
 // splitInto with each round trip.
-type Repair struct {
-	Kind   RepairKind
-	Ranges []replica.DotRange // asked for, not yet answered
+type repair struct {
+	kind   repairKind
+	ranges []replica.DotRange // asked for, not yet answered
 	queue  []replica.DotRange // to be asked for
 	probes int                // frames of questions so far
 	keys   [][]byte           // that hold a version here which the peer does not hold
 	dots   []causal.Dot       // that only the peer holds
 }
 
-type RepairKind byte
+type repairKind byte
 
 const (
-	forPurge     RepairKind = iota // what the peer has purged
+	forPurge     repairKind = iota // what the peer has purged
 	forReconcile                   // claims are equal, digests are not
 	forRepair                      // fetches keys that are damaged here
 	forCompare                     // changes nothing
@@ -45,15 +45,15 @@ const (
 
 // inDigest tells whether only dots matter that are in the digest: tombstones may
 // be forgotten any time.
-func (p *Repair) inDigest() bool { return p.Kind != forPurge }
+func (p *repair) inDigest() bool { return p.kind != forPurge }
 
-func (s *Session) startRepair(kind RepairKind) error {
-	p := &Repair{Kind: kind}
+func (s *Session) startRepair(kind repairKind) error {
+	p := &repair{kind: kind}
 	if kind != forCompare {
 		s.host.With((*replica.Replica).StartOver)
 	}
-	s.Pulling.Repair, s.Pulling.repaired = p, s.Known.Vector(causal.Purged)
-	state, err := s.View(func(*replica.Replica) {})
+	s.pulling.repair, s.pulling.repaired = p, s.known.Vector(causal.Purged)
+	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
@@ -70,8 +70,8 @@ func (s *Session) startRepair(kind RepairKind) error {
 
 // ask queues a range that was measured, in parts if we hold much of it.
 func (s *Session) ask(state *replica.View, g replica.DotRange) error {
-	p := s.Pulling.Repair
-	if g.Count <= s.Params.ListBelow {
+	p := s.pulling.repair
+	if g.Count <= s.params.ListBelow {
 		p.queue = append(p.queue, g)
 		return nil
 	}
@@ -82,13 +82,13 @@ func (s *Session) ask(state *replica.View, g replica.DotRange) error {
 
 // probe asks the peer about the next ranges.
 func (s *Session) probe() error {
-	p := s.Pulling.Repair
+	p := s.pulling.repair
 	if p.probes++; p.probes > replica.MaxProbes {
 		return replica.ProtocolErrorf("probed: still no end after %d questions", replica.MaxProbes)
 	}
 	gs := p.queue[:min(len(p.queue), replica.ProbeRanges)]
 	p.queue = p.queue[len(gs):]
-	p.Ranges = gs
+	p.ranges = gs
 	n := &s.sending
 	s.send(FrameProbe, n.Frame(func(b []byte) []byte {
 		b = append(b, byte(store.Btoi(p.inDigest())))
@@ -100,19 +100,19 @@ func (s *Session) probe() error {
 		}
 		return b
 	}))
-	s.Expect = WantProbeReply
+	s.step = WaitProbeReply
 	return nil
 }
 
 const (
 	replySame byte = iota
-	ReplyDots
+	replyDots
 	replySplit
 )
 
 // gotProbe answers: the same, or the dots if they are few, or the sums of parts.
 func (s *Session) gotProbe(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (s *Session) gotProbe(payload []byte) error {
 	}
 	asked := make([]replica.DotRange, 0, n)
 	for range n {
-		asked = append(asked, replica.DotRange{First: d.Dot(&s.Reading), Last: d.Dot(&s.Reading), Sum: d.Sum()})
+		asked = append(asked, replica.DotRange{First: d.Dot(&s.reading), Last: d.Dot(&s.reading), Sum: d.Sum()})
 	}
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("probe: %v", err)
@@ -131,7 +131,7 @@ func (s *Session) gotProbe(payload []byte) error {
 	if overlap(asked) {
 		return replica.ProtocolErrorf("probe: ranges overlap")
 	}
-	state, err := s.View(func(*replica.Replica) {})
+	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
@@ -147,8 +147,8 @@ func (s *Session) gotProbe(payload []byte) error {
 		switch {
 		case g.Sum == asked[i].Sum:
 			body = append(body, replySame)
-		case g.Count <= s.Params.ListBelow:
-			body, err = appendDots(&state, append(body, ReplyDots), g, counted, os)
+		case g.Count <= s.params.ListBelow:
+			body, err = appendDots(&state, append(body, replyDots), g, counted, os)
 		default:
 			body, err = appendSplit(&state, append(body, replySplit), g, counted, os)
 		}
@@ -161,20 +161,20 @@ func (s *Session) gotProbe(payload []byte) error {
 }
 
 func (s *Session) gotProbeReply(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
-	p := s.Pulling.Repair
-	state, err := s.View(func(*replica.Replica) {})
+	p := s.pulling.repair
+	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
 	defer state.Release()
-	for _, g := range p.Ranges {
+	for _, g := range p.ranges {
 		switch d.Byte() {
 		case replySame:
-		case ReplyDots:
+		case replyDots:
 			var theirs map[causal.Dot]bool
 			if theirs, err = s.readDots(&d); err == nil && d.Err == nil {
 				err = s.compare(&state, g, theirs)
@@ -197,7 +197,7 @@ func (s *Session) gotProbeReply(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("probed: %v", err)
 	}
-	p.Ranges = nil
+	p.ranges = nil
 	if len(p.queue) > 0 {
 		return s.probe()
 	}
@@ -206,7 +206,7 @@ func (s *Session) gotProbeReply(payload []byte) error {
 
 // differing queues the parts whose sum is another here.
 func (s *Session) differing(state *replica.View, parts []replica.DotRange) error {
-	p, mine := s.Pulling.Repair, slices.Clone(parts)
+	p, mine := s.pulling.repair, slices.Clone(parts)
 	if err := state.Measure(mine, p.inDigest()); err != nil {
 		return err
 	}
@@ -222,13 +222,13 @@ func (s *Session) differing(state *replica.View, parts []replica.DotRange) error
 
 // compare works out what only one side holds of a range.
 func (s *Session) compare(state *replica.View, g replica.DotRange, theirs map[causal.Dot]bool) error {
-	p := s.Pulling.Repair
+	p := s.pulling.repair
 	err := state.Each(g, p.inDigest(), func(e *store.Entry) error {
 		if theirs[e.Dot] {
 			delete(theirs, e.Dot)
 			return nil
 		}
-		if !p.inDigest() && e.Seq > s.Known.Seq(causal.Purged, e.Origin) {
+		if !p.inDigest() && e.Seq > s.known.Seq(causal.Purged, e.Origin) {
 			return nil // the peer has no proof against it
 		}
 		p.keys = append(p.keys, slices.Clone(e.Key))
@@ -244,17 +244,17 @@ func (s *Session) compare(state *replica.View, g replica.DotRange, theirs map[ca
 // fetchNext asks for some of the keys in question as they are at the peer, or
 // concludes the pull.
 func (s *Session) fetchNext() error {
-	p := s.Pulling.Repair
+	p := s.pulling.repair
 	if len(p.keys)+len(p.dots) == 0 {
-		s.Pulling.Repair = nil
-		if p.Kind == forRepair || p.Kind == forCompare {
+		s.pulling.repair = nil
+		if p.kind == forRepair || p.kind == forCompare {
 			return s.pulled()
 		}
 		return s.conclude()
 	}
 	var keys [][]byte
 	size := 0
-	for len(p.keys) > 0 && len(keys) < replica.FetchKeys && size < s.Params.PageSize {
+	for len(p.keys) > 0 && len(keys) < replica.FetchKeys && size < s.params.PageSize {
 		keys, size = append(keys, p.keys[0]), size+len(p.keys[0])
 		p.keys = p.keys[1:]
 	}
@@ -272,30 +272,30 @@ func (s *Session) fetchNext() error {
 		}
 		return b
 	}))
-	s.Expect = WantPage
+	s.step = WaitPage
 	return nil
 }
 
 // repairKeys takes in keys as they are at the peer.
 func (s *Session) repairKeys(keys []replica.RemoteKey) error {
-	p := s.Pulling.Repair
-	if p.Kind == forCompare {
+	p := s.pulling.repair
+	if p.kind == forCompare {
 		return s.compareKeys(keys)
 	}
-	count := &s.Stats.Repaired
-	if p.Kind == forRepair {
-		count = &s.Stats.fetched
+	count := &s.result.Repaired
+	if p.kind == forRepair {
+		count = nil // that they are corrupted was known
 	}
 	return s.commitInChunks(chunkedCommit{
 		n:     len(keys),
 		most:  mergeSlice,
-		first: func(t *replica.Txn) error { t.JoinWatermarks(&s.Known); t.DropResume(); return nil },
+		first: func(t *replica.Txn) error { t.JoinWatermarks(&s.known); t.DropResume(); return nil },
 		step: func(t *replica.Txn, i int) (back int, err error) {
 			k := keys[i]
-			if p.Kind != forPurge {
-				return t.Reconcile(k.Key, k.Versions, &s.Known)
+			if p.kind != forPurge {
+				return t.Reconcile(k.Key, k.Versions, &s.known)
 			}
-			return 0, t.DropPurged(k.Key, k.Versions, &s.Known)
+			return 0, t.DropPurged(k.Key, k.Versions, &s.known)
 		},
 		count: count,
 	})

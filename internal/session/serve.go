@@ -18,7 +18,7 @@ import (
 // lose a version of the first state are noted, and sent as they are then, until a
 // page has sent the last of them: with that, all of the first state was sent, or
 // what has superseded it.
-type Serving struct {
+type serving struct {
 	peer    causal.Vector                  // what the peer claims
 	tops    causal.Vector                  // up to where the first state has what it lacks
 	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it
@@ -54,7 +54,7 @@ const (
 )
 
 // Note takes in what a commit did to a key.
-func (v *Serving) Note(c *replica.Change) {
+func (v *serving) Note(c *replica.Change) {
 	for i := range c.Old {
 		if d := c.Old[i].Dot; v.tops.Contains(d) && !v.peer.Contains(d) && !c.Versions.Has(d) {
 			v.changed.add(c.Key)
@@ -72,13 +72,13 @@ func (c *changed) add(key []byte) {
 }
 
 // View takes a state, with what the peer must know of it.
-func (s *Session) View(f func(r *replica.Replica)) (v replica.View, err error) {
+func (s *Session) view(f func(r *replica.Replica)) (v replica.View, err error) {
 	s.host.With(func(r *replica.Replica) {
 		if v, err = r.Look(); err != nil {
 			return
 		}
 		v.MayHaveStale, v.Keys = r.MayHaveStale, r.Keys
-		v.Rows, v.Rev, v.Cloud = r.Known.Since(s.sentRev), r.Known.Rev, r.Cloud.Clone()
+		v.Rows, v.Rev, v.Cloud = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
 		f(r)
 	})
 	return v, err
@@ -86,19 +86,19 @@ func (s *Session) View(f func(r *replica.Replica)) (v replica.View, err error) {
 
 // tell sends what is news in the state of a page, before the page.
 func (s *Session) tell(v *replica.View) {
-	if v.Rev > s.sentRev || len(v.Cloud) > 0 {
+	if v.Rev > s.told.rev || len(v.Cloud) > 0 {
 		s.sendRows(v.Rows, v.Rev, v.Cloud, nil)
 	}
 }
 
 func (s *Session) gotPull(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
 	skip := map[causal.Origin]causal.Spans{}
 	for range d.Count(2) {
-		o, ok := s.Reading.Origin(d.Uint())
+		o, ok := s.reading.Origin(d.Uint())
 		if !ok {
 			return replica.ProtocolErrorf("pull names an unknown origin")
 		}
@@ -110,19 +110,19 @@ func (s *Session) gotPull(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("pull: %v", err)
 	}
-	s.serving = &Serving{peer: s.Known.Vector(causal.Covered), skip: skip, window: s.Params.PageSize}
+	s.serving = &serving{peer: s.known.Vector(causal.Covered), skip: skip, window: s.params.PageSize}
 	return nil
 }
 
 // More tells whether produce has something to send.
-func (s *Session) More() bool { return s.serving != nil || len(s.queue) > 0 }
+func (s *Session) More() bool { return s.serving != nil || len(s.outbox.queue) > 0 }
 
 // Produce sends the next page of what is being served, or its end.
 func (s *Session) Produce() error {
 	v := s.serving
 	var err error
 	switch {
-	case len(s.queue) > 0:
+	case len(s.outbox.queue) > 0:
 		s.sendQueued()
 	case v.fetch != nil:
 		err = s.produceFetched(v)
@@ -141,28 +141,28 @@ func (s *Session) Produce() error {
 func (s *Session) endServing(whole bool) {
 	s.send(FrameEnd, []byte{byte(store.Btoi(whole))})
 	if v := s.serving; v.fetch == nil && v.want == nil {
-		s.Served, s.Kept = whole, s.Kept || !whole
+		s.result.ServedAll, s.result.Withheld = whole, s.result.Withheld || !whole
 	}
-	s.LeaveServing()
-	if s.Expect == WantPull {
-		s.Expect = WantTurn
+	s.leaveServing()
+	if s.step == WaitPull {
+		s.step = WaitTurn
 	}
 }
 
-func (s *Session) LeaveServing() {
+func (s *Session) leaveServing() {
 	if s.serving != nil && s.serving.begun {
 		s.host.With(func(r *replica.Replica) { r.Unobserve(s.serving) })
 	}
 	s.serving = nil
 }
 
-func (s *Session) producePage(v *Serving) error {
+func (s *Session) producePage(v *serving) error {
 	var keys map[string]struct{}
 	still := false // nothing has changed since the first state
 	first := !v.begun
-	state, err := s.View(func(r *replica.Replica) {
+	state, err := s.view(func(r *replica.Replica) {
 		if first {
-			s.sentVectorSum = r.Known.VectorSum
+			s.told.vectorSum = r.Known.VectorSum
 			v.begin(r)
 		}
 		still = len(v.changed.keys) == 0 && v.after == 0
@@ -185,7 +185,7 @@ func (s *Session) producePage(v *Serving) error {
 			return err
 		}
 	}
-	if s.Params.slow {
+	if s.careful {
 		v.window *= slowGrowth
 	} else {
 		v.window *= windowGrowth
@@ -196,7 +196,7 @@ func (s *Session) producePage(v *Serving) error {
 		return err
 	}
 	p.flush()
-	s.Stats.Served += p.versions
+	s.result.Served += p.versions
 	if keys == nil { // changed keys are seen to in a state of their own
 		if still && len(v.regions) == 0 {
 			s.endServing(!v.left)
@@ -220,7 +220,7 @@ func (s *Session) producePage(v *Serving) error {
 }
 
 // begin works out which parts of the log the peer lacks.
-func (v *Serving) begin(r *replica.Replica) {
+func (v *serving) begin(r *replica.Replica) {
 	v.begun, v.regions, v.sent = true, []causal.Region{}, map[string]sentKey{}
 	v.changed.keys = map[string]struct{}{}
 	r.Observe(v)
@@ -241,7 +241,7 @@ func (v *Serving) begin(r *replica.Replica) {
 }
 
 // addChanged sends keys that changed meanwhile, and gives those that found no room.
-func (v *Serving) addChanged(st *replica.View, p *page, keys map[string]struct{}) (left map[string]struct{}, err error) {
+func (v *serving) addChanged(st *replica.View, p *page, keys map[string]struct{}) (left map[string]struct{}, err error) {
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if p.full() {
 			return keys, nil
@@ -262,14 +262,14 @@ func (v *Serving) addChanged(st *replica.View, p *page, keys map[string]struct{}
 
 // readRegion reads of the first region what belongs together, at its end, and tells
 // whether enough was sent of this state.
-func (v *Serving) readRegion(st *replica.View, p *page) (ended bool, err error) {
+func (v *serving) readRegion(st *replica.View, p *page) (ended bool, err error) {
 	g := &v.regions[0]
-	room := max(p.session.Params.PageSize, min(v.window, p.session.Params.Window)) - p.sent - p.size()
-	entries, all, err := v.ReadLog(st, *g, room)
+	room := max(p.session.params.PageSize, min(v.window, p.session.params.Window)) - p.sent - p.size()
+	entries, all, err := v.readLog(st, *g, room)
 	if err != nil {
 		return false, err
 	}
-	if err := ReadValues(st, entries, max(4*room, 1<<20)); err != nil {
+	if err := readValues(st, entries, max(4*room, 1<<20)); err != nil {
 		return false, err
 	}
 	for i := range entries {
@@ -314,18 +314,18 @@ func (v *Serving) readRegion(st *replica.View, p *page) (ended bool, err error) 
 }
 
 // enough tells whether a state was read long enough, when a page is full.
-func (v *Serving) enough(p *page) bool {
+func (v *serving) enough(p *page) bool {
 	if n := p.sent + p.size(); p.versions > 0 {
 		v.average = n / p.versions
 	}
-	return p.sent+p.size() >= min(v.window, p.session.Params.Window)
+	return p.sent+p.size() >= min(v.window, p.session.params.Window)
 }
 
 // addEntry sends the key of a log entry, with all its versions, and tells whether
 // values of it are still to be sent.
-func (v *Serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, err error) {
+func (v *serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, err error) {
 	if !e.Inline && !st.MayHaveStale { // it is alone: the log has one entry for each version
-		if err := ReadValue(st, e); err != nil {
+		if err := readValue(st, e); err != nil {
 			return false, err
 		}
 		x := e.Version

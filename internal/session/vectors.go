@@ -9,6 +9,13 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
+// told is what the peer was told of this replica.
+type told struct {
+	rev       uint64     // up to which revision of our vectors,
+	vectorSum causal.Sum // and our version vector in that state
+	addrs     []string   // addresses that it is told, if they are news
+}
+
 // sendVectors tells the peer what changed of our knowledge since it was told, of
 // the state that the next page shows. first adds what is said only once.
 func (s *Session) sendVectors(first bool) {
@@ -17,9 +24,9 @@ func (s *Session) sendVectors(first bool) {
 	var rev uint64
 	var loose causal.Vector
 	s.host.With(func(r *replica.Replica) {
-		rows, rev, loose = r.Known.Since(s.sentRev), r.Known.Rev, r.Cloud.Clone()
-		s.sentVectorSum = r.Known.VectorSum
-		if first && s.sentRev == 0 {
+		rows, rev, loose = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
+		s.told.vectorSum = r.Known.VectorSum
+		if first && s.told.rev == 0 {
 			lineage = r.Lineage(replica.LineageLimit)
 		}
 	})
@@ -36,7 +43,7 @@ func (s *Session) sendRows(rows []causal.Row, rev uint64, loose causal.Vector, l
 		}
 		b = binary.AppendUvarint(b, uint64(len(rows)))
 		for _, w := range rows {
-			if !s.Theirs.Apart { // it would refuse more
+			if !s.theirs.Apart { // it would refuse more
 				w.Seqs[causal.Pruned] = min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered])
 			}
 			b = binary.AppendUvarint(b, s.sending.Number(w.Origin))
@@ -46,7 +53,7 @@ func (s *Session) sendRows(rows []causal.Row, rev uint64, loose causal.Vector, l
 		}
 		return b
 	}))
-	s.sentRev = rev
+	s.told.rev = rev
 }
 
 // maxOrigins bounds the origins that one conversation may name: one for each
@@ -54,12 +61,12 @@ func (s *Session) sendRows(rows []causal.Row, rev uint64, loose causal.Vector, l
 const maxOrigins = 100_000
 
 func (s *Session) gotVectors(payload []byte) error {
-	d, err := s.Reading.open(payload)
+	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
 	}
 	rev := d.Uint()
-	loose := d.Vector(&s.Reading)
+	loose := d.Vector(&s.reading)
 	var lineage []causal.Origin
 	for range d.Count(16) {
 		lineage = append(lineage, d.Origin())
@@ -72,7 +79,7 @@ func (s *Session) gotVectors(payload []byte) error {
 	for range n {
 		w := causal.Row{}
 		var ok bool
-		if w.Origin, ok = s.Reading.Origin(d.Uint()); !ok {
+		if w.Origin, ok = s.reading.Origin(d.Uint()); !ok {
 			return replica.ProtocolErrorf("vectors name an unknown origin")
 		}
 		// In order, so that taking them in costs no more than reading them.
@@ -84,14 +91,14 @@ func (s *Session) gotVectors(payload []byte) error {
 				return replica.ProtocolErrorf("vectors prove more than they claim")
 			}
 		}
-		if w.Origin == s.Mine.Origin && w.Seqs[causal.Covered] > 0 && d.Err == nil {
+		if w.Origin == s.mine.Origin && w.Seqs[causal.Covered] > 0 && d.Err == nil {
 			if err := s.checkOwn(w.Seqs[causal.Covered]); err != nil {
 				return err
 			}
 		}
 		rows = append(rows, w)
 	}
-	if n := loose.Seq(s.Mine.Origin); n > 0 && d.Err == nil {
+	if n := loose.Seq(s.mine.Origin); n > 0 && d.Err == nil {
 		if err := s.checkOwn(n); err != nil {
 			return err
 		}
@@ -99,25 +106,25 @@ func (s *Session) gotVectors(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("vectors: %v", err)
 	}
-	s.Known, s.theirCloud = s.Known.Clone(), loose
-	s.Known.Take(rows)
-	if !s.Theirs.Apart { // it says only a part of it
-		s.Known.Raise(causal.Pruned, causal.Untold)
+	s.known, s.cloud = s.known.Clone(), loose
+	s.known.Take(rows)
+	if !s.theirs.Apart { // it says only a part of it
+		s.known.Raise(causal.Pruned, causal.Untold)
 	}
 	s.host.With(func(r *replica.Replica) {
-		m := r.NoteSeen(s.Theirs.Origin, s.Theirs.Name)
+		m := r.NoteSeen(s.theirs.Origin, s.theirs.Name)
 		if rev > m.Rev {
-			m.Known, m.Rev = s.Known, rev
+			m.Known, m.Rev = s.known, rev
 			r.StableCache = nil
 		}
-		r.NoteSuccession(s.Theirs.Origin, lineage)
+		r.NoteSuccession(s.theirs.Origin, lineage)
 	})
-	if p := s.Pulling; p != nil && p.vector == nil && p.Repair == nil && s.Expect == WantPage {
-		p.vector = s.Known.Vector(causal.Covered)
+	if p := s.pulling; p != nil && p.vector == nil && p.repair == nil && s.step == WaitPage {
+		p.vector = s.known.Vector(causal.Covered)
 	}
-	if s.Expect == wantVectors {
-		s.Expect = WantPull // addresses may follow, and then it is our turn
-		if s.Dialed {
+	if s.step == waitVectors {
+		s.step = WaitPull // addresses may follow, and then it is our turn
+		if s.dialed {
 			return s.beginDialer()
 		}
 	}
@@ -137,9 +144,9 @@ func (s *Session) checkOwn(seq uint64) (err error) {
 // Names numbers origins in the frames of one direction: each is spelt out in the
 // first frame that needs it.
 type Names struct {
-	List  []causal.Origin
+	list  []causal.Origin
 	index map[causal.Origin]uint64
-	Fresh int    // how many were spelt out
+	fresh int    // how many were spelt out
 	rest  []byte // of frame
 }
 
@@ -149,30 +156,30 @@ func (n *Names) Number(o causal.Origin) uint64 {
 		if n.index == nil {
 			n.index = map[causal.Origin]uint64{}
 		}
-		i = uint64(len(n.List))
-		n.List = append(n.List, o)
+		i = uint64(len(n.list))
+		n.list = append(n.list, o)
 		n.index[o] = i
 	}
 	return i
 }
 
 func (n *Names) Origin(i uint64) (causal.Origin, bool) {
-	if i >= uint64(len(n.List)) {
+	if i >= uint64(len(n.list)) {
 		return causal.Origin{}, false
 	}
-	return n.List[i], true
+	return n.list[i], true
 }
 
 // Frame puts the origins that body needs in front of it.
 func (n *Names) Frame(body func(b []byte) []byte) []byte {
 	n.rest = body(n.rest[:0])
 	rest := n.rest
-	b := make([]byte, 0, len(rest)+10+16*(len(n.List)-n.Fresh))
-	b = binary.AppendUvarint(b, uint64(len(n.List)-n.Fresh))
-	for _, o := range n.List[n.Fresh:] {
+	b := make([]byte, 0, len(rest)+10+16*(len(n.list)-n.fresh))
+	b = binary.AppendUvarint(b, uint64(len(n.list)-n.fresh))
+	for _, o := range n.list[n.fresh:] {
 		b = append(b, o[:]...)
 	}
-	n.Fresh = len(n.List)
+	n.fresh = len(n.list)
 	return append(b, rest...)
 }
 
@@ -180,12 +187,12 @@ func (n *Names) Frame(body func(b []byte) []byte) []byte {
 func (n *Names) open(payload []byte) (store.Decoder, error) {
 	d := store.Decoder{B: payload}
 	k := d.Count(16)
-	if len(n.List)+k > maxOrigins {
+	if len(n.list)+k > maxOrigins {
 		return d, replica.ProtocolErrorf("more than %d origins", maxOrigins)
 	}
-	n.List = slices.Grow(n.List, k)
+	n.list = slices.Grow(n.list, k)
 	for range k {
-		n.List = append(n.List, d.Origin())
+		n.list = append(n.list, d.Origin())
 	}
 	return d, nil
 }

@@ -23,7 +23,7 @@ type apartKey struct {
 
 // setApart notes a key whose values are to be asked for, in place of what was told of
 // it before.
-func (p *Pulling) setApart(k replica.RemoteKey) error {
+func (p *pulling) setApart(k replica.RemoteKey) error {
 	if i := slices.IndexFunc(p.apart, func(a *apartKey) bool { return bytes.Equal(a.key, k.Key) }); i >= 0 {
 		p.apart[i].names = k.Versions
 		return nil
@@ -37,11 +37,11 @@ func (p *Pulling) setApart(k replica.RemoteKey) error {
 
 // wantNext asks for values, or goes on if there is nothing more to ask for.
 func (s *Session) wantNext() error {
-	p := s.Pulling
+	p := s.pulling
 	if len(p.apart) == 0 {
 		return s.allCame()
 	}
-	if p.Repair == nil && len(p.keys) > 0 {
+	if p.repair == nil && len(p.keys) > 0 {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
@@ -52,7 +52,7 @@ func (s *Session) wantNext() error {
 	}
 	n := &s.sending
 	s.send(FrameWant, n.Frame(func(b []byte) []byte {
-		b = append(b, byte(store.Btoi(p.Repair == nil)))
+		b = append(b, byte(store.Btoi(p.repair == nil)))
 		b = binary.AppendUvarint(b, uint64(len(asked)))
 		for _, a := range asked {
 			b = store.AppendBytes(b, a.key)
@@ -63,19 +63,19 @@ func (s *Session) wantNext() error {
 		}
 		return b
 	}))
-	p.asked, p.wanting, s.Expect = len(asked), true, WantPage
+	p.asked, p.wanting, s.step = len(asked), true, WaitPage
 	return nil
 }
 
 // listApart works out what need not be sent of the next keys, and gives those that fit
 // into one question.
 func (s *Session) listApart() (asked []*apartKey, err error) {
-	p := s.Pulling
+	p := s.pulling
 	dots, size := 0, 0
 	s.host.With(func(r *replica.Replica) {
 		for _, a := range p.apart {
 			a.listed = map[causal.Dot]bool{}
-			if p.Repair == nil {
+			if p.repair == nil {
 				var ours store.Siblings
 				if ours, err = r.Lookup(a.key); err != nil {
 					return
@@ -86,7 +86,7 @@ func (s *Session) listApart() (asked []*apartKey, err error) {
 				a.listed[a.values[i].Dot] = true
 			}
 			dots, size = dots+len(a.listed), size+len(a.key)
-			if len(asked) > 0 && (len(asked) == WantKeys || dots > maxVersions || size > s.Params.PageSize) {
+			if len(asked) > 0 && (len(asked) == WantKeys || dots > maxVersions || size > s.params.PageSize) {
 				return
 			}
 			asked = append(asked, a)
@@ -109,7 +109,7 @@ func (a *apartKey) list(ours store.Siblings) {
 
 // gotWanted takes in what was asked for: the first of the keys, in order.
 func (s *Session) gotWanted(keys []replica.RemoteKey) error {
-	p := s.Pulling
+	p := s.pulling
 	if len(keys) == 0 || len(keys) > p.asked {
 		return replica.ProtocolErrorf("%d keys in answer to a want of %d", len(keys), p.asked)
 	}
@@ -134,7 +134,7 @@ func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 
 // takePart takes in some values of a key, and tells whether they were the last.
 func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err error) {
-	p := s.Pulling
+	p := s.pulling
 	came := false
 	whole = true
 	a.names = names
@@ -155,7 +155,7 @@ func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err 
 		return false, replica.ProtocolErrorf("key %.40q without any of the values that were asked for", a.key)
 	}
 	switch {
-	case whole && p.Repair != nil:
+	case whole && p.repair != nil:
 		keys, err := p.sort([]replica.RemoteKey{a.held()})
 		if err != nil {
 			return true, err
@@ -164,7 +164,7 @@ func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err 
 	case whole:
 		p.back.Set(replica.RemoteKey{Key: a.key, Versions: names})
 		return true, s.mergePart(a)
-	case p.Repair == nil && a.bytes > max(partSize, a.merged):
+	case p.repair == nil && a.bytes > max(partSize, a.merged):
 		return false, s.mergePart(a)
 	}
 	return false, nil
@@ -184,13 +184,13 @@ func (a *apartKey) held() replica.RemoteKey {
 // mergePart merges what came of a key. When that is all of it, its part of the log is
 // done.
 func (s *Session) mergePart(a *apartKey) error {
-	p := s.Pulling
+	p := s.pulling
 	k := a.held()
 	err := s.host.Commit(func(t *replica.Txn) (err error) {
-		t.JoinWatermarks(&s.Known)
-		n, err := t.Merge(k.Key, k.Versions, &s.Known)
+		t.JoinWatermarks(&s.known)
+		n, err := t.Merge(k.Key, k.Versions, &s.known)
 		if err == nil {
-			s.Stats.Pulled += n
+			s.result.Pulled += n
 		}
 		return err
 	})
@@ -204,10 +204,10 @@ func (s *Session) mergePart(a *apartKey) error {
 	}
 	for i := range k.Versions {
 		d := k.Versions[i].Dot
-		p.marks = append(p.marks, causal.Region{Origin: d.Origin, From: d.Seq, To: min(d.Seq, s.Known.Seq(causal.Covered, d.Origin))})
+		p.marks = append(p.marks, causal.Region{Origin: d.Origin, From: d.Seq, To: min(d.Seq, s.known.Seq(causal.Covered, d.Origin))})
 	}
-	p.basis = p.basis.Join(s.Known.Vector(causal.Covered)).Join(s.theirCloud)
-	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.Known) })
+	p.basis = p.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
+	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.known) })
 	p.clear()
 	return nil
 }

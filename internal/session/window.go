@@ -20,7 +20,7 @@ import (
 // logged is a log entry with the value that belongs to it.
 type logged struct {
 	store.Entry
-	Read bool // the value is there, wherever it was
+	read bool // the value is there, wherever it was
 }
 
 const (
@@ -34,9 +34,9 @@ const (
 	loggedAtLeast = 100 // bytes, about, that an entry comes to on the wire, before one was seen
 )
 
-// ReadLog reads the end of a region, which is where a pull begins, about as many
+// readLog reads the end of a region, which is where a pull begins, about as many
 // entries as come to some bytes. It tells whether that was all.
-func (v *Serving) ReadLog(st *replica.View, g causal.Region, bytes int) (entries []logged, all bool, err error) {
+func (v *serving) readLog(st *replica.View, g causal.Region, bytes int) (entries []logged, all bool, err error) {
 	n := min(max(bytes/max(v.average, loggedAtLeast), windowLeast), windowMost)
 	it := st.NewIterator(store.LogRange(g.Alias, g.From, g.To), nil)
 	defer it.Release()
@@ -49,7 +49,7 @@ func (v *Serving) ReadLog(st *replica.View, g causal.Region, bytes int) (entries
 		}
 		room, e.Key = keep(room, e.Key)
 		e.Value = nil // of siblings: they are read with their key
-		entries = append(entries, logged{Entry: e, Read: e.Inline || e.Deleted})
+		entries = append(entries, logged{Entry: e, read: e.Inline || e.Deleted})
 		if e.Seq == g.From {
 			return entries, true, it.Error()
 		}
@@ -73,12 +73,12 @@ func keep(room, b []byte) ([]byte, []byte) {
 	return room, room[n:len(room):len(room)]
 }
 
-// ReadValues reads the values of versions that are alone, in key order, until they
+// readValues reads the values of versions that are alone, in key order, until they
 // come to some bytes. What it leaves is looked up when it is sent.
-func ReadValues(st *replica.View, entries []logged, most int) error {
+func readValues(st *replica.View, entries []logged, most int) error {
 	var due []*logged
 	for i := range entries {
-		if !entries[i].Read {
+		if !entries[i].read {
 			due = append(due, &entries[i])
 		}
 	}
@@ -101,7 +101,7 @@ func ReadValues(st *replica.View, entries []logged, most int) error {
 		}
 		if at && bytes.Equal(it.Key(), e.Key) {
 			room, e.Value = keep(room, it.Value())
-			e.Read = e.CheckValue() == nil // else what comes before it is sent, and then the error
+			e.read = e.CheckValue() == nil // else what comes before it is sent, and then the error
 		}
 		if most -= len(e.Value); most < 0 {
 			break
@@ -110,11 +110,11 @@ func ReadValues(st *replica.View, entries []logged, most int) error {
 	return it.Error()
 }
 
-// ReadValue looks up the value of a version that is alone.
-func ReadValue(st *replica.View, e *logged) (err error) {
-	if e.Read {
+// readValue looks up the value of a version that is alone.
+func readValue(st *replica.View, e *logged) (err error) {
+	if e.read {
 		return nil
 	}
-	e.Read = true
+	e.read = true
 	return e.Entry.ReadValue(st)
 }

@@ -26,7 +26,7 @@ func TestMerge_HoldsBackAnOversizeValue(t *testing.T) {
 		if inChunks {
 			pa.PageSize = 60
 		}
-		sa, sb := session.NewSession(a, false, pa), session.NewSession(victim, true, p)
+		sa, sb := session.New(a, false, pa), session.New(victim, true, p)
 		overhear(t, sb, sa)
 		require.Equal(t, "-", victim.get("k"))
 		require.Empty(t, victim.log())
@@ -50,11 +50,11 @@ func TestPull_RefusesFramesThatWouldTakeQuadraticTime(t *testing.T) {
 	for i := range 60_000 {
 		b = append(binary.AppendUvarint(b, uint64(i+2)), 1, 0, 0, 0)
 	}
-	require.ErrorContains(t, d.prepared(false, session.WantPull).Receive(session.FrameVectors, b), "vectors are out of order")
+	require.ErrorContains(t, d.prepared(false, session.WaitPull).Receive(session.FrameVectors, b), "vectors are out of order")
 
 	spans := append([]byte{0, 1, 0}, binary.AppendUvarint(nil, 1<<20)...)
 	spans = append(spans, bytes.Repeat([]byte{9, 9}, 1<<20)...)
-	require.ErrorContains(t, d.prepared(false, session.WantPull).Receive(session.FramePull, spans), "spans")
+	require.ErrorContains(t, d.prepared(false, session.WaitPull).Receive(session.FramePull, spans), "spans")
 
 	probe := append([]byte{0, 0}, binary.AppendUvarint(nil, 4096)...)
 	for range 4096 { // each the whole log
@@ -62,13 +62,13 @@ func TestPull_RefusesFramesThatWouldTakeQuadraticTime(t *testing.T) {
 		probe = append(append(probe, 1), binary.AppendUvarint(nil, causal.MaxSeq)...)
 		probe = append(probe, make([]byte, 16)...)
 	}
-	require.ErrorContains(t, d.prepared(false, session.WantTurn).Receive(session.FrameProbe, probe), "ranges overlap")
+	require.ErrorContains(t, d.prepared(false, session.WaitTurn).Receive(session.FrameProbe, probe), "ranges overlap")
 }
 
 // design.md: P8
 func TestPull_RefusesAPeerThatCoversMoreThanWeWrote(t *testing.T) {
 	d := newDry(t)
-	s := d.prepared(false, session.WantPull)
+	s := d.prepared(false, session.WaitPull)
 	rows := append([]byte{0, 9, 0, 0, 1, 1}, 200, 1, 0, 0, 0) // origin 1, beta itself: claims 200
 	require.ErrorContains(t, s.Receive(session.FrameVectors, rows), "claims write 200 of this server")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func frameName(k session.FrameType) string {
 func overhear(t testing.TB, sa, sb *session.Session) (all []said) {
 	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
 		all = append(all, said{from == sa, f})
-		if err := to.Receive(f.Kind, f.Payload); f.Kind != session.FrameRefuse && !to.Refusing {
+		if err := to.Receive(f.Kind, f.Payload); f.Kind != session.FrameRefuse && !to.Result().Refused {
 			require.NoError(t, err)
 		}
 	})
@@ -88,7 +89,7 @@ func converseFixed(t testing.TB, a, b fixedNode) []said {
 	if a.r.Members[b.r.Self] != nil {
 		p.CachedPeer = b.r.Self
 	}
-	return overhear(t, session.NewSession(a, true, p), session.NewSession(b, false, b.params()))
+	return overhear(t, session.New(a, true, p), session.New(b, false, b.params()))
 }
 
 // repairFixed is a conversation of two servers that claim the same, while a key
@@ -124,7 +125,7 @@ func apartFixed(t testing.TB) []said {
 	d := newFixedNode(t, "delta")
 	p := d.params()
 	p.MaxValue = 640
-	all := overhear(t, session.NewSession(d, true, p), session.NewSession(a, false, a.params()))
+	all := overhear(t, session.New(d, true, p), session.New(a, false, a.params()))
 	require.Len(t, d.versions("siblings"), 3)
 	require.Len(t, d.r.HeldBack, 1)
 	return all
@@ -152,7 +153,7 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 
 	stranger := a.params()
 	stranger.Cluster = "c2"
-	all["refusal"] = overhear(t, session.NewSession(a, true, stranger), session.NewSession(b, false, b.params()))
+	all["refusal"] = overhear(t, session.New(a, true, stranger), session.New(b, false, b.params()))
 
 	all["apart"] = apartFixed(t)
 
@@ -269,20 +270,21 @@ func TestFormat_GoldenHelloIsUnderstood(t *testing.T) {
 func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	b.put("both", "from beta")
-	s := session.NewSession(b, false, b.params())
+	s := session.New(b, false, b.params())
+	var out []session.Frame
 	for _, f := range GoldenFrames(t, "pull") {
 		if f.dialer {
 			require.NoError(t, s.Receive(f.Kind, f.Payload), "%s", frameName(f.Kind))
 			continue
 		}
-		for len(s.Out) == 0 && s.More() {
-			require.NoError(t, s.Produce())
+		if len(out) == 0 {
+			out = speak(t, s)
 		}
-		require.NotEmpty(t, s.Out)
-		require.Equal(t, f.Frame, s.Out[0])
-		s.Out = s.Out[1:]
+		require.NotEmpty(t, out)
+		require.Equal(t, f.Frame, out[0])
+		out = out[1:]
 	}
-	require.True(t, s.Done)
+	require.True(t, s.Done())
 	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 	require.Equal(t, "-", b.get("gone"))
 	require.Len(t, b.versions("both"), 2)
@@ -292,7 +294,7 @@ func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 func TestFormat_GoldenPullOfAnEarlierReleaseIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	b.put("both", "from beta")
-	s := session.NewSession(b, false, b.params())
+	s := session.New(b, false, b.params())
 	for _, f := range GoldenFrames(t, "pull-earlier") {
 		if f.dialer {
 			require.NoError(t, s.Receive(f.Kind, f.Payload), "%s", frameName(f.Kind))
@@ -301,7 +303,7 @@ func TestFormat_GoldenPullOfAnEarlierReleaseIsUnderstood(t *testing.T) {
 			require.NoError(t, s.Produce())
 		}
 	}
-	require.True(t, s.Done)
+	require.True(t, s.Done())
 	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 	require.Len(t, b.versions("both"), 2)
 }
@@ -356,27 +358,30 @@ func TestFormat_LaterVersionTalksToThisOne(t *testing.T) {
 			a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
 			a.put("k", "from the future")
 			b.put("l", "from today")
-			sa, sb := session.NewSession(a, dials, a.params()), session.NewSession(b, !dials, b.params())
+			sa, sb := session.New(a, dials, a.params()), session.New(b, !dials, b.params())
 			dialer, acceptor := sa, sb
 			if !dials {
 				dialer, acceptor = sb, sa
 			}
 			dialer.Start()
-			for !sa.Done || !sb.Done {
+			for !sa.Done() || !sb.Done() {
 				for _, x := range []struct{ from, to *session.Session }{{dialer, acceptor}, {acceptor, dialer}} {
 					for x.from.More() {
 						require.NoError(t, x.from.Produce())
 					}
-					for _, f := range x.from.Out {
-						if f.Kind == session.FrameHello && x.from == sa {
-							f.Payload = later(sa.Mine)
+					for _, f := range slices.Clone(x.from.Frames()) {
+						if f.Kind == session.FrameHello {
+							h, err := session.DecodeHello(f.Payload)
+							require.NoError(t, err)
+							require.EqualValues(t, 1, h.Max)
+							if x.from == sa {
+								f.Payload = later(h)
+							}
 						}
 						require.NoError(t, x.to.Receive(f.Kind, f.Payload))
 					}
-					x.from.Out = nil
 				}
 			}
-			require.EqualValues(t, 1, sb.Version)
 			requireEqualNodes(t, a.node, b.node)
 			require.Equal(t, "from the future", b.get("k"))
 		})
@@ -385,14 +390,15 @@ func TestFormat_LaterVersionTalksToThisOne(t *testing.T) {
 
 func TestFormat_VersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
 	b := newFixedNode(t, "beta")
-	s := session.NewSession(b, false, b.params())
+	s := session.New(b, false, b.params())
 	h := session.Hello{Min: 2, Max: 3, Cluster: "c1", Origin: causal.Origin{1}}
 	err := s.Receive(session.FrameHello, h.Append(nil))
 	require.ErrorContains(t, err, "the peer speaks protocol versions 2 to 3, this server 1 to 1")
-	require.Len(t, s.Out, 1, "no hello of ours goes out")
+	out := s.Frames()
+	require.Len(t, out, 1, "no hello of ours goes out")
 	var refused *session.RefusedError
-	a := session.NewSession(newFixedNode(t, "alpha"), true, b.params())
-	require.ErrorAs(t, a.Receive(s.Out[0].Kind, s.Out[0].Payload), &refused)
+	a := session.New(newFixedNode(t, "alpha"), true, b.params())
+	require.ErrorAs(t, a.Receive(out[0].Kind, out[0].Payload), &refused)
 	require.EqualValues(t, session.RefuseVersion, refused.Code)
 	require.Contains(t, refused.Text, "want one of 1 to 1")
 	require.Empty(t, b.r.Members, "nothing is remembered of it")
@@ -402,14 +408,16 @@ func TestFormat_ReplicaOfAnotherClusterIsToldNothing(t *testing.T) {
 	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
 	p := b.params()
 	p.Cluster = "a very secret project"
-	sa, sb := session.NewSession(a, true, a.params()), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, a.params()), session.New(b, false, p)
 	sa.Start()
-	err := sb.Receive(sa.Out[0].Kind, sa.Out[0].Payload)
+	hello := sa.Frames()[0]
+	err := sb.Receive(hello.Kind, hello.Payload)
 	require.ErrorContains(t, err, `the peer is of cluster "c1", this server of "a very secret project"`)
-	require.Len(t, sb.Out, 1)
+	out := sb.Frames()
+	require.Len(t, out, 1)
 	for _, ours := range []string{"secret", "beta", string(b.r.Self[:])} {
-		require.NotContains(t, string(sb.Out[0].Payload), ours)
+		require.NotContains(t, string(out[0].Payload), ours)
 	}
-	require.ErrorContains(t, sa.Receive(sb.Out[0].Kind, sb.Out[0].Payload), `another cluster than "c1"`)
+	require.ErrorContains(t, sa.Receive(out[0].Kind, out[0].Payload), `another cluster than "c1"`)
 	require.Empty(t, b.r.Members)
 }

@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/level-replicator/replicator/internal/session"
 )
@@ -10,6 +11,14 @@ import (
 func AppendFrame(b []byte, k session.FrameType, payload []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(1+len(payload)))
 	return append(append(b, byte(k)), payload...)
+}
+
+// Speak has a session produce until it has something to say, and returns that.
+func Speak(s *session.Session) (out []session.Frame, err error) {
+	for out = s.Frames(); len(out) == 0 && s.More() && err == nil; out = s.Frames() {
+		err = s.Produce()
+	}
+	return slices.Clone(out), err
 }
 
 // Incompressible gives a value of n bytes.

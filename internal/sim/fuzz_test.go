@@ -87,21 +87,22 @@ func (h honest) Put(key, value []byte) {
 }
 
 // prepared is a session in the midst of a conversation.
-func (d *dry) prepared(dialed bool, expect session.Step) *session.Session {
+func (d *dry) prepared(dialed bool, waits session.Step) *session.Session {
+	return d.midway(dialed, session.Midway{Step: waits})
+}
+
+func (d *dry) midway(dialed bool, m session.Midway) *session.Session {
 	d.reset()
-	s := session.NewSession(d, dialed, fixedNode{d.node, "beta.example:9000"}.params())
-	s.SendHello(causal.Origin{})
-	s.Theirs = session.Hello{Min: 1, Max: 1, Cluster: "c1", Name: "alpha", Origin: fuzzNames[0], Addr: "alpha:9000"}
-	s.Out, s.Expect = nil, expect
-	s.Reading.List = slices.Clone(fuzzNames)
-	s.Known.Take([]causal.Row{{Origin: fuzzNames[0], Seqs: [causal.Columns]uint64{9, 5, 3, 3}}, {Origin: fuzzNames[1], Seqs: [causal.Columns]uint64{1, 1, 1, 1}}})
-	return s
+	m.Peer = session.Hello{Min: 1, Max: 1, Cluster: "c1", Name: "alpha", Origin: fuzzNames[0], Addr: "alpha:9000"}
+	m.Named = fuzzNames
+	m.Known = []causal.Row{{Origin: fuzzNames[0], Seqs: [causal.Columns]uint64{9, 5, 3, 3}}, {Origin: fuzzNames[1], Seqs: [causal.Columns]uint64{1, 1, 1, 1}}}
+	return session.NewMidway(d, dialed, fixedNode{d.node, "beta.example:9000"}.params(), m)
 }
 
 // play has the session take in a frame and say what follows from it.
 func (d *dry) play(s *session.Session, kind session.FrameType, payload []byte) {
 	if s.Receive(kind, payload) != nil {
-		require.True(d.t, s.Done, "a fault ends the conversation")
+		require.True(d.t, s.Done(), "a fault ends the conversation")
 		return
 	}
 	for i := 0; i < 20 && s.More(); i++ {
@@ -109,7 +110,7 @@ func (d *dry) play(s *session.Session, kind session.FrameType, payload []byte) {
 			return
 		}
 	}
-	for _, f := range s.Out {
+	for _, f := range s.Frames() {
 		require.LessOrEqual(d.t, len(f.Payload), session.FrameCap)
 	}
 }
@@ -146,27 +147,27 @@ func fuzzFrame(f *testing.F, kind session.FrameType, prepare func(d *dry) *sessi
 }
 
 func FuzzVectors(f *testing.F) {
-	fuzzFrame(f, session.FrameVectors, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+	fuzzFrame(f, session.FrameVectors, func(d *dry) *session.Session { return d.prepared(false, session.WaitPull) })
 }
 
 func FuzzAddresses(f *testing.F) {
-	fuzzFrame(f, session.FrameAddresses, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+	fuzzFrame(f, session.FrameAddresses, func(d *dry) *session.Session { return d.prepared(false, session.WaitPull) })
 }
 
 func FuzzPull(f *testing.F) {
-	fuzzFrame(f, session.FramePull, func(d *dry) *session.Session { return d.prepared(false, session.WantPull) })
+	fuzzFrame(f, session.FramePull, func(d *dry) *session.Session { return d.prepared(false, session.WaitPull) })
 }
 
 func FuzzProbe(f *testing.F) {
-	fuzzFrame(f, session.FrameProbe, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+	fuzzFrame(f, session.FrameProbe, func(d *dry) *session.Session { return d.prepared(false, session.WaitTurn) })
 }
 
 func FuzzFetch(f *testing.F) {
-	fuzzFrame(f, session.FrameFetch, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+	fuzzFrame(f, session.FrameFetch, func(d *dry) *session.Session { return d.prepared(false, session.WaitTurn) })
 }
 
 func FuzzWant(f *testing.F) {
-	fuzzFrame(f, session.FrameWant, func(d *dry) *session.Session { return d.prepared(false, session.WantTurn) })
+	fuzzFrame(f, session.FrameWant, func(d *dry) *session.Session { return d.prepared(false, session.WaitTurn) })
 }
 
 // FuzzResumePoint decodes what is stored of an unfinished pull, and encodes it again.
@@ -200,14 +201,14 @@ func FuzzResumePoint(f *testing.F) {
 }
 
 func FuzzRefuse(f *testing.F) {
-	fuzzFrame(f, session.FrameRefuse, func(d *dry) *session.Session { return d.prepared(true, session.WantPage) })
+	fuzzFrame(f, session.FrameRefuse, func(d *dry) *session.Session { return d.prepared(true, session.WaitPage) })
 }
 
 func FuzzProbed(f *testing.F) {
 	c := &fuzzing.Corpus{F: f}
 	for _, kind := range []byte{0, 1, 3} {
 		c.Add(kind, []byte{0, 0})
-		c.Add(kind, []byte{0, session.ReplyDots, 1, 0, 8, 2})
+		c.Add(kind, []byte{0, 1 /* dots */, 1, 0, 8, 2})
 		for _, s := range GoldenFrames(f, "repair") {
 			if s.Kind == session.FrameProbeReply {
 				c.Add(kind, s.Payload)
@@ -217,9 +218,7 @@ func FuzzProbed(f *testing.F) {
 	d := newDry(f)
 	fuzzing.Run2(c, func(t testing.TB, kind byte, payload []byte) {
 		d.t = t
-		s := d.prepared(true, session.WantProbeReply)
-		s.Pulling = &session.Pulling{Repair: &session.Repair{Kind: session.RepairKind(kind % 4), Ranges: []replica.DotRange{{Last: causal.LastDot}}}}
-		s.Params.Compare = &session.Comparison{}
+		s := d.midway(true, session.Midway{Step: session.WaitProbeReply, Pulling: true, Repair: true, Kind: kind})
 		d.play(s, session.FrameProbeReply, payload)
 	})
 }
@@ -240,16 +239,12 @@ func FuzzPage(f *testing.F) {
 	d := newDry(f)
 	fuzzing.Run3(c, func(t testing.TB, repairs bool, chunk, payload []byte) {
 		d.t = t
-		s := d.prepared(true, session.WantPage)
-		s.Pulling = &session.Pulling{}
-		if repairs {
-			s.Pulling.Repair = &session.Repair{Kind: session.RepairKind(len(chunk) % 4)}
-			s.Params.Compare = &session.Comparison{}
-		} else if len(chunk) > 0 {
+		s := d.midway(true, session.Midway{Step: session.WaitPage, Pulling: true, Repair: repairs, Kind: byte(len(chunk) % 4)})
+		if !repairs && len(chunk) > 0 {
 			d.play(s, session.FrameChunk, chunk)
 		}
 		for _, x := range []session.Frame{{Kind: session.FramePage, Payload: payload}, {Kind: session.FrameEnd, Payload: []byte{1}}} {
-			if !s.Done {
+			if !s.Done() {
 				d.play(s, x.Kind, x.Payload)
 			}
 		}
@@ -261,7 +256,7 @@ func FuzzHello(f *testing.F) {
 	fuzzing.Run1(seeds(f, session.FrameHello), func(t testing.TB, payload []byte) {
 		d.t = t
 		d.reset()
-		d.play(session.NewSession(d, len(payload)%2 == 0, fixedNode{d.node, "beta.example:9000"}.params()), session.FrameHello, payload)
+		d.play(session.New(d, len(payload)%2 == 0, fixedNode{d.node, "beta.example:9000"}.params()), session.FrameHello, payload)
 		h, err := session.DecodeHello(payload)
 		if err != nil {
 			return
@@ -481,9 +476,9 @@ func FuzzHostileSession(f *testing.F) {
 		n.put("both", "from omega")
 		n.put("gone", "x")
 		n.del("gone")
-		s := session.NewSession(n, dialed, n.params())
+		s := session.New(n, dialed, n.params())
 		s.Start()
-		for r := bytes.NewReader(b); !s.Done; {
+		for r := bytes.NewReader(b); !s.Done(); {
 			kind, payload, _, err := session.ReadFrame(r, nil, session.FrameCap)
 			if err != nil || s.Receive(kind, payload) != nil {
 				break
@@ -493,7 +488,7 @@ func FuzzHostileSession(f *testing.F) {
 					break
 				}
 			}
-			s.Out = nil
+			s.Frames()
 		}
 		s.Abandon() // may find that what came cannot be merged
 		requireSound(t, n)

@@ -24,15 +24,14 @@ type carried struct {
 
 // carry holds a session as the shell does: one produce, and all that came of it is sent.
 func carry(t testing.TB, a, b *node, pa, pb session.Params) (c carried, sa, sb *session.Session) {
-	sa, sb = session.NewSession(a, true, pa), session.NewSession(b, false, pb)
+	sa, sb = session.New(a, true, pa), session.New(b, false, pb)
 	sa.Start()
-	for !sa.Done || !sb.Done {
+	for !sa.Done() || !sb.Done() {
 		moved := false
 		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
 			for {
-				c.queued = max(c.queued, x.from.QueuedBytes())
-				out := slices.Clone(x.from.Out)
-				x.from.Out = nil
+				c.queued = max(c.queued, x.from.Queued())
+				out := slices.Clone(x.from.Frames())
 				for _, f := range out {
 					moved = true
 					c.bytes += session.FrameHead + len(f.Payload)
@@ -48,7 +47,7 @@ func carry(t testing.TB, a, b *node, pa, pb session.Params) (c carried, sa, sb *
 				require.NoError(t, x.from.Produce())
 			}
 		}
-		require.True(t, moved, "stuck: %v %v", sa.Expect, sb.Expect)
+		require.True(t, moved, "stuck: %v %v", sa.Step(), sb.Step())
 	}
 	return c, sa, sb
 }
@@ -192,7 +191,7 @@ func TestNothingIsClaimedOfWhoHoldsWhatIsUntold(t *testing.T) {
 	a.put("small", "v")
 	a.put("large", string(Incompressible(1, 2000)))
 	p, small := shellParams(1<<20), shellParams(1000)
-	drive(t, session.NewSession(b, true, p), session.NewSession(a, false, p), func(_, to *session.Session, f session.Frame) {
+	drive(t, session.New(b, true, p), session.New(a, false, p), func(_, to *session.Session, f session.Frame) {
 		if f.Kind == session.FrameHello {
 			f.Payload = earlierHello(f.Payload)
 		}
@@ -215,7 +214,7 @@ func TestMerge_HoldsBackWhatAnEarlierReleaseSends(t *testing.T) {
 	a.put("chunked", string(Incompressible(1, 600<<10)))
 	a.put("late", "v")
 	small := shellParams(1000)
-	sa, sb := session.NewSession(b, true, small), session.NewSession(a, false, shellParams(1<<20))
+	sa, sb := session.New(b, true, small), session.New(a, false, shellParams(1<<20))
 	drive(t, sa, sb, func(_, to *session.Session, f session.Frame) {
 		if f.Kind == session.FrameHello {
 			f.Payload = earlierHello(f.Payload)
@@ -236,7 +235,7 @@ func TestPull_LargeSiblingsGoOnWhereTheyBrokeOff(t *testing.T) {
 	p := shellParams(1 << 20)
 	sent := 0
 	for range 20 {
-		sa, sb := session.NewSession(b, true, p), session.NewSession(a, false, p)
+		sa, sb := session.New(b, true, p), session.New(a, false, p)
 		chunks := 0
 		err := driveUntil(t, sa, sb, func(f session.Frame) bool {
 			if f.Kind == session.FrameChunk {
@@ -246,11 +245,11 @@ func TestPull_LargeSiblingsGoOnWhereTheyBrokeOff(t *testing.T) {
 			return chunks > 8
 		})
 		require.NoError(t, err)
-		if sa.Done {
+		if sa.Done() {
 			break
 		}
 		require.NoError(t, sa.Abandon())
-		sb.LeaveServing()
+		require.NoError(t, sb.Abandon())
 		require.Equal(t, "v", b.get("other"), "a large key holds up no other")
 	}
 	requireEqualNodes(t, a, b)
@@ -260,14 +259,9 @@ func TestPull_LargeSiblingsGoOnWhereTheyBrokeOff(t *testing.T) {
 // driveUntil carries frames until they are to be cut off.
 func driveUntil(t testing.TB, sa, sb *session.Session, cut func(f session.Frame) bool) error {
 	sa.Start()
-	for !sa.Done || !sb.Done {
+	for !sa.Done() || !sb.Done() {
 		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
-			for x.from.More() && len(x.from.Out) == 0 {
-				require.NoError(t, x.from.Produce())
-			}
-			for len(x.from.Out) > 0 {
-				f := x.from.Out[0]
-				x.from.Out = x.from.Out[1:]
+			for _, f := range speak(t, x.from) {
 				if cut(f) {
 					return nil
 				}
@@ -299,16 +293,16 @@ func TestPull_ResumesAfterARestart(t *testing.T) {
 			for ; b.r.Known.VectorSum != a.r.Known.VectorSum; restarts++ {
 				require.Less(t, restarts, 8, "no progress")
 				now := 0
-				sa, sb := session.NewSession(b, true, p), session.NewSession(a, false, p)
+				sa, sb := session.New(b, true, p), session.New(a, false, p)
 				require.NoError(t, driveUntil(t, sa, sb, func(f session.Frame) bool {
 					now += len(f.Payload)
 					return now > total/4
 				}))
-				if sent += now; sa.Done {
+				if sent += now; sa.Done() {
 					break
 				}
 				require.NoError(t, sa.Abandon())
-				sb.LeaveServing()
+				require.NoError(t, sb.Abandon())
 				switch how {
 				case "closed":
 					require.NoError(t, replica.MarkClean(b.db, b.r))
@@ -396,7 +390,7 @@ func TestPull_ValuesOfAllSizes(t *testing.T) {
 	require.Empty(t, b.r.HeldBack)
 	require.LessOrEqual(t, c.queued, 16*page+20*page+8*page)
 	require.LessOrEqual(t, c.retained, p.BatchSize+2*20*page+session.WantKeys*100)
-	require.Positive(t, sa.Stats.Pulled)
+	require.Positive(t, sa.Result().Pulled)
 	again, _, _ := carry(t, b, a, p, p)
 	require.Less(t, again.bytes, 20_000, "all is there")
 }

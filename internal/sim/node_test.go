@@ -154,7 +154,7 @@ func talkWith(t testing.TB, a, b *node, between func()) (sa, sb *session.Session
 	if m := b.r.Self; a.r.Members[m] != nil {
 		p.CachedPeer = m
 	}
-	sa, sb = session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb = session.New(a, true, p), session.New(b, false, p)
 	drive(t, sa, sb, func(_, to *session.Session, f session.Frame) {
 		bytes += session.FrameHead + len(f.Payload)
 		require.NoError(t, to.Receive(f.Kind, f.Payload))
@@ -163,24 +163,25 @@ func talkWith(t testing.TB, a, b *node, between func()) (sa, sb *session.Session
 	return
 }
 
+func speak(t testing.TB, s *session.Session) []session.Frame {
+	out, err := Speak(s)
+	require.NoError(t, err)
+	return out
+}
+
 // drive carries frames between two sessions until both have ended. deliver has the
 // receiver take a frame in.
 func drive(t testing.TB, sa, sb *session.Session, deliver func(from, to *session.Session, f session.Frame)) {
 	sa.Start()
-	for !sa.Done || !sb.Done {
+	for !sa.Done() || !sb.Done() {
 		moved := false
 		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
-			for x.from.More() && len(x.from.Out) == 0 {
-				require.NoError(t, x.from.Produce())
-			}
-			for len(x.from.Out) > 0 {
-				f := x.from.Out[0]
-				x.from.Out = x.from.Out[1:]
+			for _, f := range speak(t, x.from) {
 				moved = true
 				deliver(x.from, x.to, f)
 			}
 		}
-		require.True(t, moved, "stuck: %v %v", sa.Expect, sb.Expect)
+		require.True(t, moved, "stuck: %v %v", sa.Step(), sb.Step())
 	}
 }
 
@@ -219,18 +220,13 @@ func (n *node) purge() { require.NoError(n.t, LookOnce(n, 100)) }
 // quarrel holds a session that must end in an error, and gives it.
 func quarrel(t testing.TB, a, b *node) error {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 16}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	sa.Start()
 	for range 100 {
 		for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
-			for x.from.More() && len(x.from.Out) == 0 {
-				require.NoError(t, x.from.Produce())
-			}
-			out := x.from.Out
-			x.from.Out = nil
-			for _, f := range out {
+			for _, f := range speak(t, x.from) {
 				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
-					require.True(t, x.to.Done, "it goes on after an error")
+					require.True(t, x.to.Done(), "it goes on after an error")
 					return err
 				}
 			}

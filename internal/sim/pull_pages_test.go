@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
@@ -16,7 +15,7 @@ import (
 // talkInWindows holds a session in which so many bytes are sent of one state.
 func talkInWindows(t *testing.T, a, b *node, window int, between func()) (pages int) {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1, Window: window, MaxValue: 1 << 26, MaxKey: 1 << 16}
-	drive(t, session.NewSession(a, true, p), session.NewSession(b, false, p), func(_, to *session.Session, f session.Frame) {
+	drive(t, session.New(a, true, p), session.New(b, false, p), func(_, to *session.Session, f session.Frame) {
 		if f.Kind == session.FramePage {
 			pages++
 		}
@@ -95,35 +94,5 @@ func TestPull_PagesOfOneStateTearNoBatch(t *testing.T) {
 		})
 		require.Positive(t, partly, "all came at once")
 		requireEqualNodes(t, a, b)
-	}
-}
-
-func TestPull_ReadsValuesTogetherUpToABound(t *testing.T) {
-	a := newNode(t)
-	for i := range 200 {
-		a.put(fmt.Sprintf("%03d", i*77%200), fmt.Sprint("value", i))
-	}
-	s := session.NewSession(a, false, session.Params{})
-	for _, most := range []int{1 << 20, 100} {
-		st, err := s.View(func(*replica.Replica) {})
-		require.NoError(t, err)
-		v := &session.Serving{}
-		entries, all, err := v.ReadLog(&st, causal.Region{Origin: a.r.Self, Alias: a.r.Alias[a.r.Self], From: 1, To: 200}, 1<<20)
-		require.NoError(t, err)
-		require.True(t, all)
-		require.Len(t, entries, 200)
-		require.NoError(t, session.ReadValues(&st, entries, most))
-		read := 0
-		for i := range entries {
-			read += int(store.Btoi(entries[i].Read))
-			require.NoError(t, session.ReadValue(&st, &entries[i]))
-			require.Equal(t, a.get(string(entries[i].Key)), string(entries[i].Value))
-		}
-		if most == 100 {
-			require.Less(t, read, 20)
-		} else {
-			require.Equal(t, 200, read)
-		}
-		st.Release()
 	}
 }

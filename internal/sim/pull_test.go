@@ -59,7 +59,7 @@ func TestPull_IdleSessionIsShort(t *testing.T) {
 		talk(t, a, b)
 	}
 	sa, sb, bytes := talk(t, a, b)
-	require.True(t, sa.Idle && sb.Idle)
+	require.True(t, sa.Result().Idle && sb.Result().Idle)
 	require.Less(t, bytes, 2*200)
 }
 
@@ -100,7 +100,7 @@ func TestPull_DialerThatLeavesItOutIsPulledFrom(t *testing.T) {
 	a.put("a", "1")
 	b.put("b", "1")
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10}
-	sa, sb := session.NewSession(busyNode{a}, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(busyNode{a}, true, p), session.New(b, false, p)
 	drive(t, sa, sb, func(_, to *session.Session, f session.Frame) { require.NoError(t, to.Receive(f.Kind, f.Payload)) })
 	require.Equal(t, "-", a.get("b"))
 	require.Equal(t, "1", b.get("a"))
@@ -111,20 +111,21 @@ func TestPull_DialerLearnsThatTheAcceptorLeftItOut(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("a", "1")
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(busyNode{b}, false, p)
+	sa, sb := session.New(a, true, p), session.New(busyNode{b}, false, p)
 	drive(t, sa, sb, func(_, to *session.Session, f session.Frame) { require.NoError(t, to.Receive(f.Kind, f.Payload)) })
 	require.Equal(t, "-", b.get("a"))
-	require.Equal(t, session.SkippedBusy, sa.TheirSkip)
-	require.NotEqual(t, a.r.Known.VectorSum, sa.TheirVectorSum(), "it must not be taken to know what it did not fetch")
+	require.Equal(t, session.SkippedBusy, sa.Result().TheirSkip)
+	require.NotEqual(t, a.r.Known.VectorSum, sa.Result().VectorSum, "it must not be taken to know what it did not fetch")
 }
 
 // design.md: P7
 func TestPull_WaitingHasAnEnd(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	sa.Start()
-	require.NoError(t, sb.Receive(sa.Out[0].Kind, sa.Out[0].Payload))
+	hello := sa.Frames()[0]
+	require.NoError(t, sb.Receive(hello.Kind, hello.Payload))
 	require.Error(t, sa.Receive(session.FrameKeepalive, nil), "not before it has said who it is")
 	for range session.MaxKeepalives {
 		require.NoError(t, sb.Receive(session.FrameKeepalive, nil))
@@ -136,7 +137,7 @@ func TestPull_WaitingHasAnEnd(t *testing.T) {
 // acceptor sent.
 func kindsOf(t *testing.T, a, b *node) (dialer, acceptor []session.FrameType) {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10, CachedPeer: b.r.Self}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
 		if from == sa {
 			dialer = append(dialer, f.Kind)
@@ -253,7 +254,7 @@ func TestPull_PageCarriesTheWatermarksOfItsState(t *testing.T) {
 	}
 	pages := 0
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1, MaxValue: 1 << 20, MaxKey: 1 << 16}
-	drive(t, session.NewSession(b, true, p), session.NewSession(a, false, p), func(from, to *session.Session, f session.Frame) {
+	drive(t, session.New(b, true, p), session.New(a, false, p), func(from, to *session.Session, f session.Frame) {
 		require.NoError(t, to.Receive(f.Kind, f.Payload))
 		if f.Kind != session.FramePage {
 			return

@@ -30,7 +30,7 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	a.purge()
 	require.Len(t, a.versions("k"), 2, "a value that nobody has decided against is not forgotten")
 	sa, sb, _ := talk(t, a, b)
-	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	require.Zero(t, sa.Result().Repaired+sb.Result().Repaired)
 	a.del("k")
 	for range 3 {
 		talk(t, a, b)
@@ -40,7 +40,7 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	a.purge()
 	require.Empty(t, a.versions("k"))
 	sa, sb, _ = talk(t, a, b)
-	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	require.Zero(t, sa.Result().Repaired+sb.Result().Repaired)
 	requireEqualNodes(t, a, b)
 }
 
@@ -65,7 +65,7 @@ func TestPurge_KeepsAConflictWhicheverSiblingWins(t *testing.T) {
 		require.EqualValues(t, 1, n.r.Conflicts)
 	}
 	sa, sb, _ := talk(t, a, b)
-	require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired)
+	require.Zero(t, sa.Result().Repaired+sb.Result().Repaired)
 	requireEqualNodes(t, a, b)
 	a.put("k", "chosen")
 	talk(t, a, b)
@@ -108,7 +108,7 @@ func TestPurge_ConflictThatAPeerPurgedEndsHereToo(t *testing.T) {
 	require.Len(t, a.versions("k"), 1)
 	for range 2 {
 		sa, sb, _ := talk(t, b, a)
-		require.Zero(t, sa.Stats.Repaired+sb.Stats.Repaired, "nothing was damaged")
+		require.Zero(t, sa.Result().Repaired+sb.Result().Repaired, "nothing was damaged")
 	}
 	require.Len(t, b.versions("k"), 1)
 	requireEqualNodes(t, a, b)

@@ -21,7 +21,7 @@ func TestRepair_CompareIgnoresWritesOnTheirWay(t *testing.T) {
 	gossip(t, a, b)
 	c := &session.Comparison{}
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10, Goal: session.Goal{Compare: c}}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
 		if f.Kind == session.FrameProbe { // after the pull
 			a.put("from a", "v")
@@ -117,7 +117,7 @@ type cost struct{ bytes, trips int }
 
 func measured(t testing.TB, a, b *node) (c cost) {
 	p := session.Params{PageSize: session.PageSize, BatchSize: replica.BatchLimit, MaxValue: 1 << 20, MaxKey: 1 << 10, CachedPeer: b.r.Self}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	var last *session.Session
 	turned := false // the dialer's own half is over
 	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
@@ -188,10 +188,10 @@ func TestRepair_BringsBackAKeyThatWasLost(t *testing.T) {
 		back := 0
 		if first {
 			sa, sb, _ := talk(t, a, b)
-			back = sa.Stats.Repaired + sb.Stats.Repaired
+			back = sa.Result().Repaired + sb.Result().Repaired
 		} else {
 			sa, sb, _ := talk(t, b, a)
-			back = sa.Stats.Repaired + sb.Stats.Repaired
+			back = sa.Result().Repaired + sb.Result().Repaired
 		}
 		require.Equal(t, 1, back)
 		require.Equal(t, "v", b.get("k"))

@@ -173,19 +173,14 @@ func (w *scaleWorld) step(t testing.TB) {
 // meet holds a session to its end.
 func (x *scaleNode) meet(t testing.TB, y *scaleNode) (bytes int64, idle bool) {
 	p := session.Params{PageSize: 64 << 10, BatchSize: 1 << 20, MaxValue: 1 << 10, MaxKey: 64, CachedPeer: y.r.Self}
-	a, b := session.NewSession(x, true, p), session.NewSession(y, false, p)
+	a, b := session.New(x, true, p), session.New(y, false, p)
 	a.Start()
-	for !a.Done || !b.Done {
+	for !a.Done() || !b.Done() {
 		for _, d := range []struct {
 			from, to *session.Session
 			node     *scaleNode
 		}{{a, b, x}, {b, a, y}} {
-			for d.from.More() && len(d.from.Out) == 0 {
-				require.NoError(t, d.from.Produce())
-			}
-			for len(d.from.Out) > 0 {
-				f := d.from.Out[0]
-				d.from.Out = d.from.Out[1:]
+			for _, f := range speak(t, d.from) {
 				n := int64(session.FrameHead + len(f.Payload))
 				bytes += n
 				d.node.bytes += n
@@ -194,7 +189,7 @@ func (x *scaleNode) meet(t testing.TB, y *scaleNode) (bytes int64, idle bool) {
 		}
 	}
 	x.claims[y.id], y.claims[x.id] = y.r.Known.VectorSum, x.r.Known.VectorSum
-	return bytes, a.Idle
+	return bytes, a.Result().Idle
 }
 
 func (x *scaleNode) Addresses() []string { return nil }

@@ -44,8 +44,7 @@ func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 	a, b := s.nodes[0], s.nodes[1]
 	s.put(a, "news", "v") // or b would not pull
 	stranger := s.draw()
-	page := func(named []causal.Origin, key string, v store.Version) []byte {
-		n := session.Names{List: slices.Clone(named), Fresh: len(named)}
+	page := func(n session.Names, key string, v store.Version) []byte {
 		return n.Frame(func(p []byte) []byte {
 			p = append(p, 0, 1) // no marks, one key
 			p = store.AppendBytes(p, []byte(key))
@@ -71,15 +70,15 @@ func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			c := s.dial(b, a)
-			for b := c.ends[0]; b.s.Expect != session.WantPage; {
+			for b := c.ends[0]; b.s.Step() != session.WaitPage; {
 				require.True(t, s.move(c, 0) || s.move(c, 1))
 			}
 			before, claims := b.disk.now, b.r.Known.VectorSum
 			v := good
 			x.v(&v)
-			err := c.ends[0].s.Receive(session.FramePage, page(c.ends[0].s.Reading.List, x.key, v))
+			err := c.ends[0].s.Receive(session.FramePage, page(c.ends[0].s.PeerNames(), x.key, v))
 			require.ErrorContains(t, err, x.is)
-			require.True(t, c.ends[0].s.Done)
+			require.True(t, c.ends[0].s.Done())
 			require.True(t, slices.EqualFunc(before, b.disk.now, func(p, q simPair) bool { return p.key == q.key && bytes.Equal(p.value, q.value) }))
 			require.Equal(t, claims, b.r.Known.VectorSum)
 			s.flush(c, 0)

@@ -45,8 +45,8 @@ func (w *simWorld) dial(a, b *simNode) *simConn {
 	p.CachedPeer = a.met[b.id]
 	w.stats.sessions++
 	c := &simConn{id: w.stats.sessions, ends: [2]*simEnd{
-		{n: a, peer: b, s: session.NewSession(a, true, p)},
-		{n: b, peer: a, s: session.NewSession(b, false, w.params(b))},
+		{n: a, peer: b, s: session.New(a, true, p)},
+		{n: b, peer: a, s: session.New(b, false, w.params(b))},
 	}}
 	w.logf("n%d dials n%d (conn %d)", a.id, b.id, c.id)
 	c.ends[0].s.Start()
@@ -58,8 +58,9 @@ func (w *simWorld) dial(a, b *simNode) *simConn {
 // flush moves what an end has to say onto the wire.
 func (w *simWorld) flush(c *simConn, i int) {
 	e, f := c.ends[i], c.ends[1-i]
+	out := e.s.Frames()
 	if !f.over && !c.broken {
-		for _, x := range e.s.Out {
+		for _, x := range out {
 			if x.Kind == session.FrameHello && (e.n.old || f.n.old) {
 				x.Payload = earlierHello(x.Payload)
 			}
@@ -68,8 +69,7 @@ func (w *simWorld) flush(c *simConn, i int) {
 			w.stats.wants += int(store.Btoi(x.Kind == session.FrameWant))
 		}
 	}
-	e.s.Out = nil
-	if e.s.Done && !e.over {
+	if e.s.Done() && !e.over {
 		w.end(c, i)
 	}
 }
@@ -127,7 +127,7 @@ func (w *simWorld) blame(c *simConn, i int, err error) {
 	default:
 		w.fail(fmt.Errorf("conn %d: n%d: %w", c.id, c.ends[i].n.id, err))
 	}
-	if !c.ends[i].s.Done {
+	if !c.ends[i].s.Done() {
 		w.fail(fmt.Errorf("conn %d: n%d goes on after %w", c.id, c.ends[i].n.id, err))
 	}
 }
@@ -136,15 +136,15 @@ func (w *simWorld) blame(c *simConn, i int, err error) {
 func (w *simWorld) end(c *simConn, i int) {
 	e := c.ends[i]
 	e.over, e.in = true, nil
-	if e.s.Theirs.Origin != (causal.Origin{}) {
-		e.n.met[e.peer.id] = e.s.Theirs.Origin
+	if e.s.Result().Peer != (causal.Origin{}) {
+		e.n.met[e.peer.id] = e.s.Result().Peer
 	}
-	w.stats.pulled += e.s.Stats.Pulled
+	w.stats.pulled += e.s.Result().Pulled
 	w.stats.heldBack += int(store.Btoi(e.n.r != nil && len(e.n.r.HeldBack) > 0))
-	if w.stats.repaired += e.s.Stats.Repaired; e.s.Stats.Repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.damage {
-		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to damage, and there was none", c.id, e.n.id, e.s.Stats.Repaired))
+	if w.stats.repaired += e.s.Result().Repaired; e.s.Result().Repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.damage {
+		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to damage, and there was none", c.id, e.n.id, e.s.Result().Repaired))
 	}
-	if e.s.Idle {
+	if e.s.Result().Idle {
 		w.stats.idle++
 	}
 	// Orphans are issued again once somebody was heard; when is up to the shell.
@@ -159,7 +159,7 @@ func (w *simWorld) hangUpEnd(c *simConn, i int) {
 	if e.over {
 		return
 	}
-	if !e.s.Done {
+	if !e.s.Done() {
 		w.stats.cuts++
 		w.logf("conn %d: n%d is cut off from n%d", c.id, e.n.id, e.peer.id)
 		w.ignore(e.s.Abandon())
@@ -201,7 +201,7 @@ func (w *simWorld) run(c *simConn) {
 	for n := 0; !c.over() && w.err == nil; n++ {
 		i := w.rand.IntN(2)
 		if !w.move(c, i) && !w.move(c, 1-i) {
-			w.fail(fmt.Errorf("conn %d between n%d and n%d is stuck: they wait for %d and %d", c.id, c.ends[0].n.id, c.ends[1].n.id, c.ends[0].s.Expect, c.ends[1].s.Expect))
+			w.fail(fmt.Errorf("conn %d between n%d and n%d is stuck: they wait for %d and %d", c.id, c.ends[0].n.id, c.ends[1].n.id, c.ends[0].s.Step(), c.ends[1].s.Step()))
 		}
 		if n > 1e6 {
 			w.fail(fmt.Errorf("conn %d has no end", c.id))

@@ -68,7 +68,7 @@ func gossip(t testing.TB, nodes ...*node) {
 	}
 	for _, n := range nodes[1:] {
 		sa, sb, _ := talk(t, n, nodes[0])
-		require.True(t, sa.Idle && sb.Idle, "there is nothing left to say")
+		require.True(t, sa.Result().Idle && sb.Result().Idle, "there is nothing left to say")
 		require.Equal(t, nodes[0].r.Digest, n.r.Digest)
 	}
 }
@@ -229,17 +229,13 @@ func TestOpen_OldCopyLosesAndHidesNothing(t *testing.T) {
 // the connection.
 func cutTalk(t testing.TB, a, b *node, pages int) {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1, MaxValue: 1 << 26, MaxKey: 1 << 16}
-	sa, sb := session.NewSession(a, true, p), session.NewSession(b, false, p)
+	sa, sb := session.New(a, true, p), session.New(b, false, p)
 	sa.Start()
 	for {
-		for _, f := range sa.Out {
+		for _, f := range slices.Clone(sa.Frames()) {
 			require.NoError(t, sb.Receive(f.Kind, f.Payload))
 		}
-		sa.Out = nil
-		if len(sb.Out) == 0 {
-			require.NoError(t, sb.Produce())
-		}
-		for _, f := range sb.Out {
+		for _, f := range speak(t, sb) {
 			require.NoError(t, sa.Receive(f.Kind, f.Payload))
 			if f.Kind != session.FramePage {
 				continue
@@ -250,8 +246,7 @@ func cutTalk(t testing.TB, a, b *node, pages int) {
 				return
 			}
 		}
-		sb.Out = nil
-		require.False(t, sa.Done, "the pull was over before it was cut off")
+		require.False(t, sa.Done(), "the pull was over before it was cut off")
 	}
 }
 
@@ -274,14 +269,14 @@ func TestPull_InterruptedCoversNothingAndResumesOnlyWhereItMay(t *testing.T) {
 	require.NotNil(t, a.r.Pending)
 
 	_, sc, _ := talk(t, a, c)
-	require.Equal(t, 20, sc.Stats.Served, "c does not cover what b knew, so it may skip nothing")
+	require.Equal(t, 20, sc.Result().Served, "c does not cover what b knew, so it may skip nothing")
 	require.EqualValues(t, 20, a.r.Known.Seq(causal.Covered, b.r.Self))
 
 	d := newNode(t)
 	cutTalk(t, d, b, 12)
 	held = len(d.log())
 	_, sb, _ := talk(t, d, b)
-	require.Equal(t, 50-held, sb.Stats.Served, "b goes on where it was cut off")
+	require.Equal(t, 50-held, sb.Result().Served, "b goes on where it was cut off")
 	requireEqualNodes(t, b, d)
 }
 

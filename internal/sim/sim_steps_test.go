@@ -278,7 +278,7 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 				ab := pick(w.rand, [2]*simNode{a, b}, [2]*simNode{b, a})
 				c := w.dial(ab[0], ab[1])
 				w.run(c)
-				quiet = quiet && c.ends[0].s.Idle && c.ends[1].s.Idle
+				quiet = quiet && c.ends[0].s.Result().Idle && c.ends[1].s.Result().Idle
 			}
 		}
 		for _, n := range w.up() {

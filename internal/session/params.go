@@ -1,0 +1,58 @@
+package session
+
+import (
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+)
+
+// Host is what a session needs of the replica that it runs at.
+type Host interface {
+	// With calls f while nothing else uses the replica. f must not wait.
+	With(f func(r *replica.Replica))
+	// Commit stages a transaction and commits it. It may call stage again.
+	Commit(stage func(t *replica.Txn) error) error
+	// Addresses returns the addresses of replicas that are known here.
+	Addresses() []string
+	// Learn takes in addresses that the peer knows.
+	Learn(addrs []string)
+	// EnterPull reports whether a pull from a peer that holds some number of writes which are not known
+	// here may begin, or why not. If it may, LeavePull follows when the pull has ended.
+	EnterPull(from causal.Origin, writes int64) SkipReason
+	LeavePull(from causal.Origin)
+}
+
+// A Flusher is a Host that can bring everything its replica covers to disk. MakeDurable returns when it
+// is there.
+type Flusher interface{ MakeDurable() error }
+
+// Params say how a session is held.
+type Params struct {
+	// What the hello says.
+	Name, Cluster, Addr string
+	CachedPeer          causal.Origin // who was last met at this address; zero if nobody was
+
+	// Bounds.
+	PageSize         int    // bytes after which a page ends
+	Window           int    // bytes that may be sent of one state; if less than a page, that is one page
+	BatchSize        int    // bytes of pages that are committed as one batch
+	MaxValue, MaxKey int    // bytes of what is taken here
+	ListBelow        uint64 // dots that a repair lists rather than splits; 0 means replica.MaxListed
+
+	// OnHello is called once the peer has said who it is, and reports whether the last session with it
+	// broke off. Nil: nobody wants to know.
+	OnHello func(h *Hello) (broke bool)
+	// Wants reports whether the peer should bring to disk what it covers, and report it. It is called
+	// within Host.With. Nil: never.
+	Wants func(r *replica.Replica, peer causal.Origin) bool
+	Asked uint64 // names the latest of those who wanted that when the session began: see Result
+
+	Goal
+}
+
+// Goal is what a dialer wants beyond bringing both sides up to date.
+type Goal struct {
+	Repair  [][]byte    // keys that are corrupted here
+	Compare *Comparison // to be filled in
+}
+
+func (g *Goal) any() bool { return len(g.Repair) > 0 || g.Compare != nil }
