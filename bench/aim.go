@@ -21,7 +21,7 @@ func atLeast(ratio float64) aim     { return aim{leastRatio, ratio} }
 func atMostTimes(ratio float64) aim { return aim{mostRatio, ratio} }
 func atMost(value float64) aim      { return aim{mostOfUnits, value} }
 
-// met tells whether a row shows what it should.
+// met reports whether a row shows what it should.
 func (a aim) met(ratio, value float64) bool {
 	switch a.kind {
 	case leastRatio:

@@ -56,7 +56,7 @@ BenchmarkLatency/nodes=2/net=tcp/system=replicator-2 10 0.002 p50-sec
 	text, err := os.ReadFile(doc)
 	require.NoError(t, err)
 	require.Contains(t, string(text), "| new keys | 150 /s (100 /s – 200 /s) | 85 /s (70 /s – 100 /s) | **0.60** (0.50 – 0.70) | 2.50 | ≥ 0.55 × | met |")
-	require.Contains(t, string(text), "| 2 servers, p50 | 2 ms | ≤ 1 ms | missed |")
+	require.Contains(t, string(text), "| 2 replicas, p50 | 2 ms | ≤ 1 ms | missed |")
 	require.NotContains(t, string(text), "old")
 	require.Regexp(t, `(?s)^before\n.*\nafter\n$`, string(text))
 	svg, err := os.ReadFile(filepath.Join(dir, "performance-ratios.svg"))

@@ -16,9 +16,9 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// besides are the scenarios of one writer while the server works on its own account: how
-// long its Puts take. They are due once a millisecond, whether the one before has returned
-// or not, so that a long one counts for all that it kept waiting.
+// besides are the scenarios of one writer while its replica does background work: how long
+// Puts take. One is due each millisecond, whether the one before has returned or not, so a
+// long one counts for all that it kept waiting.
 func besides() (list []scenario) {
 	works := []struct {
 		name, title string
@@ -31,8 +31,8 @@ func besides() (list []scenario) {
 		{"adopting", "Adopt of as many keys", (*env).besideAdopting},
 		{"resolving", "conflicts are resolved again", (*env).besideResolving},
 		{"sweeping", "what a crash left in the log is swept", (*env).besideSweeping},
-		{"joining", "the server joins", (*env).besideJoining},
-		{"serving", "another server joins from it", (*env).besideServing},
+		{"joining", "the replica joins", (*env).besideJoining},
+		{"serving", "another replica joins from it", (*env).besideServing},
 	}
 	for _, w := range works {
 		name := "Beside/work=" + w.name
@@ -73,7 +73,7 @@ func (e *env) beside(name string, db *replicator.DB, work func() error) error {
 	}
 }
 
-// until waits for something.
+// until waits for a condition.
 func (e *env) until(what string, is func() (bool, error)) error {
 	for began := time.Now(); ; {
 		ok, err := is()
@@ -100,7 +100,7 @@ func (e *env) loaded(name string, n int, o replicator.Options) (*replicator.DB, 
 	if err := load(db, newKeys(n, uint64(e.round)), 100); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	_, err = e.settle(filepath.Join(e.dir, name))
+	_, err = e.compacted(filepath.Join(e.dir, name))
 	return db, err
 }
 
@@ -120,7 +120,7 @@ func (e *env) besideVerifying(name string) error {
 	return errors.Join(e.beside(name, db, func() error { _, err := db.Verify(e.ctx); return err }), db.Close())
 }
 
-// awayWith has a server delete all that another one, which was stopped, has too.
+// awayWith has a replica delete all keys that another, which is stopped, holds, too.
 func (e *env) awayWith(work func(a *replicator.DB, back func() (*replicator.DB, error)) error) error {
 	a, err := e.loaded("a", e.far, replicator.Options{})
 	if err != nil {
@@ -147,7 +147,7 @@ func (e *env) awayWith(work func(a *replicator.DB, back func() (*replicator.DB, 
 			batch.Reset()
 		}
 	}
-	if _, err := e.settle(filepath.Join(e.dir, "a")); err != nil {
+	if _, err := e.compacted(filepath.Join(e.dir, "a")); err != nil {
 		return err
 	}
 	return work(a, func() (*replicator.DB, error) { return replicate(filepath.Join(e.dir, "b"), o) })
@@ -192,13 +192,13 @@ func (e *env) besideAdopting(name string) error {
 	if err := load(past, newKeys(e.far, uint64(e.round)), 100); err != nil {
 		return errors.Join(err, db.Close())
 	}
-	if _, err := e.settle(dir); err != nil {
+	if _, err := e.compacted(dir); err != nil {
 		return errors.Join(err, db.Close())
 	}
 	return errors.Join(e.beside(name, db, func() error { return db.Adopt(e.ctx) }), db.Close())
 }
 
-// besideResolving has a resolver that shows the other one of two values.
+// besideResolving has a resolver that picks the other of two values.
 func (e *env) besideResolving(name string) error {
 	n := e.keys / 5
 	a, err := e.loaded("a", n, replicator.Options{})
@@ -254,7 +254,7 @@ func (e *env) besideResolving(name string) error {
 	}), a.Close())
 }
 
-// besideSweeping leaves in the log what was overwritten, as a power failure can.
+// besideSweeping leaves stale log entries, as a power failure can.
 func (e *env) besideSweeping(name string) error {
 	dir, n := filepath.Join(e.dir, "a"), e.far/5
 	db, err := e.loaded("a", n, alone())
@@ -324,7 +324,7 @@ func (e *env) besideServing(name string) error {
 	})
 }
 
-// join has an empty server join a full one.
+// join has an empty replica join a full one.
 func (e *env) join(work func(a, b *replicator.DB) error) error {
 	a, err := e.loaded("a", e.far, replicator.Options{})
 	if err != nil {

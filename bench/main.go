@@ -1,7 +1,7 @@
 // Command bench measures what replication costs. Every workload does the same user
-// work on a bare goleveldb handle, on a replicated one, and where the work exists on
-// other systems, side by side in one process and in several rounds that take turns;
-// what counts is the ratio within a round.
+// work on a bare goleveldb handle, on a replicated one, and on other systems that can do it,
+// side by side in one process and in several rounds that take turns. What counts is the
+// ratio within a round.
 //
 //	go run ./bench                       # all of it, about 15 minutes
 //	go run ./bench -run 'Put/.*value=100' -rounds 3
@@ -12,8 +12,8 @@
 //
 //	benchstat -col /system bench/results.txt
 //
-// With -doc the tables between the markers of performance.md in that directory, and
-// the plots beside it, are made anew from that file.
+// With -doc it writes the tables between the markers of performance.md in that directory,
+// and the plots beside it, from that file.
 package main
 
 import (

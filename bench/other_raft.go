@@ -92,7 +92,7 @@ func (c *raftCluster) add() (_ *raftNode, err error) {
 	return n, err
 }
 
-// entryOf is a put as it stands in the log.
+// entryOf returns a put as a log entry.
 func entryOf(key, value []byte) []byte {
 	return append(append(binary.AppendUvarint(nil, uint64(len(key))), key...), value...)
 }
@@ -155,7 +155,7 @@ func (c *raftCluster) close() error {
 func (n *raftNode) Apply(l *raft.Log) any {
 	size, skip := binary.Uvarint(l.Data)
 	if skip <= 0 || uint64(len(l.Data)-skip) < size {
-		return errors.New("a damaged entry")
+		return errors.New("a corrupted entry")
 	}
 	key, value := l.Data[skip:skip+int(size)], l.Data[skip+int(size):]
 	if err := n.db.Put(key, value, nil); err != nil {
@@ -168,7 +168,7 @@ func (n *raftNode) Apply(l *raft.Log) any {
 	return nil
 }
 
-// Snapshot gives the state as it is, as raft.FSM.
+// Snapshot returns the present state, as raft.FSM.
 func (n *raftNode) Snapshot() (raft.FSMSnapshot, error) {
 	s, err := n.db.GetSnapshot()
 	return &raftSnapshot{s}, err

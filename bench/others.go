@@ -30,12 +30,12 @@ func (e *env) start(seen func(node int, key []byte)) (cluster, error) {
 	case crdt:
 		return startCRDT(e)
 	}
-	return newServers(e, threeNodes, "tcp", seen)
+	return newReplicas(e, threeNodes, "tcp", seen)
 }
 
-// againstPuts are puts at one node of three, until each has returned. With the
-// replicator that is once it is written here; with NATS and raft, once a majority
-// has it. go-ds-crdt has no peers in it.
+// againstPuts are puts at one node of three, until each has returned: in the replicator once
+// it is written here, in NATS and raft once a majority has it. go-ds-crdt has no peers in
+// it.
 func againstPuts(writers int) scenario {
 	name := fmt.Sprintf("Others/Put/writers=%d", writers)
 	s := scenario{name: name, systems: replicating, title: "Put of new keys at one of three nodes, values of 100 bytes (go-ds-crdt: at one, alone)"}
@@ -89,8 +89,7 @@ type joiner interface {
 	join() error // returns when the new node holds all
 }
 
-// againstFill is a new, empty node that takes all keys from two or three that have
-// them and are at rest.
+// againstFill is a new, empty node that gets all keys from two or three idle ones.
 func againstFill() scenario {
 	const name = "Others/Fill"
 	s := scenario{name: name, systems: []string{replicated, natsKV, raftDB}, title: "An empty node joins and takes 200,000 keys, values of 100 bytes"}

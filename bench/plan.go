@@ -82,7 +82,7 @@ type plan struct {
 	sink    func(*benchfmt.Result) error
 }
 
-// env is what a scenario gets for one system in one round.
+// env is the environment of a scenario for one system in one round.
 type env struct {
 	scale
 	ctx    context.Context
@@ -93,8 +93,8 @@ type env struct {
 	emit   func(name string, iters int, values ...benchfmt.Value)
 }
 
-// measure goes through the scenarios again and again. In each, the systems take
-// turns in who is first.
+// measure runs the scenarios round after round. In each, the systems take turns in being
+// first.
 func (p *plan) measure(ctx context.Context) (err error) {
 	if p.dir, err = os.MkdirTemp(p.dir, "bench"); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (p *plan) record(name, system string, iters int, values []benchfmt.Value) e
 	return p.sink(r)
 }
 
-// machine tells what was measured on.
+// machine describes the machine that was measured.
 func (p *plan) machine() [][2]string {
 	cpu := "unknown"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -181,7 +181,7 @@ func (p *plan) machine() [][2]string {
 	}
 }
 
-// scenarios are all there is to measure, in the order of the document.
+// scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
 	return slices.Concat(writing(), besides(), pulling(), spreading(), others())
 }

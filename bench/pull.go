@@ -16,9 +16,9 @@ import (
 	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// pulling are the scenarios of two servers of which one brings over what it lacks.
+// pulling are the scenarios of two replicas of which one pulls what it lacks.
 func pulling() (list []scenario) {
-	list = append(list, fill("Fill", "An empty server takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
+	list = append(list, fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
 	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
 	for _, network := range networks {
 		list = append(list, tails(network), idleSessions(network))
@@ -32,7 +32,7 @@ type fixtures struct {
 	built map[string]bool
 }
 
-// get gives the directory of a fixture and has it built the first time.
+// get returns the directory of a fixture, which it builds the first time.
 func (f *fixtures) get(name string, build func(dir string) error) (string, error) {
 	dir := filepath.Join(f.dir, "fixture-"+name)
 	if f.built[name] {
@@ -48,11 +48,11 @@ func (f *fixtures) get(name string, build func(dir string) error) (string, error
 	return dir, nil
 }
 
-// networks over which two servers talk.
+// networks over which two replicas talk.
 var networks = []string{"memory", "tcp", "tls"}
 
-// over gives the options for two servers that are to talk over a network, the second
-// knowing the address of the first.
+// over returns the options for two replicas that talk over a network, of which the second
+// knows the address of the first.
 func over(network string, o replicator.Options) (a, b replicator.Options, err error) {
 	a, b = o, o
 	switch network {
@@ -72,8 +72,8 @@ func over(network string, o replicator.Options) (a, b replicator.Options, err er
 	return a, b, nil
 }
 
-// pair opens two servers, of which the second pulls from the first when it is told
-// to and otherwise neither does anything.
+// pair opens two replicas, of which the second pulls from the first on request; neither does
+// anything else.
 func pair(dirA, dirB, network string) (a, b *replicator.DB, err error) {
 	oa, ob, err := over(network, alone())
 	if err != nil {
@@ -89,13 +89,13 @@ func pair(dirA, dirB, network string) (a, b *replicator.DB, err error) {
 	return a, b, nil
 }
 
-// agree has the second pull, and fails unless both hold the same then.
+// agree has the second pull, and fails unless both hold the same afterwards.
 func agree(ctx context.Context, a, b *replicator.DB) error {
 	if err := b.Sync(ctx); err != nil {
 		return err
 	}
 	if a.Digest() != b.Digest() {
-		return errors.New("the servers do not hold the same after a pull")
+		return errors.New("the replicas do not hold the same after a pull")
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func bytesOf(db *replicator.DB) (in, out int64) {
 	return s.BytesIn, s.BytesOut
 }
 
-// source is a server with n keys of its own.
+// source is a replica with n keys of its own.
 func (e *env) source(n int) (string, error) {
 	return e.shared.get(fmt.Sprint("source", n), func(dir string) error {
 		db, err := replicate(dir, alone())
@@ -114,19 +114,19 @@ func (e *env) source(n int) (string, error) {
 		}
 		err = load(db, newKeys(n, 1), 100)
 		if err == nil {
-			_, err = e.settle(dir)
+			_, err = e.compacted(dir)
 		}
 		return errors.Join(err, db.Close())
 	})
 }
 
-// fill brings all of a server to an empty one. The raw handle does what the receiver
-// must at least: write the keys in random batches of 1000.
+// fill has an empty replica pull all of another. The raw handle does the least that the
+// receiver must: write the keys in random batches of 1000.
 func fill(name, title string, c replicator.Compression) scenario {
 	s := scenario{name: name, systems: local, title: title}
 	s.rows = []row{
 		{name, "op/s", "keys a second; raw: random batches of 1000", atLeast(0.85)},
-		{name, cpuUnit, "processor time for a key, of both servers", aim{}},
+		{name, cpuUnit, "processor time for a key, of both replicas", aim{}},
 		{name, "sec", "seconds", atMost(1.5)},
 		{name, "B", "on the wire", atMost(30e6)},
 	}
@@ -170,7 +170,7 @@ func (e *env) emitPull(name string, n int, took, used time.Duration, wire int64)
 	e.emit(name, n, vs...)
 }
 
-// pulled has a server take in what another has, n keys of which are new to it.
+// pulled has a replica pull what another has, n keys of which are new to it.
 func (e *env) pulled(name, from, to string, n int, c replicator.Compression) error {
 	o := alone()
 	o.Compression = c
@@ -194,12 +194,12 @@ func (e *env) pulled(name, from, to string, n int, c replicator.Compression) err
 	return errors.Join(err, b.Close(), a.Close())
 }
 
-// halfFull brings the other half of the keys to a server that has one.
+// halfFull has a replica with half of the keys pull the other half.
 func halfFull() scenario {
-	s := scenario{name: "HalfFull", systems: local, title: "A server that holds 100,000 keys takes 100,000 more from one that holds both, over TCP"}
+	s := scenario{name: "HalfFull", systems: local, title: "A replica that holds 100,000 keys takes 100,000 more from one that holds both, over TCP"}
 	s.rows = []row{
 		{"HalfFull", "op/s", "keys a second; raw: random batches of 1000", atLeast(0.7)},
-		{"HalfFull", cpuUnit, "processor time for a key, of both servers", aim{}},
+		{"HalfFull", cpuUnit, "processor time for a key, of both replicas", aim{}},
 		{"HalfFull", "B", "on the wire", aim{}},
 	}
 	s.run = func(e *env) error {
@@ -221,7 +221,7 @@ func halfFull() scenario {
 			err = load(a, ks[half*keySize:], 100)
 		}
 		if err == nil {
-			_, err = e.settle(e.dir)
+			_, err = e.compacted(e.dir)
 		}
 		if err = errors.Join(err, b.Close(), a.Close()); err != nil {
 			return err
@@ -231,9 +231,9 @@ func halfFull() scenario {
 	return s
 }
 
-// stall watches a writer while its server is filled: it puts once a millisecond.
+// stall watches a writer while its replica is filled: it puts once a millisecond.
 func stall() scenario {
-	s := scenario{name: "Stall", systems: local, title: "A writer puts every millisecond while its server takes 200,000 keys (raw: while another goroutine writes them)"}
+	s := scenario{name: "Stall", systems: local, title: "A writer puts every millisecond while its replica takes 200,000 keys (raw: while another goroutine writes them)"}
 	s.rows = []row{
 		{"Stall", "p50-sec", "half of the puts return within", aim{}},
 		{"Stall", "p99-sec", "99 of 100 within", aim{}},
@@ -253,7 +253,7 @@ func stall() scenario {
 			if err != nil {
 				return err
 			}
-			// The source is copied, as it takes what is written meanwhile.
+			// The source is a copy, since it pulls what is written meanwhile.
 			from := filepath.Join(e.dir, "a")
 			if err := os.CopyFS(from, os.DirFS(source)); err != nil {
 				return err
@@ -267,7 +267,7 @@ func stall() scenario {
 			if err != nil {
 				return err
 			}
-			<-b.Ready() // the first write of a server waits for its first attempt to replicate
+			<-b.Ready() // the first write of a replica waits for its first attempt to replicate
 			b.AddPeer(a.Addr().String())
 			db, work = b, func() error { return b.Sync(e.ctx) }
 		}
@@ -296,14 +296,14 @@ func (e *env) stalls(db handle, work func() error) error {
 	}
 }
 
-// quantile gives one of the durations as a value in seconds.
+// quantile returns one of the durations in seconds.
 func quantile(unit string, took []time.Duration, q float64) benchfmt.Value {
 	slices.Sort(took)
 	i := min(int(q*float64(len(took))), len(took)-1)
 	return benchfmt.Value{Value: took[i].Seconds(), Unit: unit}
 }
 
-// pairDirs are two servers that hold the same big keys, and a bare handle with them.
+// pairDirs are two replicas that hold the same big keys, and a bare handle with them.
 func (e *env) pairDirs() (dirA, dirB, bare string, err error) {
 	dir, err := e.shared.get(fmt.Sprint("pair", e.big), func(dir string) error {
 		a, b, err := pair(filepath.Join(dir, "a"), filepath.Join(dir, "b"), "tcp")
@@ -319,7 +319,7 @@ func (e *env) pairDirs() (dirA, dirB, bare string, err error) {
 			err = agree(e.ctx, a, b)
 		}
 		if err == nil {
-			_, err = e.settle(dir)
+			_, err = e.compacted(dir)
 		}
 		return errors.Join(err, r.Close(), b.Close(), a.Close())
 	})
@@ -368,7 +368,7 @@ func tails(network string) scenario {
 			err = e.tails(network, a, b)
 		}
 		if err == nil && a.Digest() != b.Digest() {
-			err = errors.New("the servers do not hold the same in the end")
+			err = errors.New("the replicas do not hold the same at the end")
 		}
 		return errors.Join(err, b.Close(), a.Close())
 	}
@@ -450,7 +450,7 @@ func (e *env) tail(name string, a handle, b *replicator.DB, ks keys, order []uin
 	return nil
 }
 
-// idleSessions are sessions of two servers that hold the same.
+// idleSessions are sessions of two replicas that hold the same.
 func idleSessions(network string) scenario {
 	name := "Idle/net=" + network
 	s := scenario{name: name, systems: []string{replicated}, title: "A session with nothing to do, " + netTitle(network)}
@@ -468,7 +468,7 @@ func idleSessions(network string) scenario {
 			return err
 		}
 		err = load(a, newKeys(1000, 1), 100)
-		for range 3 { // the first ones have something to tell
+		for range 3 { // the first ones bring something
 			err = errors.Join(err, agree(e.ctx, a, b))
 		}
 		if err == nil {

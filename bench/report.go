@@ -18,7 +18,7 @@ import (
 // the rounds.
 type results struct {
 	figures map[figureKey][]float64
-	machine map[string][]string // what was said of the machine, each once
+	machine map[string][]string // properties of the machine, each value once
 }
 
 type figureKey struct{ name, unit, system string }
@@ -63,7 +63,7 @@ func (rs *results) add(r *benchfmt.Result) error {
 	return nil
 }
 
-// spread is the middle of some figures and their ends.
+// spread is the median of some figures and their extremes.
 type spread struct{ median, least, most float64 }
 
 func spreadOf(figures []float64) (s spread, ok bool) {
@@ -75,8 +75,8 @@ func spreadOf(figures []float64) (s spread, ok bool) {
 	return spread{(sorted[(n-1)/2] + sorted[n/2]) / 2, sorted[0], sorted[n-1]}, true
 }
 
-// of gives the figures of one system, and how they relate to the raw handle's of the
-// same round.
+// of returns the figures of one system, and their ratio to the raw handle's of the same
+// round.
 func (rs *results) of(r row, system string) (value, ratio spread, hasValue, hasRatio bool) {
 	own, bare := rs.figures[figureKey{r.name, r.unit, system}], rs.figures[figureKey{r.name, r.unit, raw}]
 	value, hasValue = spreadOf(own)
@@ -90,7 +90,7 @@ func (rs *results) of(r row, system string) (value, ratio spread, hasValue, hasR
 	return value, ratio, hasValue, hasRatio
 }
 
-// figure writes a value as one reads it.
+// figure formats a value for people.
 func figure(v float64, unit string) string {
 	switch {
 	case unit == "op/s":
@@ -129,7 +129,7 @@ func seconds(v float64) string {
 	return fmt.Sprintf("%.3g µs", v*1e6)
 }
 
-// between writes a median with its ends, if they differ.
+// between formats a median with its extremes, if they differ.
 func between(s spread, unit string) string {
 	if s.least == s.most {
 		return figure(s.median, unit)
@@ -207,7 +207,7 @@ func (rs *results) processor(r row) string {
 	return ""
 }
 
-// tables are all that stands between the markers.
+// tables returns the text between the markers.
 func (rs *results) tables() string {
 	var b strings.Builder
 	said := func(key string) string { return strings.Join(rs.machine[key], "; ") }
@@ -235,7 +235,7 @@ const (
 	endMark   = "<!-- bench: end -->"
 )
 
-// writeDocs makes the tables in performance.md and the plots beside it anew.
+// writeDocs writes the tables in performance.md and the plots beside it.
 func writeDocs(dir, file string) error {
 	rs, err := readResults(file)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// spreading are the scenarios of clusters that talk when they want to.
+// spreading are the scenarios of clusters whose replicas talk by their own schedule.
 func spreading() (list []scenario) {
 	for _, nodes := range []int{2, 5, 9} {
 		for _, network := range []string{"tcp", "tls"} {
@@ -25,25 +25,25 @@ func spreading() (list []scenario) {
 	return append(list, idleCluster())
 }
 
-// cluster is a number of nodes on loopback. It is told of every key that has become
-// visible at a node by the function it was made with.
+// cluster is a number of nodes on loopback, of this system or another. It calls the function
+// that it was made with for every key that becomes visible at a node.
 type cluster interface {
 	put(key, value []byte) error // at the first node
 	close() error
 }
 
-// servers are a cluster of ours.
-type servers struct {
+// replicas is a cluster of replicas.
+type replicas struct {
 	dbs     []*replicator.DB
 	joining string // directory of one that may join
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 }
 
-// newServers starts a cluster with default options, of which all know the first,
-// and waits until all know each other.
-func newServers(e *env, nodes int, network string, seen func(node int, key []byte)) (_ *servers, err error) {
-	s := &servers{joining: filepath.Join(e.dir, "joining"), cancel: func() {}}
+// newReplicas starts a cluster with default options in which all know the first, and waits
+// until all know each other.
+func newReplicas(e *env, nodes int, network string, seen func(node int, key []byte)) (_ *replicas, err error) {
+	s := &replicas{joining: filepath.Join(e.dir, "joining"), cancel: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -82,8 +82,8 @@ func newServers(e *env, nodes int, network string, seen func(node int, key []byt
 	return s, nil
 }
 
-// meet waits until every server has had a session with every other.
-func (s *servers) meet(ctx context.Context) error {
+// meet waits until every replica has had a session with every other.
+func (s *replicas) meet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for _, db := range s.dbs {
@@ -98,16 +98,16 @@ func (s *servers) meet(ctx context.Context) error {
 				break
 			}
 			if err := db.Sync(ctx); ctx.Err() != nil {
-				return fmt.Errorf("a server has met only %d of %d others: %w", met, len(s.dbs)-1, errors.Join(err, ctx.Err()))
+				return fmt.Errorf("a replica has met only %d of %d others: %w", met, len(s.dbs)-1, errors.Join(err, ctx.Err()))
 			}
 		}
 	}
 	return nil
 }
 
-func (s *servers) put(key, value []byte) error { return s.dbs[0].Put(key, value, nil) }
+func (s *replicas) put(key, value []byte) error { return s.dbs[0].Put(key, value, nil) }
 
-func (s *servers) close() error {
+func (s *replicas) close() error {
 	s.cancel()
 	s.wg.Wait()
 	var errs []error
@@ -118,7 +118,7 @@ func (s *servers) close() error {
 }
 
 // latency is the time from a Put at one node until it is visible at all others. The
-// puts are apart, so that each meets a cluster at rest.
+// puts are far apart, so that the cluster is idle at each.
 func latency(nodes int, network string) scenario {
 	where := fmt.Sprintf("nodes=%d/net=%s", nodes, network)
 	s := scenario{name: "Latency/" + where, systems: []string{replicated}, title: "From Put to visible on all, default options, " + netTitle(network)}
@@ -130,14 +130,14 @@ func latency(nodes int, network string) scenario {
 	case nodes == 5:
 		p50, p99 = atMost(0.0024), atMost(0.0057)
 	}
-	s.rows = []row{{s.name, "p50-sec", fmt.Sprintf("%d servers, p50", nodes), p50}, {s.name, "p99-sec", fmt.Sprintf("%d servers, p99", nodes), p99}}
+	s.rows = []row{{s.name, "p50-sec", fmt.Sprintf("%d replicas, p50", nodes), p50}, {s.name, "p99-sec", fmt.Sprintf("%d replicas, p99", nodes), p99}}
 	s.run = func(e *env) error {
-		return e.latency(s.name, nodes, func(seen func(int, []byte)) (cluster, error) { return newServers(e, nodes, network, seen) })
+		return e.latency(s.name, nodes, func(seen func(int, []byte)) (cluster, error) { return newReplicas(e, nodes, network, seen) })
 	}
 	return s
 }
 
-// arrivals counts at how many nodes the key that is waited for has become visible.
+// arrivals counts the nodes at which the awaited key has become visible.
 type arrivals struct {
 	mu   sync.Mutex
 	key  string
@@ -196,15 +196,15 @@ func (e *env) latency(name string, nodes int, start func(seen func(node int, key
 	return nil
 }
 
-// idleCluster is five servers that have nothing to do.
+// idleCluster is five idle replicas.
 func idleCluster() scenario {
-	s := scenario{name: "IdleCluster", systems: []string{replicated}, title: "Five servers with nothing to do, default options, in one process"}
+	s := scenario{name: "IdleCluster", systems: []string{replicated}, title: "Five replicas with nothing to do, default options, in one process"}
 	s.rows = []row{
 		{s.name, "B/s", "bytes a second, sent by all together", aim{}},
 		{s.name, "cpu-sec/s", "processor time a second, of all together", aim{}},
 	}
 	s.run = func(e *env) error {
-		c, err := newServers(e, 5, "tcp", nil)
+		c, err := newReplicas(e, 5, "tcp", nil)
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func idleCluster() scenario {
 	return s
 }
 
-func (e *env) idleCluster(name string, c *servers) error {
+func (e *env) idleCluster(name string, c *replicas) error {
 	sent := func() (n int64) {
 		for _, db := range c.dbs {
 			_, out := bytesOf(db)
@@ -233,7 +233,7 @@ func (e *env) idleCluster(name string, c *servers) error {
 	return nil
 }
 
-func (s *servers) load(ks keys) error {
+func (s *replicas) load(ks keys) error {
 	if err := load(s.dbs[0], ks, 100); err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func (s *servers) load(ks keys) error {
 	return nil
 }
 
-func (s *servers) join() error {
+func (s *replicas) join() error {
 	db, err := replicate(s.joining, replicator.Options{Peers: []string{s.dbs[0].Addr().String(), s.dbs[1].Addr().String()}})
 	if err != nil {
 		return err

@@ -65,14 +65,14 @@ func replicateWith(dir string, store *opt.Options, o replicator.Options) (*repli
 	return r, nil
 }
 
-// alone are options of a server that holds no session unless Sync is called.
+// alone are options of a replica that holds no session unless Sync is called.
 func alone() replicator.Options {
 	return replicator.Options{MinInterval: time.Hour, MaxInterval: time.Hour}
 }
 
 const keySize = 16
 
-// keys are n random keys of 16 bytes. The same seed gives the same keys.
+// keys are n random keys of 16 bytes. The same seed yields the same keys.
 type keys []byte
 
 func newKeys(n int, seed uint64) keys {
@@ -155,9 +155,9 @@ func load(db handle, ks keys, size int) error {
 	return nil
 }
 
-// settle waits until goleveldb has stopped compacting and removed what it replaced,
-// which shows in the files, and gives their size. At most two minutes.
-func (e *env) settle(dir string) (size int64, err error) {
+// compacted waits until goleveldb has stopped compacting and removed what it replaced, which
+// shows in the files, and returns their size. It waits two minutes at most.
+func (e *env) compacted(dir string) (size int64, err error) {
 	still := 0
 	for began := time.Now(); time.Since(began) < 2*time.Minute; {
 		now, err := diskSize(dir)
@@ -181,8 +181,8 @@ func (e *env) settle(dir string) (size int64, err error) {
 	return size, nil
 }
 
-// quiet waits until the process has next to nothing to do: what goes on in the background
-// after an opening is over.
+// quiet waits until the process is nearly idle: background work after a database was opened
+// is over.
 func (e *env) quiet() error {
 	still := 0
 	for began := time.Now(); still < 3 && time.Since(began) < 20*time.Second; {
@@ -199,8 +199,7 @@ func (e *env) quiet() error {
 	return nil
 }
 
-// diskSize is how much the files of a database hold. Those that vanish meanwhile
-// do not count.
+// diskSize returns the size of a database's files. Those that vanish meanwhile do not count.
 func diskSize(dir string) (size int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -223,7 +222,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// share has several writers do a part of the work each.
+// share has several writers each do a part of the work.
 func share(writers, n int, work func(writer, from, to int) error) error {
 	errs := make([]error, writers)
 	var wg sync.WaitGroup

@@ -18,7 +18,7 @@ import (
 
 var local = []string{raw, replicated}
 
-// writing are the scenarios of one server.
+// writing are the scenarios of one replica.
 func writing() (list []scenario) {
 	for _, size := range []int{100, 1024} {
 		for _, writers := range []int{1, 8} {
@@ -158,10 +158,10 @@ func scan(db handle, want int) error {
 	return it.Error()
 }
 
-// space compacts everything, waits until what was replaced is gone, and tells how
-// much is left and how much was written on the way.
+// space compacts everything, waits until what was replaced is gone, and reports how much is
+// left and how much was written on the way.
 func (e *env) space(db handle, name string, put int64) error {
-	if _, err := e.settle(e.dir); err != nil {
+	if _, err := e.compacted(e.dir); err != nil {
 		return err
 	}
 	var stats leveldb.DBStats
@@ -172,7 +172,7 @@ func (e *env) space(db handle, name string, put int64) error {
 	if err := db.CompactRange(util.Range{}); err != nil {
 		return err
 	}
-	disk, err := e.settle(e.dir)
+	disk, err := e.compacted(e.dir)
 	if err != nil {
 		return err
 	}
@@ -223,8 +223,8 @@ func writeBatches(db handle, ks keys, order []uint32, v *values, most int) error
 	return nil
 }
 
-// large are batches far larger than goleveldb's write buffer, of two sizes, so that what grows
-// with the square shows, and a Put beside the larger one.
+// large are batches far larger than goleveldb's write buffer, of two sizes, so that quadratic
+// costs show, and a Put beside the larger one.
 func large(size int) scenario {
 	where := fmt.Sprintf("/value=%d", size)
 	s := scenario{name: "Large" + where, systems: local, title: fmt.Sprintf("One batch of many new keys, values of %d bytes", size)}
@@ -382,7 +382,7 @@ func (e *env) farPuts(db handle, rows []row) error {
 	if err := load(db, ks, 100); err != nil {
 		return err
 	}
-	if _, err := e.settle(e.dir); err != nil {
+	if _, err := e.compacted(e.dir); err != nil {
 		return err
 	}
 	for i, w := range []struct {
@@ -394,7 +394,7 @@ func (e *env) farPuts(db handle, rows []row) error {
 			return err
 		}
 	}
-	if _, err := e.settle(e.dir); err != nil {
+	if _, err := e.compacted(e.dir); err != nil {
 		return err
 	}
 	order := uniform(n, ops, seed+1)
@@ -435,14 +435,14 @@ func (e *env) lookups(db handle, name string, n int) error {
 	if err := db.CompactRange(util.Range{}); err != nil {
 		return err
 	}
-	if _, err := e.settle(e.dir); err != nil {
+	if _, err := e.compacted(e.dir); err != nil {
 		return err
 	}
 	order := uniform(n, e.keys, uint64(e.round)+1)
 	return e.timed(name, len(order), func() error { return getAll(db, ks, order) })
 }
 
-// memory is what the heap holds per key of a database that is open.
+// memory is the heap per key of an open database.
 func memory() scenario {
 	s := scenario{name: "Memory", systems: local, title: "Memory"}
 	s.rows = []row{
@@ -461,7 +461,7 @@ func memory() scenario {
 			before := heap()
 			err = load(db, ks, 100)
 			if err == nil {
-				_, err = e.settle(e.dir)
+				_, err = e.compacted(e.dir)
 			}
 			e.emit(s.rows[i].name, ks.len(), benchfmt.Value{Value: float64(heap()-before) / float64(ks.len()), Unit: "B/key"})
 			runtime.KeepAlive(ks)
@@ -474,10 +474,10 @@ func memory() scenario {
 	return s
 }
 
-// heap is how much of it is in use.
+// heap returns how much of the heap is in use.
 func heap() int64 {
 	runtime.GC()
-	runtime.GC() // what pools held goes with the second
+	runtime.GC() // the second frees what pools held
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
