@@ -358,7 +358,7 @@ func TestEqualDataOnSeveralServersIsNoConflict(t *testing.T) {
 		for _, db := range dbs {
 			require.Zero(t, db.Status().Conflicts)
 			require.Len(t, contents(t, db), 500)
-			for range db.Conflicts() {
+			for range db.Conflicts(context.Background()) {
 				t.Fatal("equal content is no conflict")
 			}
 		}

@@ -71,7 +71,8 @@ func TestSlowResolverBlocksNoWriter(t *testing.T) {
 		require.Less(t, worst, s.takes, "of a second that the resolver took")
 		require.GreaterOrEqual(t, s.calls.Load(), int64(100))
 		told := 0
-		for ch := range changes { // what is told first is what the resolver says
+		for ch, err := range changes { // what is told first is what the resolver says
+			require.NoError(t, err)
 			require.Equal(t, "by b", string(ch.Value))
 			require.True(t, ch.Conflict)
 			if told++; told == 100 {

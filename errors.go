@@ -24,6 +24,10 @@ var ErrFollower = errors.New("replicator: this server is a follower and takes no
 // Errors that callers may want to tell apart, beside those of goleveldb
 // (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.
 
+// ErrMissed is what an iterator of [DB.Watch] yields once in place of changes that it left out
+// because the reader was too slow. The loop goes on.
+var ErrMissed = errors.New("replicator: changes were left out, as the reader was too slow")
+
 // PeerError says which peer failed in which step of a session. Unwrap gives
 // the cause. Its text is one printable line, whatever the peer sent; that of the
 // cause need not be.

@@ -135,13 +135,14 @@ func ExampleDB_Conflicts() {
 	b.AddPeer(address(a))
 	check(b.Sync(context.Background()))
 
-	for key, versions := range b.Conflicts() {
+	for c, err := range b.Conflicts(context.Background()) {
+		check(err)
 		var values []string
-		for _, v := range versions {
+		for _, v := range c.Versions {
 			values = append(values, string(v.Value))
 		}
 		slices.Sort(values)
-		fmt.Printf("%s: %v\n", key, values)
+		fmt.Printf("%s: %v\n", c.Key, values)
 	}
 	check(b.Put([]byte("colour"), []byte("blue"), nil)) // settles it, here and there
 	check(b.Sync(context.Background()))
@@ -215,9 +216,9 @@ func ExampleDB_Watch() {
 	check(b.Put([]byte("config/mode"), []byte("fast"), nil))
 	check(a.Put([]byte("other"), nil, nil))
 	check(a.Put([]byte("config/size"), []byte("12"), nil))
-	for c := range changes {
+	for c, err := range changes {
 		switch {
-		case c.Missed: // we were too slow
+		case err == replicator.ErrMissed: // we were too slow
 			clear(copied)
 			load()
 		case c.Deleted:

@@ -158,7 +158,11 @@ func TestBatchBeyondTheBoundMayComeInParts(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for range changes {
+			for _, err := range changes {
+				if err != nil {
+					t.Error(err)
+					return
+				}
 				// Each commit wakes the reader, which looks at what is there now and then.
 				if changed%100 == 0 && torn(t, b, keys) {
 					parts++
@@ -194,9 +198,13 @@ func TestNothingHangsAfterClose(t *testing.T) {
 		require.Equal(t, leveldb.ErrClosed, a.Adopt(context.Background()))
 		_, err := a.Versions([]byte("k"))
 		require.Equal(t, leveldb.ErrClosed, err)
-		for range a.Conflicts() {
-			t.Fatal("a closed database lists no conflicts")
+		listed := 0
+		for c, err := range a.Conflicts(context.Background()) {
+			listed++
+			require.Equal(t, leveldb.ErrClosed, err)
+			require.Zero(t, c, "a closed database lists no conflicts")
 		}
+		require.Equal(t, 1, listed)
 		for range a.Watch(context.Background(), nil) {
 			t.Fatal("a closed database has no changes")
 		}

@@ -269,9 +269,12 @@ func TestConflictsAreListedUntilSomebodyWritesTheKey(t *testing.T) {
 		requireAgreement(t, a, b)
 		for _, db := range []*replicator.DB{a, b} {
 			n := 0
-			for key, vs := range db.Conflicts() {
-				require.Equal(t, "k", string(key))
-				require.Len(t, vs, 2)
+			for c, err := range db.Conflicts(context.Background()) {
+				require.NoError(t, err)
+				require.Equal(t, "k", string(c.Key))
+				require.Len(t, c.Versions, 2)
+				require.Equal(t, value(t, db, "k"), string(c.Value))
+				require.Equal(t, c.Value, c.Versions[c.Winner].Value)
 				n++
 			}
 			require.Equal(t, 1, n)
@@ -279,7 +282,7 @@ func TestConflictsAreListedUntilSomebodyWritesTheKey(t *testing.T) {
 		}
 		put(t, b, "k", "settled")
 		requireAgreement(t, a, b)
-		for range a.Conflicts() {
+		for range a.Conflicts(context.Background()) {
 			t.Fatal("still in conflict")
 		}
 	})

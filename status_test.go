@@ -242,7 +242,8 @@ func TestConflictOfADeletionIsThereUntilSomebodyWritesTheKey(t *testing.T) {
 		requireAgreement(t, a, b)
 		require.Zero(t, a.Status().Conflicts)
 		var told []string
-		for ch := range changes {
+		for ch, err := range changes {
+			require.NoError(t, err)
 			told = append(told, fmt.Sprintf("%s %v", ch.Value, ch.Conflict))
 			if string(ch.Value) == "chosen" {
 				break

@@ -13,70 +13,66 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 )
 
-// Change is what happened to one key, for those who [DB.Watch].
+// Change is a change of one key, as [DB.Watch] yields it.
 type Change struct {
 	Key     []byte
 	Value   []byte // nil if Deleted
 	Deleted bool
-	// Local tells whether it was written at this server, else it came from a peer.
+	// Local reports whether the key was written at this replica; otherwise the change came
+	// from a peer.
 	Local bool
-	// Conflict tells whether the key is in conflict now: Value is what is shown.
+	// Conflict reports whether the key is in conflict now. Value is the resolved value then.
 	Conflict bool
-	// Version is the version that is shown. Of a merged value it is the one that
-	// the resolver's result stands in for.
+	// Version is the version that reads return. Of a merged value it is the sibling that the
+	// resolver's result stands for.
 	Version Version
-	// Missed tells that changes were left out here, because the reader was too
-	// slow: nothing else is set then, and the next change is one after them.
-	// Whoever keeps a copy reads the keys again now; see [DB.Watch].
-	Missed bool
 }
 
-// What waits for a reader is bounded, in bytes, and a reader who reads may have more of
-// it: a burst that it was there for is no reason to leave anything out.
+// The bytes that wait for a reader are bounded. A reader that reads may have more of them:
+// a burst that arrives while it is there is no reason to leave anything out.
 const (
-	watchLimit    = 4 << 20         // for who has not read for watchPatience
-	watchMost     = 64 << 20        // for who has
+	watchLimit    = 4 << 20         // for a reader that has not read for watchPatience
+	watchMost     = 64 << 20        // for one that has
 	watchPatience = 5 * time.Second // counted only while something waits
 )
 
-// changeOverhead is what a waiting change takes beside key and value.
+// changeOverhead is the memory that a waiting change takes beside key and value.
 const changeOverhead = 256
 
-// Watch returns the changes to keys with a prefix, from here and from elsewhere, in
-// the order in which they were committed here; a nil prefix is all keys. It
-// begins with the call, not with the loop: what is committed after Watch has
-// returned is not lost. So take a copy after the call and before the loop, and
-// nothing is missing; a change may be in the copy already.
+// Watch returns an iterator over the changes of keys with a prefix, made here or at peers, in
+// the order in which they were committed here. A nil prefix is all keys. Watching begins with
+// the call, not with the loop: nothing that is committed after Watch has returned is
+// lost. So read the keys after the call and before the loop, and nothing is missing; a change
+// may have been read already.
 //
 // The changes of one key never run backwards: each is of a state that has seen the
-// one before. Those of different keys that one pull brings are in the order of their time
-// if they were committed here as one batch, as up to 512 KiB are, where each write counts as
-// its value, four times its key and 160 bytes. A pull that brings more is committed in
-// several batches, and the latest writes come first, because logs are read in reverse:
-// then a key may be told of before another that was written earlier.
+// one before. Changes of different keys that one pull brings come in the order of their
+// time if they were committed here as one batch, as up to 512 KiB are, where each write counts
+// as its value, four times its key and 160 bytes. A larger pull is committed in several
+// batches, and the latest writes come first, because logs are read in reverse: then a
+// key may come before another one that was written earlier.
 //
 //	changes := db.Watch(ctx, prefix)
 //	load(db, prefix)
-//	for c := range changes {
-//		if c.Missed {
-//			load(db, prefix) // anew
+//	for c, err := range changes {
+//		if err == replicator.ErrMissed {
+//			load(db, prefix) // once more
 //			continue
 //		}
 //		…
 //	}
 //
-// Nobody waits for the reader. Up to 64 MiB of changes are kept for it, or 4 MiB if it
+// Commits do not wait for the reader. Up to 64 MiB of changes are kept for it, or 4 MiB if it
 // has taken none for 5 s, and in any case all of one batch that is committed when
-// nothing else waits. What comes
-// above that is left out, and in its place there is a Change with Missed set. What
-// was left out is in the database when that one is taken, and what is committed
-// later comes after it: read the keys again and go on.
+// nothing else waits. Changes beyond that are left out: the iterator yields [ErrMissed]
+// once in their place, with a zero Change, and goes on. By then the database holds what was
+// left out, and whatever is committed later follows: read the keys again and go on.
 //
-// The loop ends with ctx or with Close, without what still waited then, or when it
-// is left; a second loop over the same Watch ends at once. Until then the
-// changes are kept: end ctx if the loop is never begun. The reader owns the slices.
-// Keys in Options.LocalRanges are not watched.
-func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq[Change] {
+// The loop ends, without an error, with ctx or with Close, and leaves out what still
+// waited then; or when the caller leaves it. A second loop over the same Watch ends at
+// once. Until then the changes are kept, so end ctx if the loop never begins. The
+// caller owns the slices. Keys in Options.LocalRanges are not watched.
+func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq2[Change, error] {
 	w := &watcher{prefix: slices.Clone(prefix), ended: make(chan struct{}), news: make(chan struct{}, 1)}
 	db.mu.Lock()
 	if db.isClosing() {
@@ -92,16 +88,16 @@ func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq[Change] {
 		w.end()
 	}
 	stop := context.AfterFunc(ctx, forget)
-	return func(yield func(Change) bool) {
+	return func(yield func(Change, error) bool) {
 		defer stop()
 		defer forget()
 		for {
-			c, ok := w.take()
+			c, ok, err := w.take()
 			switch {
 			case w.over() || ctx.Err() != nil:
 				return
-			case ok:
-				if !yield(c) {
+			case ok || err != nil:
+				if !yield(c, err) {
 					return
 				}
 				continue
@@ -125,7 +121,7 @@ type watcher struct {
 	waiting []Change
 	size    int
 	missed  bool      // at the end of what waits
-	read    time.Time // when the reader last took something, or had all
+	read    time.Time // when the reader last took something, or nothing waited
 }
 
 func (w *watcher) end() { w.once.Do(func() { close(w.ended) }) }
@@ -139,16 +135,17 @@ func (w *watcher) over() bool {
 	}
 }
 
-// take gives the next change. With the mark that some were missed, changes are
-// kept again.
-func (w *watcher) take() (c Change, ok bool) {
+// take returns the next change, if one waits, or ErrMissed once if some were left out. From
+// then on changes are kept again.
+func (w *watcher) take() (c Change, ok bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.read = time.Now()
 	if len(w.waiting) == 0 {
-		missed := w.missed
-		w.missed = false
-		return Change{Missed: missed}, missed
+		if w.missed {
+			w.missed, err = false, ErrMissed
+		}
+		return c, false, err
 	}
 	c = w.waiting[0]
 	w.waiting[0] = Change{}
@@ -156,18 +153,18 @@ func (w *watcher) take() (c Change, ok bool) {
 		w.waiting = nil
 	}
 	w.size -= c.size()
-	return c, true
+	return c, true, nil
 }
 
 func (c *Change) size() int { return len(c.Key) + len(c.Value) + changeOverhead }
 
-// add keeps what a commit did for the reader.
+// add keeps the changes of a commit for the reader.
 func (w *watcher) add(changes []replica.Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	limit := watchLimit
 	switch now := time.Now(); {
-	case w.size == 0 && !w.missed: // it has all: this much is kept whatever it comes to
+	case w.size == 0 && !w.missed: // nothing waits: one batch is kept, whatever its size
 		w.read, limit = now, math.MaxInt
 	case now.Sub(w.read) < watchPatience:
 		limit = watchMost
@@ -188,14 +185,14 @@ func (w *watcher) add(changes []replica.Change) {
 	notify(w.news)
 }
 
-// publicChange is a change as those who watch see it. It shares no memory.
+// publicChange returns a change as Watch yields it. It shares no memory.
 func publicChange(c *replica.Change) Change {
 	v := c.Winner()
 	v.Value = slices.Clone(v.Value)
 	return Change{Key: slices.Clone(c.Key), Value: v.Value, Deleted: v.Deleted, Local: c.Local, Conflict: c.Conflict, Version: publicVersion(&v)}
 }
 
-// publish tells those who watch of a commit.
+// publish hands the changes of a commit to every watcher.
 func (db *DB) publish(changes []replica.Change) {
 	if len(changes) == 0 {
 		return
@@ -210,10 +207,9 @@ func (db *DB) publish(changes []replica.Change) {
 	}
 }
 
-// inTime puts what came with one pull, which reads logs in reverse, into the order
-// in which it was written, by the hybrid clock. A write of a caller's that is in the same
-// batch stays where it is, and so does a key that is there twice: what is before it and
-// what is behind it are ordered apart.
+// inTime sorts the changes of one pull, which reads logs in reverse, by the hybrid clock. A
+// caller's write in the same batch stays where it is, and so does a key that occurs twice: the
+// changes before it and those behind it are sorted separately.
 func inTime(changes []replica.Change) []replica.Change {
 	changes = slices.Clone(changes)
 	keys := map[string]bool{}

@@ -30,7 +30,8 @@ func TestWatchGivesChangesOfAllServersInOrder(t *testing.T) {
 		put(t, b, "w/2", "there")
 		c.net.Heal()
 		var got []string
-		for ch := range changes {
+		for ch, err := range changes {
+			require.NoError(t, err)
 			if !ch.Deleted {
 				require.Equal(t, ch.Value, ch.Version.Value)
 			}
@@ -82,8 +83,8 @@ func TestWatchNeverRunsBackwardsOnAKey(t *testing.T) {
 		put(t, b, "end", "")
 		last := map[string]int{}
 		told, newest := 0, 0
-		for ch := range changes {
-			require.False(t, ch.Missed)
+		for ch, err := range changes {
+			require.NoError(t, err)
 			if string(ch.Key) == "end" {
 				break
 			}
@@ -122,7 +123,8 @@ func TestWatchGivesChangesInCommitOrder(t *testing.T) {
 		requireAgreement(t, a, b)
 
 		var got []string
-		for ch := range seq {
+		for ch, err := range seq {
+			require.NoError(t, err)
 			got = append(got, fmt.Sprintf("%s=%s deleted:%t local:%t clock:%d", ch.Key, ch.Value, ch.Deleted, ch.Local, ch.Version.Clock))
 			require.Equal(t, ch.Value, ch.Version.Value)
 			if ch.Local {
@@ -159,7 +161,8 @@ func TestWatchTellsOfConflictsAndOfTheirEnd(t *testing.T) {
 		put(t, b, "k", "settled")
 		requireAgreement(t, a, b)
 		var conflicts []bool
-		for ch := range seq {
+		for ch, err := range seq {
+			require.NoError(t, err)
 			conflicts = append(conflicts, ch.Conflict)
 			if string(ch.Value) == "settled" {
 				break
@@ -181,8 +184,9 @@ func TestSlowReaderIsToldThatItMissedSomeAndGoesOn(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		n, missed := 0, false
-		for ch := range seq {
-			if ch.Missed {
+		for ch, err := range seq {
+			if err != nil {
+				require.Equal(t, replicator.ErrMissed, err)
 				require.False(t, missed)
 				missed = true
 				require.Nil(t, ch.Key)
@@ -210,8 +214,8 @@ func TestBurstOverrunsNoReaderWhoIsThere(t *testing.T) {
 		read := make(chan struct{})
 		go func() {
 			defer close(read)
-			for ch := range seq {
-				require.False(t, ch.Missed)
+			for ch, err := range seq {
+				require.NoError(t, err)
 				if n++; string(ch.Key) == "end" {
 					return
 				}
@@ -240,8 +244,9 @@ func TestReaderWhoDoesNotReadIsNotKeptMoreThanItsShare(t *testing.T) {
 			require.NoError(t, a.Put(fmt.Append(nil, i), big, nil))
 		}
 		n := 0
-		for ch := range seq {
-			if ch.Missed {
+		for _, err := range seq {
+			if err != nil {
+				require.Equal(t, replicator.ErrMissed, err)
 				break
 			}
 			n++
@@ -296,7 +301,8 @@ func TestPurgedDeletionIsNoChange(t *testing.T) {
 		require.Zero(t, a.Status().Tombstones)
 		put(t, a, "end", "")
 		deletions := 0
-		for ch := range seq {
+		for ch, err := range seq {
+			require.NoError(t, err)
 			if string(ch.Key) == "end" {
 				break
 			}

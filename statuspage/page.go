@@ -1,7 +1,7 @@
 package statuspage
 
 import (
-	"bytes"
+	"context"
 	"slices"
 	"time"
 
@@ -21,8 +21,9 @@ const (
 // Page is what the status page shows; its JSON is what the page returns as JSON.
 type Page struct {
 	Status    replicator.Status `json:"status"`
-	Conflicts []Conflict        `json:"conflicts"` // the first 20 keys in conflict, in key order
-	More      int64             `json:"more"`      // keys in conflict that are not listed
+	Conflicts []Conflict        `json:"conflicts"`       // the first 20 keys in conflict, in key order
+	More      int64             `json:"more"`            // keys in conflict that are not listed
+	Error     string            `json:"error,omitempty"` // why the list of conflicts ends early
 }
 
 // Conflict is a key in conflict.
@@ -58,41 +59,37 @@ type Value struct {
 func newPage(db *replicator.DB, before *Page) *Page {
 	p := &Page{Status: db.Status(), Conflicts: []Conflict{}}
 	s := &p.Status
-	if before != nil && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
-		p.Conflicts, p.More = before.Conflicts, before.More
+	if before != nil && before.Error == "" && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
+		p.Conflicts, p.More, p.Error = before.Conflicts, before.More, before.Error
 		return p
 	}
 	if s.Conflicts == 0 {
 		return p
 	}
 	names := names(s)
-	for key, versions := range db.Conflicts() {
+	for c, err := range db.Conflicts(context.Background()) {
+		if err != nil {
+			p.Error = err.Error()
+			break
+		}
 		if len(p.Conflicts) == maxConflicts {
 			break
 		}
-		p.Conflicts = append(p.Conflicts, conflict(db, key, versions, names))
+		p.Conflicts = append(p.Conflicts, conflict(&c, names))
 	}
 	p.More = max(s.Conflicts-int64(len(p.Conflicts)), 0)
 	return p
 }
 
-func conflict(db *replicator.DB, key []byte, versions []replicator.Version, names map[replicator.Origin]string) Conflict {
-	resolved, err := db.Get(key, nil)
+func conflict(k *replicator.Conflict, names map[replicator.Origin]string) Conflict {
 	c := Conflict{
-		Key: clip(key), Text: text(clip(key)), Resolved: value(resolved, err != nil),
-		MoreVersions: max(len(versions)-maxVersions, 0),
+		Key: clip(k.Key), Text: text(clip(k.Key)), Resolved: value(k.Value, k.Value == nil),
+		MoreVersions: max(len(k.Versions)-maxVersions, 0),
 	}
-	// Of versions with equal content the latest is the winner.
-	winner := -1
-	for i, v := range versions {
-		if v.Deleted == (err != nil) && bytes.Equal(v.Value, resolved) {
-			winner = i
-		}
-	}
-	for i, v := range versions[:min(len(versions), maxVersions)] {
+	for i, v := range k.Versions[:min(len(k.Versions), maxVersions)] {
 		c.Versions = append(c.Versions, Version{
 			Value: value(v.Value, v.Deleted), Clock: v.Clock, Time: v.Time, Origin: v.Origin, Seq: v.Seq,
-			Replica: names[v.Origin], Winner: i == winner,
+			Replica: names[v.Origin], Winner: i == k.Winner,
 		})
 	}
 	return c

@@ -71,7 +71,10 @@ func newView(p *Page) *view {
 	for _, c := range p.Conflicts {
 		v.Conflicts = append(v.Conflicts, newConflict(&c, s.Time))
 	}
-	if p.More > 0 {
+	switch {
+	case p.Error != "":
+		v.MoreConflicts = "The list ends here: " + strings.TrimPrefix(p.Error, "replicator: ") + "."
+	case p.More > 0:
 		v.MoreConflicts = fmt.Sprintf("… and %s more in conflict.", plural(p.More, "key"))
 	}
 	for _, b := range s.Blockers {

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -195,26 +194,21 @@ func (l *local) versions(_ context.Context, key []byte) ([]version, error) {
 
 func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, error) {
 	p, size := page{Entries: []entry{}}, 0
-	for key, vs := range l.db.Conflicts() {
-		if bytes.Compare(key, from) < 0 {
+	for c, err := range l.db.Conflicts(ctx) {
+		if err != nil {
+			return p, err
+		}
+		if bytes.Compare(c.Key, from) < 0 {
 			continue
 		}
 		if len(p.Entries) >= limit || size >= pageBytes {
-			p.Next = key
+			p.Next = c.Key
 			break
 		}
-		e := entry{Key: key, Versions: versionsOf(vs, true)}
-		shown, err := l.reader.Get(key, nil)
-		switch {
-		case err == nil:
-			e.Value = append(octets{}, shown...)
-		case !errors.Is(err, leveldb.ErrNotFound):
-			return p, err
+		p.Entries = append(p.Entries, entry{Key: c.Key, Value: octets(c.Value), Versions: versionsOf(c.Versions, true)})
+		for _, v := range c.Versions {
+			size += len(v.Value)
 		}
-		for i := range vs {
-			size += len(vs[i].Value)
-		}
-		p.Entries = append(p.Entries, e)
 	}
 	return p, ctx.Err()
 }

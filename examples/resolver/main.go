@@ -96,9 +96,12 @@ func show(out io.Writer, name string, db *replicator.DB) error {
 	}
 	fmt.Fprintf(out, "  %-6s  %s\n", name, cart)
 	conflicts := 0
-	for _, versions := range db.Conflicts() {
+	for c, err := range db.Conflicts(context.Background()) {
+		if err != nil {
+			return err
+		}
 		conflicts++
-		fmt.Fprintf(out, "          in conflict, %d versions are kept\n", len(versions))
+		fmt.Fprintf(out, "          in conflict, %d versions are kept\n", len(c.Versions))
 	}
 	if conflicts == 0 {
 		fmt.Fprintf(out, "          no conflict\n")

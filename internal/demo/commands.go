@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -151,8 +152,11 @@ func (n *replica) status(_ request, last *reply) error {
 // conflicts sends each key that Conflicts lists, with its number of versions.
 func (n *replica) conflicts(r request, _ *reply) error {
 	var errs []error
-	for key, versions := range n.db.Conflicts() {
-		errs = append(errs, n.send(reply{ID: r.ID, Key: string(key), N: len(versions)}))
+	for c, err := range n.db.Conflicts(context.Background()) {
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, n.send(reply{ID: r.ID, Key: string(c.Key), N: len(c.Versions)}))
 	}
 	return errors.Join(errs...)
 }
