@@ -79,7 +79,7 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 		return nil, fmt.Errorf("goleveldb does not open: %w", err)
 	}
 	n := &crashNode{w: w, stor: s, db: db, sync: sync}
-	n.r = replica.NewReplica(replica.ReplicaConfig{
+	n.r = replica.New(replica.Config{
 		Store: store.Handle{DB: db}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 1 << 10, MaxValue: 1 << 20,
 		MaxSkew: time.Minute, TombstoneTTL: -1, PeerTTL: time.Hour, CacheSize: 1 << 14, FilterSize: 1 << 12,
 	})

@@ -155,7 +155,7 @@ func newSizedNode(t *testing.T, w *crashWorld) *sizedNode {
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	n := &sizedNode{crashNode: &crashNode{w: w, db: db}}
-	n.r = replica.NewReplica(replica.ReplicaConfig{Store: store.Handle{DB: db}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 64 << 10, MaxValue: 4 << 20,
+	n.r = replica.New(replica.Config{Store: store.Handle{DB: db}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 64 << 10, MaxValue: 4 << 20,
 		MaxSkew: 1 << 40, TombstoneTTL: -1, PeerTTL: 1 << 40, CacheSize: 1 << 20})
 	b, err := n.r.Open("")
 	require.NoError(t, err)
@@ -340,7 +340,7 @@ func TestBatchInDoubtIsNotWrittenOver(t *testing.T) {
 	var r *replica.Replica
 	q, _ := starvedQueue(t, func(raw *leveldb.DB) {
 		w := newCrashWorld(1, 0, 0)
-		r = replica.NewReplica(replica.ReplicaConfig{Store: store.Handle{DB: raw}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 64 << 10, MaxValue: 4 << 20})
+		r = replica.New(replica.Config{Store: store.Handle{DB: raw}, Draw: w.draw, Now: w.now, Resolve: replica.HighestClock, MaxKey: 64 << 10, MaxValue: 4 << 20})
 		b, err := r.Open("")
 		require.NoError(t, err)
 		require.NoError(t, raw.Write(b, nil))

@@ -132,7 +132,7 @@ func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, erro
 	if err != nil {
 		return nil, err
 	}
-	r := replica.NewReplica(opts.replicaConfig(db))
+	r := replica.New(opts.replicaConfig(db))
 	batch, err := r.Open(opts.Cluster)
 	if err == nil {
 		if fresh {
@@ -205,8 +205,8 @@ func listen(o *Options) (net.Listener, error) {
 	return l, nil
 }
 
-func (o *Options) replicaConfig(db *leveldb.DB) replica.ReplicaConfig {
-	c := replica.ReplicaConfig{
+func (o *Options) replicaConfig(db *leveldb.DB) replica.Config {
+	c := replica.Config{
 		Store: store.Handle{DB: db}, Draw: drawOrigin, Now: o.Now, Resolve: o.Resolver.internal(),
 		MaxKey: o.Limits.MaxKey, MaxValue: o.Limits.MaxValue, MaxSkew: o.MaxClockSkew, TombstoneTTL: o.TombstoneTTL, PeerTTL: o.PeerTTL,
 		CacheSize: o.CacheSize, FilterSize: o.CacheSize / 4,
@@ -234,7 +234,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 		closed: make(chan struct{}), ending: make(chan struct{}), closeTimeout: closeTimeout,
 		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
 	}
-	r.ReplicaConfig.Resolve = d.resolve
+	r.Config.Resolve = d.resolve
 	if d.opts.Name == "" {
 		d.opts.Name = nameAt(l.Addr())
 	}

@@ -51,7 +51,7 @@ func TestStatusReadsNothingFromTheStore(t *testing.T) {
 	}
 	require.NoError(t, a.Delete([]byte("7"), nil))
 	require.NoError(t, b.Sync(t.Context()))
-	r := replica.NewReplica(replica.ReplicaConfig{})
+	r := replica.New(replica.Config{})
 	a.with(func(x *replica.Replica) { *r = *x })
 	r.Store = shut{t}
 	var s Status

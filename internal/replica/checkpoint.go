@@ -10,6 +10,23 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
+// durability is what of the replica's state survives a power failure.
+type durability struct {
+	Durable causal.Knowledge // checkpoint and watermarks, as far as they are on disk
+	undurable
+
+	Commits  uint64 // transactions since the opening
+	dirty    uint64 // the last of them that was committed without Sync
+	ownDirty uint64 // the last of them that had own writes and was committed without Sync
+	Safe     uint64 // those up to here are known to be on disk
+	Unsynced bool   // dirty is above Safe: the checkpoint may be below the version vector
+
+	flushMarks  []FlushMark   // version vectors that are durable once goleveldb has flushed often enough
+	inDoubt     inDoubt       // keys written since all was known to be on disk
+	SavedRev    uint64        // checkpoints up to this revision are stored
+	StableCache causal.Vector // see stableVector; nil: to be worked out again
+}
+
 // inDoubt are the keys that were written without Sync since all was known to be on disk,
 // and how many bytes they would take in a batch.
 type inDoubt struct {

@@ -8,8 +8,8 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// ReplicaConfig is what a replica is given when it is made.
-type ReplicaConfig struct {
+// Config is what a replica needs.
+type Config struct {
 	Store   store.Store
 	Draw    func() causal.Origin
 	Now     func() time.Time
@@ -24,7 +24,12 @@ type ReplicaConfig struct {
 	FilterSize       int // bytes for the filter that knows which keys are new; 0 for none
 }
 
-// NewReplica makes a replica. It must be opened before anything else.
-func NewReplica(c ReplicaConfig) *Replica {
-	return &Replica{ReplicaConfig: c, Cache: indexcache.Cache{Limit: c.CacheSize}, Filter: indexcache.Filter{Limit: c.FilterSize}}
+// New returns a replica. It must be opened before anything else.
+func New(c Config) *Replica {
+	return &Replica{
+		Config:     c,
+		identity:   identity{Own: map[causal.Origin]bool{}, Alias: map[causal.Origin]uint32{}},
+		membership: membership{Members: map[causal.Origin]*Member{}, Succeeded: map[causal.Origin]bool{}},
+		caches:     caches{Cache: indexcache.Cache{Limit: c.CacheSize}, Filter: indexcache.Filter{Limit: c.FilterSize}},
+	}
 }

@@ -18,6 +18,12 @@ const (
 	strangerTTL        = time.Minute // who has not held a whole session counts no longer
 )
 
+// membership is whose reports count before anything is purged.
+type membership struct {
+	Members   map[causal.Origin]*Member
+	Succeeded map[causal.Origin]bool // members that were opened again since they were last heard
+}
+
 // Member is a server whose reports count when something is to be forgotten: one
 // that was seen within PeerTTL.
 type Member struct {
@@ -68,32 +74,6 @@ func (r *Replica) NoteReplaced(o causal.Origin) {
 	if m := r.Members[o]; m != nil {
 		m.Replaced = true
 	}
-}
-
-// NoteSuccession drops the members that a peer says were itself, opened earlier.
-func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
-	for _, o := range earlier {
-		if o != now && r.Members[o] != nil {
-			r.Members[o].Seen = time.Time{}
-			r.Succeeded[o] = true
-			r.StableCache = nil
-		}
-	}
-	if m := r.Members[now]; m != nil && len(earlier) > 0 {
-		m.earlier = slices.Clone(earlier[:min(len(earlier), LineageLimit)])
-	}
-}
-
-// Lineage are the latest origins of this database: who knew it by one of them
-// knows it still.
-func (r *Replica) Lineage(limit int) []causal.Origin {
-	var os []causal.Origin
-	for i := len(r.Aliases) - 1; i >= 0 && len(os) < limit; i-- {
-		if o := r.Aliases[i]; r.Own[o] && o != r.Self {
-			os = append(os, o)
-		}
-	}
-	return os
 }
 
 // Dismiss drops a member that broke the rules before a session with it had ever
@@ -180,4 +160,14 @@ func (r *Replica) Blockers() []*Member {
 		ms = append(ms, m)
 	}
 	return ms
+}
+
+// unseenFor returns how long ago a member was last seen. One that was seen later than now
+// was seen while this replica's clock was ahead, and would count for as long: its time
+// starts anew.
+func (m *Member) unseenFor(now time.Time) time.Duration {
+	if m.Seen.After(now) {
+		m.Seen = now
+	}
+	return now.Sub(m.Seen)
 }

@@ -73,7 +73,7 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 		if t.Covers(x.Dot) {
 			back++
 		} else {
-			t.loose = t.loose.Raise(x.Dot)
+			t.merged = t.merged.Raise(x.Dot)
 		}
 	}
 	if now.SameDots(old) && len(lost) == 0 {
@@ -123,7 +123,7 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		now = now.With(x, t.versions.Take(len(now)+1))
 		fresh++
 		t.R.clock.See(x.Stamp)
-		t.loose = t.loose.Raise(x.Dot)
+		t.merged = t.merged.Raise(x.Dot)
 	}
 	if whole {
 		now = t.dropProved(now, theirs, proof)
@@ -132,4 +132,25 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		return 0, nil
 	}
 	return fresh, t.replace(key, old, k, now, false)
+}
+
+// dropProved drops of a key what a peer knows and no longer holds, all of whose versions
+// are merged: something there saw it.
+func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *causal.Knowledge) store.Siblings {
+	proved := func(y store.Version) bool { return proof.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
+	if !slices.ContainsFunc(now, proved) {
+		return now
+	}
+	kept := store.Siblings(t.versions.Take(len(now)))
+	for _, y := range now {
+		if !proved(y) {
+			kept = append(kept, y)
+			continue
+		}
+		for _, d := range y.Context {
+			t.RaiseWatermark(causal.Pruned, d)
+		}
+		t.RaiseWatermark(causal.Pruned, y.Dot)
+	}
+	return kept
 }

@@ -14,8 +14,6 @@ import (
 // before anything else: the new origin, and that the database is no longer
 // cleanly closed.
 func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
-	r.Alias, r.Own, r.Members = map[causal.Origin]uint32{}, map[causal.Origin]bool{}, map[causal.Origin]*Member{}
-	r.Succeeded = map[causal.Origin]bool{}
 	if err := r.readFormat(cluster); err != nil {
 		return nil, err
 	}

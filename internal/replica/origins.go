@@ -10,6 +10,20 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
+// identity is who the replica is, and the origins that its store knows.
+type identity struct {
+	Self causal.Origin          // of this incarnation
+	Seq  uint64                 // of the last write logged under it
+	Own  map[causal.Origin]bool // incarnations of this database
+
+	Aliases store.AliasTable
+	Alias   map[causal.Origin]uint32 // replaced when it grows, so that sessions may read it meanwhile
+	opened  bool
+	// recorded counts the aliases in the store. A transaction that failed assigned those beyond,
+	// and the next one must write them.
+	recorded int
+}
+
 // OriginStep is how many new origins the claim may bring in one batch.
 const OriginStep = 1024
 

@@ -9,6 +9,12 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
+// tombstones sums up those that are held.
+type tombstones struct {
+	left  remaining // at the last look
+	fresh remaining // those that came since
+}
+
 // stability is what a look at the tombstones goes by.
 type stability struct {
 	now             time.Time
@@ -52,17 +58,6 @@ type foundTombstone struct {
 // PurgeStep is how many tombstones are looked at in one state of the database, so that
 // none is held for long.
 const PurgeStep = 4096
-
-// ReplaceQuietly stages a state that differs from the old one in nothing that
-// those who watch would call a change.
-func (t *Txn) ReplaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
-	n := len(t.Changes)
-	err := t.replace(key, old, k, now, false)
-	for i := range t.Changes[n:] {
-		t.Changes[n+i].Quiet = true
-	}
-	return err
-}
 
 func (r *Replica) stability() stability {
 	s := stability{now: r.Now(), ttl: r.TombstoneTTL, disk: r.Known.Vector(causal.Durable), stable: r.stableVector(), contextsDurable: r.contextsDurable()}

@@ -70,32 +70,3 @@ func fold(resolve ResolveFunc, key []byte, vs []store.Version) store.Version {
 	}
 	return shown
 }
-
-// resolveConflicts stages what a key in conflict shows, if that is something else, with all
-// its state, as ever.
-func (t *Txn) resolveConflicts(key []byte) error {
-	s, k, err := t.Lookup(key)
-	if err != nil || k != nil { // just written: resolved
-		return err
-	}
-	vs, err := t.full(key, s, k)
-	if err != nil {
-		return err
-	}
-	if len(vs) < 2 || !InConflict(vs) {
-		has, err := t.hasKey(store.KindConflict, key)
-		if has { // left behind by a crash
-			t.Batch.Delete(store.KindKey(store.KindConflict, key))
-			t.Conflicts--
-		}
-		return err
-	}
-	odd, err := showsOther(t.R.Store, key, vs, func(key []byte, vs []store.Version) store.Version {
-		shown, _ := t.resolve(key, vs)
-		return shown
-	})
-	if err != nil || !odd {
-		return err
-	}
-	return t.replace(key, s, nil, vs, false)
-}

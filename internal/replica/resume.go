@@ -9,6 +9,14 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
+// resumption is what pulls brought above the version vector, so that it is not sent again.
+type resumption struct {
+	Pending  *PendingPull          // of an unfinished pull
+	Above    causal.SpanMap        // beyond the gaps that held-back values leave: counts as covered
+	HeldBack map[causal.Dot]uint64 // what is not taken here, with the sizes
+	Resume   resume                // what is stored of Pending and Above
+}
+
 // PendingPull is what an unfinished pull already brought, so that it need not be
 // sent again.
 type PendingPull struct {

@@ -132,3 +132,14 @@ func (t *Txn) stageIndex(key []byte, now store.Siblings) []byte {
 	t.Batch.Put(t.keyBuf, t.buf)
 	return append(t.records.Take(len(t.buf)), t.buf...)
 }
+
+// ReplaceQuietly stages a state that differs from the old one in nothing that
+// those who watch would call a change.
+func (t *Txn) ReplaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
+	n := len(t.Changes)
+	err := t.replace(key, old, k, now, false)
+	for i := range t.Changes[n:] {
+		t.Changes[n+i].Quiet = true
+	}
+	return err
+}

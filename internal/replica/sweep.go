@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"slices"
+
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 )
@@ -22,4 +24,32 @@ func (t *Txn) sweep(logKey []byte) error {
 		t.Batch.Delete(logKey)
 	}
 	return err
+}
+
+// garbage gives the log keys of entries that no log-index names, of those from a log
+// key on, and where to go on, or nil at the end.
+func (v *View) garbage(from []byte, limit int) (keys [][]byte, next []byte, err error) {
+	rg := store.KindRange(store.KindLog)
+	if from != nil {
+		rg.Start = from
+	}
+	it := v.NewIterator(rg, nil)
+	defer it.Release()
+	for n := 0; it.Next(); n++ {
+		if n >= limit {
+			return keys, slices.Clone(it.Key()), it.Error()
+		}
+		e, err := store.DecodeEntry(it.Key(), it.Value(), v)
+		if err != nil {
+			continue // Verify names it
+		}
+		s, readable, err := v.indexOf(e.Key)
+		if err != nil {
+			return nil, nil, err
+		}
+		if readable && !s.Has(e.Dot) {
+			keys = append(keys, slices.Clone(it.Key()))
+		}
+	}
+	return keys, nil, it.Error()
 }

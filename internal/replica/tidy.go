@@ -2,9 +2,6 @@ package replica
 
 import (
 	"cmp"
-
-	"github.com/level-replicator/replicator/internal/store"
-	"github.com/syndtr/goleveldb/leveldb"
 )
 
 // keeper is what looking after a store needs of the server that it belongs to.
@@ -95,23 +92,4 @@ func (p *Tidying) resolve(h keeper, v *View, resolve ResolveFunc, enough func() 
 		p.from, p.Done = next, next == nil
 	}
 	return err
-}
-
-// showsOther reports whether a key in conflict shows something else than what resolve
-// makes of it. What was written past the wrapper is for Adopt, and is left alone.
-func showsOther(rd store.Reader, key []byte, vs []store.Version, resolve func(key []byte, vs []store.Version) store.Version) (bool, error) {
-	if len(vs) < 2 || !InConflict(vs) {
-		return false, nil
-	}
-	raw, err := rd.Get(key, nil)
-	if err != nil && err != leveldb.ErrNotFound {
-		return false, err
-	}
-	now := store.ShownOf(raw, err == leveldb.ErrNotFound)
-	kept, known, err := store.ReadShown(rd, key)
-	if err != nil || known && kept != now {
-		return false, err
-	}
-	shown := resolve(key, vs)
-	return store.ShownOf(shown.Value, shown.Deleted) != now, nil
 }

@@ -24,38 +24,48 @@ const GroupSlack = 128 << 10
 // marks) is the key's whole state: a power failure may lose any batch and keep a
 // later one, and what is left must still fit together.
 type Txn struct {
-	R     *Replica
-	Batch store.Batch
-	Sync  bool // must be committed with Sync
-
-	Staged    stagedKeys
-	Rows      []causal.Row    // the columns that rise, sorted by origin
-	seq       uint64          // of the last local write
-	loose     causal.Vector   // dots that were merged
-	gone      []causal.Dot    // loose dots of which nothing is left
-	swept     bool            // the log holds no garbage any more
-	aliases   int             // that were recorded before
-	saved     uint64          // revision up to which checkpoints were staged, or 0
-	undurable []causal.Origin // of which proofs are along because versions may rest on them
-	ownSafe   bool            // it is synced, and all own writes are on disk with it
-	beside    bool            // it writes local keys, which are nowhere logged
-	secures   bool            // all that was in doubt is written again
-
-	savedFrom uint64 // revision from which checkpoints were staged
-	resumed   uint64 // revision of the resume point that was staged, or 0
-
-	store.Counters // by how much they change
-
+	R         *Replica
+	Batch     store.Batch
+	Sync      bool       // must be committed with Sync
 	Decisions *Decisions // of the request that is being staged; nil: its resolver is asked at once
 
+	Staged  stagedKeys
 	Changes []Change
-	buf     []byte
-	keyBuf  []byte
 
-	versions store.Slab[store.Version] // of states
-	dots     store.Slab[causal.Dot]    // of vvs
-	records  store.Slab[byte]          // of log-indexes
-	last     indexcache.Table          // of lastWrites
+	store.Counters // by how much they change
+	progress
+	bookkeeping
+	scratch
+}
+
+// progress is what the replica knows more once the transaction is committed.
+type progress struct {
+	Rows   []causal.Row  // the columns that rise, sorted by origin
+	seq    uint64        // of the last local write
+	merged causal.Vector // dots that were merged
+	gone   []causal.Dot  // dots of the cloud of which nothing is left
+	swept  bool          // no stale entry is left in the log
+	beside bool          // it writes local keys, which are nowhere logged
+}
+
+// bookkeeping is what the batch has along of origins, checkpoint and resume point.
+type bookkeeping struct {
+	aliases   int             // that were recorded before
+	saved     uint64          // revision up to which checkpoints were staged, or 0
+	savedFrom uint64          // revision from which they were
+	resumed   uint64          // revision of the resume point that was staged, or 0
+	undurable []causal.Origin // whose watermarks are along because versions may rest on them
+	ownSafe   bool            // it is synced, and all own writes are on disk with it
+	secures   bool            // all that was in doubt is written again
+}
+
+// scratch is memory that the next transaction uses again.
+type scratch struct {
+	buf, keyBuf []byte
+	versions    store.Slab[store.Version] // of states
+	dots        store.Slab[causal.Dot]    // of contexts
+	records     store.Slab[byte]          // of log-indexes
+	last        indexcache.Table          // of lastWrites
 }
 
 // Large tells whether a transaction of the server's own should end.
@@ -69,11 +79,9 @@ func (t *Txn) Size() int { return t.Batch.Size() }
 func (r *Replica) Begin() *Txn {
 	t := &r.Txn
 	t.Clear()
-	t.R, t.Sync, t.seq, t.aliases = r, false, r.Seq, r.recorded
-	t.Rows = t.Rows[:0]
-	t.loose, t.gone, t.undurable, t.saved, t.savedFrom, t.swept, t.resumed = nil, nil, nil, 0, 0, false, 0
-	t.Counters, t.Decisions = store.Counters{}, nil
-	t.ownSafe, t.beside, t.secures = false, false, false
+	t.R, t.Sync, t.Decisions, t.Counters = r, false, nil, store.Counters{}
+	t.progress = progress{Rows: t.Rows[:0], seq: r.Seq}
+	t.bookkeeping = bookkeeping{aliases: r.recorded}
 	return t
 }
 
@@ -161,27 +169,6 @@ func (t *Txn) full(key []byte, s store.Siblings, k *stagedKey) (store.Siblings, 
 	return vs, err
 }
 
-// dropProved drops of a key what a peer knows and no longer holds, all of whose versions
-// are merged: something there saw it.
-func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *causal.Knowledge) store.Siblings {
-	proved := func(y store.Version) bool { return proof.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
-	if !slices.ContainsFunc(now, proved) {
-		return now
-	}
-	kept := store.Siblings(t.versions.Take(len(now)))
-	for _, y := range now {
-		if !proved(y) {
-			kept = append(kept, y)
-			continue
-		}
-		for _, d := range y.Context {
-			t.RaiseWatermark(causal.Pruned, d)
-		}
-		t.RaiseWatermark(causal.Pruned, y.Dot)
-	}
-	return kept
-}
-
 // Finish stages what the transaction learnt of origins and gives the batch.
 func (t *Txn) Finish() *leveldb.Batch {
 	if t.ownSafe = t.Sync && t.seq > t.R.Seq && t.R.Safe >= t.R.ownDirty; t.ownSafe {
@@ -256,7 +243,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 	r.SavedRev = max(r.SavedRev, t.saved)
 	r.Resume.saved = max(r.Resume.saved, t.resumed)
 	r.MayHaveStale = r.MayHaveStale && !t.swept
-	r.Cloud = r.Cloud.Join(t.loose)
+	r.Cloud = r.Cloud.Join(t.merged)
 	if len(r.Cloud) > 0 {
 		r.Cloud = slices.DeleteFunc(r.Cloud, func(d causal.Dot) bool { return r.Known.Covers(d) || slices.Contains(t.gone, d) })
 	}

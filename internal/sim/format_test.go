@@ -42,7 +42,7 @@ func newFixedNode(t testing.TB, name string) fixedNode {
 	var drawn byte
 	wall := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	n := &node{t: t, db: db}
-	n.r = replica.NewReplica(replica.ReplicaConfig{
+	n.r = replica.New(replica.Config{
 		Store: countingStore{store.Handle{DB: db}, &n.entries}, Resolve: replica.HighestClock, MaxKey: 1 << 16, MaxValue: 1 << 26,
 		MaxSkew: time.Minute, TombstoneTTL: time.Hour, PeerTTL: time.Hour, CacheSize: 1 << 20,
 		Draw: func() (o causal.Origin) { drawn++; copy(o[:], name); o[15] = drawn; return o },
@@ -329,7 +329,7 @@ func TestFormat_GoldenRecordsOpenAsADatabase(t *testing.T) {
 	defer db.Close()
 	n := &node{t: t, db: db}
 	n.r = newFixedNode(t, "delta").r
-	n.r = replica.NewReplica(replica.ReplicaConfig{Store: store.Handle{DB: db}, Draw: n.r.Draw, Now: n.r.Now, Resolve: replica.HighestClock, MaxKey: 1 << 16, MaxValue: 1 << 26, CacheSize: 1 << 20})
+	n.r = replica.New(replica.Config{Store: store.Handle{DB: db}, Draw: n.r.Draw, Now: n.r.Now, Resolve: replica.HighestClock, MaxKey: 1 << 16, MaxValue: 1 << 26, CacheSize: 1 << 20})
 	_, err = n.r.Open("c1")
 	require.NoError(t, err)
 	require.EqualValues(t, 42, n.r.Keys)

@@ -173,7 +173,9 @@ func FuzzWant(f *testing.F) {
 // FuzzResumePoint decodes what is stored of an unfinished pull, and encodes it again.
 func FuzzResumePoint(f *testing.F) {
 	in := &fuzzing.Corpus{F: f}
-	r := replica.Replica{Pending: &replica.PendingPull{Done: causal.SpanMap{causal.Origin{1}: {{From: 1, To: 3}, {From: 5, To: 9}}}, Basis: causal.Vector{{Origin: causal.Origin{1}, Seq: 9}, {Origin: causal.Origin{2}, Seq: 1}}}, Above: causal.SpanMap{causal.Origin{2}: {{From: 4, To: 4}}}}
+	r := replica.New(replica.Config{})
+	r.Pending = &replica.PendingPull{Done: causal.SpanMap{causal.Origin{1}: {{From: 1, To: 3}, {From: 5, To: 9}}}, Basis: causal.Vector{{Origin: causal.Origin{1}, Seq: 9}, {Origin: causal.Origin{2}, Seq: 1}}}
+	r.Above = causal.SpanMap{causal.Origin{2}: {{From: 4, To: 4}}}
 	r.Resume.Rev = 1
 	in.Add(r.ResumePoint().Record)
 	in.Add([]byte{store.FormatVersion, 0, 0, 0})
@@ -188,7 +190,8 @@ func FuzzResumePoint(f *testing.F) {
 				require.True(t, p.Done.Has(causal.Dot{Origin: o, Seq: s.From}) && p.Done.Has(causal.Dot{Origin: o, Seq: s.To}))
 			}
 		}
-		r := replica.Replica{Pending: p, Above: above}
+		r := replica.New(replica.Config{})
+		r.Pending, r.Above = p, above
 		r.Resume.Rev = 1
 		if len(p.Done)+len(above) == 0 {
 			return
@@ -311,7 +314,8 @@ func FuzzLogEntry(f *testing.F) {
 		if !e.Inline {
 			return // the value, and so the checksum, is elsewhere
 		}
-		r := &replica.Replica{Aliases: slices.Clone(fuzzNames), Alias: map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}}
+		r := replica.New(replica.Config{})
+		r.Aliases, r.Alias = slices.Clone(fuzzNames), map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}
 		again, err := store.DecodeEntry(key, store.AppendEntry(nil, &e, r), os)
 		require.NoError(t, err)
 		require.Equal(t, e.Context, again.Context)
@@ -364,7 +368,8 @@ func FuzzLogIndex(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r := &replica.Replica{Aliases: slices.Clone(fuzzNames), Alias: map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}}
+		r := replica.New(replica.Config{})
+		r.Aliases, r.Alias = slices.Clone(fuzzNames), map[causal.Origin]uint32{fuzzNames[0]: 0, fuzzNames[1]: 1}
 		again, err := store.DecodeIndex(store.AppendIndex(nil, s, r), r)
 		require.NoError(t, err)
 		require.True(t, s.SameDots(again))
@@ -391,7 +396,7 @@ func (o oneRecord) NewIterator(*util.Range, *opt.ReadOptions) iterator.Iterator 
 }
 
 func blank(o oneRecord) *replica.Replica {
-	r := &replica.Replica{ReplicaConfig: replica.ReplicaConfig{Store: o, Now: time.Now}, Alias: map[causal.Origin]uint32{}, Own: map[causal.Origin]bool{}, Members: map[causal.Origin]*replica.Member{}}
+	r := replica.New(replica.Config{Store: o, Now: time.Now})
 	return r
 }
 

@@ -96,7 +96,7 @@ func openNode(t testing.TB, st storage.Storage, resolve replica.ResolveFunc) *no
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	n := &node{t: t, db: db}
-	n.r = replica.NewReplica(replica.ReplicaConfig{Store: countingStore{store.Handle{DB: db}, &n.entries}, Draw: func() (o causal.Origin) { rand.Read(o[:]); return }, Now: time.Now, Resolve: resolve, MaxKey: 1 << 16, MaxValue: 1 << 26, MaxSkew: time.Minute, TombstoneTTL: time.Hour, PeerTTL: time.Hour, CacheSize: 1 << 20, FilterSize: 1 << 18})
+	n.r = replica.New(replica.Config{Store: countingStore{store.Handle{DB: db}, &n.entries}, Draw: func() (o causal.Origin) { rand.Read(o[:]); return }, Now: time.Now, Resolve: resolve, MaxKey: 1 << 16, MaxValue: 1 << 26, MaxSkew: time.Minute, TombstoneTTL: time.Hour, PeerTTL: time.Hour, CacheSize: 1 << 20, FilterSize: 1 << 18})
 	b, err := n.r.Open("")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, &opt.WriteOptions{Sync: true}))

@@ -47,7 +47,7 @@ func TestOpen_AfterACrashWritesTheOriginsThatItRead(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	b.put("k", "v")
 	talk(t, a, b)
-	r := replica.NewReplica(replica.ReplicaConfig{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock})
+	r := replica.New(replica.Config{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock})
 	batch, err := r.Open("")
 	require.NoError(t, err)
 	rec := &originCounter{}
@@ -144,7 +144,7 @@ func TestOpen_AfterACrashServesNoStaleEntries(t *testing.T) {
 	a.put("k", "2")
 	require.NoError(t, a.db.Put(stale, rec, nil)) // as if the batch that deleted it had been lost in part
 	old := a.r.Self
-	r := replica.NewReplica(replica.ReplicaConfig{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock, MaxKey: a.r.MaxKey, MaxValue: a.r.MaxValue})
+	r := replica.New(replica.Config{Store: a.r.Store, Draw: a.r.Draw, Now: a.r.Now, Resolve: replica.HighestClock, MaxKey: a.r.MaxKey, MaxValue: a.r.MaxValue})
 	batch, err := r.Open("")
 	require.NoError(t, err)
 	require.NoError(t, a.db.Write(batch, nil))

@@ -89,7 +89,7 @@ func newScaleWorld(t testing.TB, n int, seed uint64) *scaleWorld {
 	w := &scaleWorld{rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1_800_000_000, 0)}
 	for i := range n {
 		x := &scaleNode{w: w, id: i, claims: map[int]causal.Sum{}, pos: i}
-		x.r = replica.NewReplica(replica.ReplicaConfig{
+		x.r = replica.New(replica.Config{
 			Store: &x.store, Now: func() time.Time { return w.now }, Resolve: replica.HighestClock, MaxKey: 64, MaxValue: 1 << 10,
 			MaxSkew: time.Hour, TombstoneTTL: time.Hour, PeerTTL: time.Hour,
 			Draw: func() (o causal.Origin) {

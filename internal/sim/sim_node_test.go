@@ -50,7 +50,7 @@ func (n *simNode) open() error {
 	c := &n.w.conf
 	n.disk = newSimDisk(n.disk.now) // goleveldb writes all that it recovers to tables first
 	resolves := n.resolver()
-	r := replica.NewReplica(replica.ReplicaConfig{
+	r := replica.New(replica.Config{
 		Store: &simStore{&n.disk, n.w.readFault()}, Draw: n.w.draw, Now: n.now, Resolve: resolves.f,
 		MaxKey: 64, MaxValue: 1 << 16, MaxSkew: c.maxSkew, TombstoneTTL: c.tombstoneTTL, PeerTTL: c.peerTTL,
 		CacheSize: c.cache, FilterSize: c.cache,

@@ -22,7 +22,7 @@ import (
 func (n *node) reopen(resolve replica.ResolveFunc) {
 	require.NoError(n.t, n.db.CompactRange(*store.KindRange(store.KindOrigin))) // an opening starts with an empty memtable
 	old := n.r
-	n.r = replica.NewReplica(replica.ReplicaConfig{Store: old.Store, Draw: old.Draw, Now: old.Now, Resolve: resolve, MaxKey: old.MaxKey, MaxValue: old.MaxValue,
+	n.r = replica.New(replica.Config{Store: old.Store, Draw: old.Draw, Now: old.Now, Resolve: resolve, MaxKey: old.MaxKey, MaxValue: old.MaxValue,
 		MaxSkew: old.MaxSkew, TombstoneTTL: old.TombstoneTTL, PeerTTL: old.PeerTTL, CacheSize: 1 << 20})
 	b, err := n.r.Open("")
 	require.NoError(n.t, err)

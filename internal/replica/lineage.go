@@ -8,14 +8,33 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// unseenFor returns how long ago a member was last seen. One that was seen later than now
-// was seen while this replica's clock was ahead, and would count for as long: its time
-// starts anew.
-func (m *Member) unseenFor(now time.Time) time.Duration {
-	if m.Seen.After(now) {
-		m.Seen = now
+// LineageLimit is how many of its earlier origins a replica names to its peers.
+const LineageLimit = 64
+
+// Lineage are the latest origins of this database: who knew it by one of them
+// knows it still.
+func (r *Replica) Lineage(limit int) []causal.Origin {
+	var os []causal.Origin
+	for i := len(r.Aliases) - 1; i >= 0 && len(os) < limit; i-- {
+		if o := r.Aliases[i]; r.Own[o] && o != r.Self {
+			os = append(os, o)
+		}
 	}
-	return now.Sub(m.Seen)
+	return os
+}
+
+// NoteSuccession drops the members that a peer says were itself, opened earlier.
+func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
+	for _, o := range earlier {
+		if o != now && r.Members[o] != nil {
+			r.Members[o].Seen = time.Time{}
+			r.Succeeded[o] = true
+			r.StableCache = nil
+		}
+	}
+	if m := r.Members[now]; m != nil && len(earlier) > 0 {
+		m.earlier = slices.Clone(earlier[:min(len(earlier), LineageLimit)])
+	}
 }
 
 // Ended reports whether an opening writes no more, as far as is known: it is an earlier
@@ -58,6 +77,3 @@ func (r *Replica) Lost(d causal.Dot) (bool, error) {
 	held := it.Next()
 	return !held, it.Error()
 }
-
-// LineageLimit is how many of its earlier origins a replica names to its peers.
-const LineageLimit = 64

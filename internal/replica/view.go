@@ -1,0 +1,63 @@
+package replica
+
+import (
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
+)
+
+// View is one state of the database.
+type View struct {
+	store.Snapshot
+	Aliases      store.AliasTable
+	Index        map[causal.Origin]uint32
+	Rows         []causal.Row // news for the peer
+	Rev          uint64
+	Cloud        causal.Vector
+	Keys         int64           // that hold a value
+	MayHaveStale bool            // log entries may be garbage
+	sorted       []causal.Origin // the known origins, in order; nil until asked for
+}
+
+// TakeView takes a state of the database. with calls a function while nothing else uses the
+// replica; of a database that is closed it calls none. note, which may be nil, is called in the
+// moment of that state.
+func TakeView(with func(func(r *Replica)), note func(r *Replica)) (*View, error) {
+	v, err := View{}, leveldb.ErrClosed
+	with(func(r *Replica) {
+		if v, err = r.Look(); err == nil && note != nil {
+			note(r)
+		}
+	})
+	return &v, err
+}
+
+// Look takes a state of the database.
+func (r *Replica) Look() (v View, err error) {
+	v.Aliases, v.Index = r.Aliases, r.Alias
+	v.Snapshot, err = r.Store.Snapshot()
+	return v, err
+}
+
+func (v *View) Origin(n uint64) (causal.Origin, bool) { return v.Aliases.Origin(n) }
+
+func (v *View) Number(o causal.Origin) uint64 { return v.Aliases.Number(o) }
+
+func (v *View) AliasOf(o causal.Origin) (uint32, bool) {
+	a, ok := v.Index[o]
+	return a, ok
+}
+
+// indexOf looks a key up. One whose log-index is damaged, which Verify names, is not
+// readable; that the store cannot be read is an error.
+func (v *View) indexOf(key []byte) (s store.Siblings, readable bool, err error) {
+	rec, err := v.Get(store.KindKey(store.KindIndex, key), nil)
+	switch {
+	case err == leveldb.ErrNotFound:
+		return nil, true, nil
+	case err != nil:
+		return nil, false, err
+	}
+	s, err = store.DecodeIndex(rec, v)
+	return s, err == nil, nil
+}
