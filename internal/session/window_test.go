@@ -25,7 +25,7 @@ func TestPull_ReadsValuesTogetherUpToABound(t *testing.T) {
 	db, err := leveldb.Open(storage.NewMemStorage(), nil)
 	require.NoError(t, err)
 	defer db.Close()
-	r := replica.NewReplica(replica.ReplicaConfig{Store: store.Handle{DB: db}, Draw: func() causal.Origin { return causal.Origin{1} }, Now: time.Now, Resolve: replica.HighestClock, MaxKey: 1 << 16, MaxValue: 1 << 26, MaxSkew: time.Minute, TombstoneTTL: time.Hour, PeerTTL: time.Hour, CacheSize: 1 << 20, FilterSize: 1 << 18})
+	r := replica.New(replica.Config{Store: store.Handle{DB: db}, Draw: func() causal.Origin { return causal.Origin{1} }, Now: time.Now, Resolve: replica.HighestClock, MaxKey: 1 << 16, MaxValue: 1 << 26, MaxSkew: time.Minute, TombstoneTTL: time.Hour, PeerTTL: time.Hour, CacheSize: 1 << 20, FilterSize: 1 << 18})
 	b, err := r.Open("")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, nil))

@@ -61,7 +61,7 @@ func KindRangeFrom(kind byte, key []byte) *util.Range {
 }
 
 // UserKey returns the user key, or the name, in the key of a record.
-func UserKey(recordKey []byte) []byte { return recordKey[kindPrefix:] }
+func UserKey(recordKey []byte) []byte { return recordKey[min(kindPrefix, len(recordKey)):] }
 
 // AppendKey appends the key of a record of one kind.
 func AppendKey(b []byte, kind byte, rest []byte) []byte {
