@@ -278,6 +278,6 @@ var mutants = []mutant{
 		old: "\t\tr.Pending, r.Above = p, above\n",
 		new: "\t\tif mutated(%q) {\n\t\t\tp.Basis = nil\n\t\t}\n\t\tr.Pending, r.Above = p, above\n"},
 	{name: "what is held back starts a round", file: "outcome.go", test: "TestWhatIsHeldBack.*",
-		old: "&& !s.Kept && !s.Held\n",
-		new: "&& (!s.Kept && !s.Held || mutated(%q))\n"},
+		old: "&& !s.Withheld && !s.HeldBack\n",
+		new: "&& (!s.Withheld && !s.HeldBack || mutated(%q))\n"},
 }
