@@ -3,12 +3,9 @@ package session
 import (
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/level-replicator/replicator/internal/causal"
-	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/printable"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
@@ -86,11 +83,6 @@ func DecodeHello(b []byte) (h Hello, err error) {
 	return h, d.Err
 }
 
-// PrintableError is an error's text on one line, as printable has it.
-func PrintableError(err error) string {
-	return printable.Printable(strings.ReplaceAll(err.Error(), "\n", "; "))
-}
-
 // sendHello introduces this server; peer is whose knowledge may be remembered.
 func (s *Session) sendHello(peer causal.Origin) {
 	s.host.With(func(r *replica.Replica) {
@@ -114,18 +106,6 @@ func (s *Session) sendHello(peer causal.Origin) {
 		s.mine.following = s.theirs.CachedOrigin != s.mine.Origin || s.theirs.cachedRev != s.mine.Rev || s.theirs.cachedAddrHash != s.mine.AddrHash
 	}
 	s.send(FrameHello, s.mine.Append(nil))
-}
-
-// Refuse ends the conversation and tells the peer why.
-func (s *Session) Refuse(code RefuseCode, err error) error {
-	return s.refuseSaying(code, err, err.Error())
-}
-
-func (s *Session) refuseSaying(code RefuseCode, err error, text string) error {
-	s.sendLast(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
-	s.result.Refused = true
-	s.finish()
-	return err
 }
 
 // gotHello judges the peer's introduction. An acceptor tells nothing of its own
@@ -179,52 +159,6 @@ func (s *Session) validateHello(h *Hello) *RejectedError {
 		return &RejectedError{refuseError, "the peer has no origin", "a hello without an origin"}
 	}
 	return nil
-}
-
-func (s *Session) sendAddresses() {
-	b := binary.AppendUvarint(nil, uint64(len(s.told.addrs)))
-	for _, a := range s.told.addrs {
-		b = store.AppendBytes(b, []byte(a))
-	}
-	s.send(FrameAddresses, b)
-}
-
-// MaxAddresses bounds what a peer may tell of others.
-const MaxAddresses = 1024
-
-// addrHash stands for addresses in the hello, so that they are told once and again
-// when they have changed: 32 bits, as a missed change only costs a detour.
-func addrHash(addrs []string) uint32 {
-	if len(addrs) == 0 {
-		return 0
-	}
-	return uint32(xxhash.Sum64String(strings.Join(addrs, "\n"))) | 1
-}
-
-func (s *Session) gotAddresses(payload []byte) error {
-	addrs, err := decodeAddresses(payload)
-	if err != nil {
-		return replica.ProtocolErrorf("addresses: %v", err)
-	}
-	s.host.Learn(addrs)
-	s.host.With(func(r *replica.Replica) { r.NoteSeen(s.theirs.Origin, s.theirs.Name).AddrHash = s.theirs.AddrHash })
-	return nil
-}
-
-// decodeAddresses reads addresses and leaves out those that nobody could dial.
-func decodeAddresses(payload []byte) ([]string, error) {
-	d := store.Decoder{B: payload}
-	var addrs []string
-	n := d.Count(1)
-	if n > MaxAddresses {
-		return nil, fmt.Errorf("%d of them, at most %d are allowed", n, MaxAddresses)
-	}
-	for range n {
-		if a := d.String(255); d.Err == nil && netaddr.Dialable(a) {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs, d.End()
 }
 
 // afterHello decides, on both sides alike, whether there is anything to talk about.

@@ -3,7 +3,6 @@ package session
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -120,25 +119,6 @@ func (p *pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
 // as the one that the peer speaks of now.
 func (s *Session) sameWatermarks() bool {
 	return s.pulling.watermarks.WatermarkRev == s.known.WatermarkRev
-}
-
-// readContent reads the value of a version, if it is taken here.
-func (s *Session) readContent(d *store.Decoder, flags byte, v *store.Version) error {
-	switch {
-	case flags&store.FlagLarge != 0:
-		v.Large = max(1, d.UpTo(math.MaxInt64))
-	case v.Deleted:
-	case flags&store.FlagChunked != 0:
-		var ok bool
-		if v.Value, v.Large, ok = s.spool.next(s.params.MaxValue); !ok {
-			return replica.ProtocolErrorf("a chunked value without its chunks")
-		}
-	default:
-		if v.Value = d.Bytes(len(d.B)); len(v.Value) > s.params.MaxValue {
-			v.Value, v.Large = nil, uint64(len(v.Value))
-		}
-	}
-	return nil
 }
 
 // mergeSlice is how many keys of a pull that is not one batch anyway are merged at a time:

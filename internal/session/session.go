@@ -1,7 +1,6 @@
 package session
 
 import (
-	"errors"
 	"math"
 	"time"
 
@@ -168,17 +167,4 @@ func (s *Session) finishWell() {
 func (s *Session) finish() {
 	s.leaveServing()
 	s.step = waitNothing
-}
-
-// Reject ends the conversation because of what the peer sent, and returns why.
-func (s *Session) Reject(err error) error {
-	code := refuseError
-	if errors.Is(err, replica.ErrClockSkew) {
-		code = RefuseClock
-	}
-	var broken replica.ProtocolError
-	if errors.As(err, &broken) {
-		s.host.With(func(r *replica.Replica) { r.Dismiss(s.theirs.Origin) })
-	}
-	return s.Refuse(code, err)
 }
