@@ -81,10 +81,17 @@ func (s *Session) most() int {
 	return 4 * s.params.MaxValue
 }
 
+// sender puts keys into pages.
+type sender struct {
+	peer  causal.Vector // what the peer covers; nil if that does not matter
+	apart int           // keys of which only the dots were sent
+	left  bool          // something was not sent: the peer must come again
+}
+
 // add puts a key with its whole state into the page. Of what the peer claims only
 // the names are sent. It tells whether values are still to be sent, which happens when
 // they are asked for, or in another pull.
-func (v *serving) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
+func (v *sender) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
 	vs, apart, err := p.session.contents(st, key, held, v.peer.Contains, p.session.most())
 	if err != nil {
 		return false, err
@@ -107,6 +114,7 @@ func (v *serving) add(st *replica.View, p *page, key []byte, held store.Siblings
 
 // wanting answers a want: keys as they are now, with some of their values.
 type wanting struct {
+	peer causal.Vector // what the peer covers; nil if it did not say
 	keys []wanted
 }
 
@@ -141,14 +149,14 @@ func (s *Session) gotWant(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("want: %v", err)
 	}
-	s.serving = &serving{want: w}
 	if claims {
-		s.serving.peer = s.known.Vector(causal.Covered)
+		w.peer = s.known.Vector(causal.Covered)
 	}
+	s.serving = w
 	return nil
 }
 
-func (s *Session) produceWanted(v *serving) error {
+func (w *wanting) produce(s *Session) error {
 	st, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
@@ -157,7 +165,7 @@ func (s *Session) produceWanted(v *serving) error {
 	s.tell(&st)
 	p := page{session: s}
 	room := ApartPages * s.params.PageSize
-	for _, k := range v.want.keys {
+	for _, k := range w.keys {
 		if store.Reserved(k.key) {
 			return replica.ProtocolErrorf("want of a reserved key")
 		}
@@ -165,7 +173,7 @@ func (s *Session) produceWanted(v *serving) error {
 		if err != nil {
 			return err
 		}
-		vs, _, err := s.contents(&st, k.key, held, func(d causal.Dot) bool { return k.has[d] || v.peer.Contains(d) }, room-p.size())
+		vs, _, err := s.contents(&st, k.key, held, func(d causal.Dot) bool { return k.has[d] || w.peer.Contains(d) }, room-p.size())
 		if err != nil {
 			return err
 		}

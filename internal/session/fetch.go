@@ -9,6 +9,7 @@ import (
 
 // fetching answers a fetch: the keys that were asked for, as they are now.
 type fetching struct {
+	sender
 	keys [][]byte
 	dots []causal.Dot
 }
@@ -39,12 +40,11 @@ func (s *Session) gotFetch(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("fetch: %v", err)
 	}
-	s.serving = &serving{fetch: f}
+	s.serving = f
 	return nil
 }
 
-func (s *Session) produceFetched(v *serving) error {
-	f := v.fetch
+func (f *fetching) produce(s *Session) error {
 	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
@@ -53,13 +53,13 @@ func (s *Session) produceFetched(v *serving) error {
 	s.tell(&state)
 	p := page{session: s}
 	for len(f.keys) > 0 && !p.full() {
-		if err := v.addKey(&state, &p, f.keys[0]); err != nil {
+		if err := f.addKey(&state, &p, f.keys[0]); err != nil {
 			return err
 		}
 		f.keys = f.keys[1:]
 	}
 	for len(f.dots) > 0 && !p.full() {
-		if err := v.addDot(&state, &p, f.dots[0]); err != nil {
+		if err := f.addDot(&state, &p, f.dots[0]); err != nil {
 			return err
 		}
 		f.dots = f.dots[1:]
@@ -72,7 +72,7 @@ func (s *Session) produceFetched(v *serving) error {
 }
 
 // addKey adds a key as it is, which may be that nothing is held of it.
-func (v *serving) addKey(st *replica.View, p *page, key []byte) error {
+func (f *fetching) addKey(st *replica.View, p *page, key []byte) error {
 	if store.Reserved(key) {
 		return replica.ProtocolErrorf("fetch of a reserved key")
 	}
@@ -80,12 +80,12 @@ func (v *serving) addKey(st *replica.View, p *page, key []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = v.add(st, p, key, s)
+	_, err = f.add(st, p, key, s)
 	return err
 }
 
 // addDot adds the key that a dot was written to, if it is still held.
-func (v *serving) addDot(st *replica.View, p *page, d causal.Dot) error {
+func (f *fetching) addDot(st *replica.View, p *page, d causal.Dot) error {
 	a, ok := st.AliasOf(d.Origin)
 	if !ok {
 		return nil
@@ -102,5 +102,5 @@ func (v *serving) addDot(st *replica.View, p *page, d causal.Dot) error {
 	if err != nil {
 		return err
 	}
-	return v.addKey(st, p, e.Key)
+	return f.addKey(st, p, e.Key)
 }

@@ -150,10 +150,10 @@ func (s *Session) gotPage(payload []byte) error {
 		return err
 	}
 	p := s.pulling
-	if p.asked > 0 {
+	if p.wants.asked > 0 {
 		return s.gotWanted(keys)
 	}
-	if p.wanting {
+	if p.wants.begun {
 		return replica.ProtocolErrorf("a page more than was asked for")
 	}
 	if keys, err = p.sort(keys); err != nil {
@@ -165,21 +165,21 @@ func (s *Session) gotPage(payload []byte) error {
 	for i := range keys {
 		size += keys[i].Size()
 	}
-	if len(p.keys) > 0 && (p.size+size > s.params.BatchSize || !s.sameWatermarks()) {
+	if len(p.pages.keys) > 0 && (p.pages.size+size > s.params.BatchSize || !s.sameWatermarks()) {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
 	}
-	p.keys = append(p.keys, keys...)
-	p.bytes += came
-	p.size += size
-	p.watermarks = s.known
+	p.pages.keys = append(p.pages.keys, keys...)
+	p.pages.bytes += came
+	p.pages.size += size
+	p.pages.watermarks = s.known
 	for _, m := range marks {
-		p.basis = p.basis.Raise(causal.Dot{Origin: m.Origin, Seq: m.To})
+		p.pages.basis = p.pages.basis.Raise(causal.Dot{Origin: m.Origin, Seq: m.To})
 		m.To = min(m.To, s.known.Seq(causal.Covered, m.Origin))
-		p.marks = append(p.marks, m)
+		p.pages.marks = append(p.pages.marks, m)
 	}
-	p.basis = p.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
+	p.pages.basis = p.pages.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
 	if size > s.params.BatchSize { // nothing else fits into its batch, so it need not wait for more
 		return s.commitPages()
 	}

@@ -10,30 +10,33 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Pulling is the half of a session that brings over what we lack. Pages are
-// merged as they come; the peer's claim is taken, and its proofs, when all of
-// them are, and in the same batch if they fit into one.
+// pulling is the half of a session that brings over what is missing here. Pages are merged as they come;
+// the peer's version vector is taken in, and its watermarks, when all of them are, and in the same batch if
+// they fit into one.
 type pulling struct {
-	keys   []replica.RemoteKey
-	bytes  int             // of the frames they came in
-	size   int             // of the batch they will make, about
-	marks  []causal.Region // of the pages in keys
-	basis  causal.Vector   // what the peer claimed or held then
-	whole  bool            // the peer has sent all
-	torn   bool            // it does not fit into one batch
-	vector causal.Vector   // of the peer, in the first state of those that it sends; nil before that
+	pages  pages         // that have come and are not committed
+	whole  bool          // the peer has sent everything
+	torn   bool          // it does not fit into one batch
+	vector causal.Vector // of the peer, in the first state that it sends; nil before that
 
-	watermarks causal.Knowledge // of the peer, in the state of the pages in keys
+	wants wants            // values that are still to be asked for
+	back  replica.HeldBack // what is not taken here
 
-	apart   []*apartKey      // of which values are to be asked for
-	asked   int              // how many of them were, the first
-	wanting bool             // values are asked for
-	back    replica.HeldBack // what is not taken here
-
-	reconcile bool // claims were equal, digests were not
-	repair    *repair
+	// Repair.
+	reconcile bool          // version vectors were equal, digests were not
+	repair    *repair       // nil while there is none
 	repaired  causal.Vector // what the peer had purged when a repair began
 	rounds    int           // repairs begun
+}
+
+// pages are the keys of pages that wait to be committed together.
+type pages struct {
+	keys       []replica.RemoteKey
+	bytes      int              // of the frames that they came in
+	size       int              // of the batch that they will make, about
+	marks      []causal.Region  // what they say was sent whole
+	basis      causal.Vector    // what the peer covered or held then
+	watermarks causal.Knowledge // of the peer, in the state that they are from
 }
 
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
@@ -118,7 +121,7 @@ func (p *pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
 // sameWatermarks tells whether the pages that wait are of a state with the same proofs
 // as the one that the peer speaks of now.
 func (s *Session) sameWatermarks() bool {
-	return s.pulling.watermarks.WatermarkRev == s.known.WatermarkRev
+	return s.pulling.pages.watermarks.WatermarkRev == s.known.WatermarkRev
 }
 
 // mergeSlice is how many keys of a pull that is not one batch anyway are merged at a time:
@@ -128,27 +131,25 @@ const mergeSlice = 128
 // merging are the pages that wait, to be merged.
 func (s *Session) merging() chunkedCommit {
 	p := s.pulling
-	m := chunkedCommit{n: len(p.keys), count: &s.result.Pulled, ends: func(i int) bool { return p.keys[i].Begins() }}
+	m := chunkedCommit{n: len(p.pages.keys), count: &s.result.Pulled, ends: func(i int) bool { return p.pages.keys[i].Begins() }}
 	if p.torn {
 		m.most = mergeSlice
 	}
 	if m.n > 0 {
-		m.first = func(t *replica.Txn) error { t.JoinWatermarks(&p.watermarks); return nil }
+		m.first = func(t *replica.Txn) error { t.JoinWatermarks(&p.pages.watermarks); return nil }
 	}
 	m.step = func(t *replica.Txn, i int) (int, error) {
-		return t.Merge(p.keys[i].Key, p.keys[i].Versions, &p.watermarks)
+		return t.Merge(p.pages.keys[i].Key, p.pages.keys[i].Versions, &p.pages.watermarks)
 	}
 	return m
 }
-
-func (p *pulling) clear() { p.keys, p.marks, p.bytes, p.size, p.basis = nil, nil, 0, 0, nil }
 
 // Retained is how many bytes of received frames the session still needs.
 func (s *Session) Retained() int {
 	n := s.spool.bytes
 	if s.pulling != nil {
-		n += s.pulling.bytes
-		for _, a := range s.pulling.apart {
+		n += s.pulling.pages.bytes
+		for _, a := range s.pulling.wants.keys {
 			n += a.bytes + len(a.key) + 16*len(a.names)
 		}
 	}
@@ -162,8 +163,8 @@ func (s *Session) commitPages() error {
 	if err := s.commitInChunks(s.merging()); err != nil {
 		return err
 	}
-	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.known) })
-	p.clear()
+	s.host.With(func(r *replica.Replica) { r.Remember(p.pages.marks, p.pages.basis, &p.back, &s.known) })
+	p.pages = pages{}
 	return nil
 }
 
@@ -173,12 +174,12 @@ func (s *Session) keepPull() error {
 	if p == nil || p.repair != nil {
 		return nil
 	}
-	if len(p.keys) > 0 {
+	if len(p.pages.keys) > 0 {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
 	}
-	for _, a := range p.apart {
+	for _, a := range p.wants.keys {
 		if a.bytes > 0 {
 			if err := s.mergePart(a); err != nil {
 				return err
@@ -194,9 +195,9 @@ func (s *Session) gotEnd(payload []byte) error {
 	}
 	p := s.pulling
 	switch {
-	case p.asked > 0:
+	case p.wants.asked > 0:
 		return replica.ProtocolErrorf("an end, and no answer to a want")
-	case p.repair == nil && !p.wanting:
+	case p.repair == nil && !p.wants.begun:
 		p.whole = payload[0]&1 != 0
 	}
 	return s.wantNext()
@@ -205,7 +206,7 @@ func (s *Session) gotEnd(payload []byte) error {
 // allCame goes on when all of a pull, or of a fetch, is here.
 func (s *Session) allCame() error {
 	p := s.pulling
-	p.wanting = false
+	p.wants.begun = false
 	if p.repair != nil {
 		return s.fetchNext()
 	}
@@ -229,7 +230,7 @@ func (s *Session) conclude() error {
 	repair := false
 	s.host.With(func(r *replica.Replica) { repair = !s.watermarksCovered(r) })
 	if settle := p.reconcile && p.rounds == 0; repair || settle {
-		if len(p.keys) > 0 {
+		if len(p.pages.keys) > 0 {
 			if err := s.commitPages(); err != nil {
 				return err
 			}
@@ -267,14 +268,14 @@ func (s *Session) conclude() error {
 		if r.Resume.Rev++; len(p.back.Keys) == 0 {
 			r.Pending = nil
 		} else { // the next pull brings what is above the claim once more
-			r.Remember(p.marks, p.basis, &p.back, &s.known)
+			r.Remember(p.pages.marks, p.pages.basis, &p.back, &s.known)
 		}
 		s.result.HeldBefore = len(r.HeldBack)
 		r.HoldBack(&p.back, above)
 		s.result.HeldBack = len(p.back.Keys) > 0
 		s.result.HeldNow = len(r.HeldBack)
 	})
-	p.clear()
+	p.pages = pages{}
 	if s.params.Compare != nil {
 		return s.startCompare()
 	}

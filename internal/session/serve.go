@@ -9,30 +9,35 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Serving is the half of a session that sends what the peer lacks. It reads one
-// state of the database after another, one for each page, or for a few pages if much
-// is to be sent, and holds none while a page is on its way.
+// answer is what a session sends because the peer asked for it: serving answers a pull, fetching a
+// fetch, wanting a want.
+type answer interface {
+	// produce sends the next page of it, and ends it after the last.
+	produce(s *Session) error
+}
+
+// serving sends what the peer lacks. It reads one state of the database after another, one for each page,
+// or for a few pages if much is to be sent, and holds none while a page is on its way.
 //
-// What is superseded between two pages would be missed: its log entry is gone
-// before it was read, and that of its successor lies elsewhere. So the keys that
-// lose a version of the first state are noted, and sent as they are then, until a
-// page has sent the last of them: with that, all of the first state was sent, or
-// what has superseded it.
+// What is superseded between two pages would be missed: its log entry is gone before it was read, and
+// that of its successor lies elsewhere. So the keys that lose a version of the first state are noted, and sent
+// as they are then, until a page has sent the last of them: with that, all of the first state was sent, or
+// what has superseded it (P3).
 type serving struct {
-	peer    causal.Vector                  // what the peer claims
-	tops    causal.Vector                  // up to where the first state has what it lacks
-	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it
+	sender
+	begun bool
+
+	// What the log has.
+	tops    causal.Vector                  // up to where the first state has what the peer lacks
+	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it (P5)
 	regions []causal.Region                // still to be read
-	begun   bool
-	window  int // bytes to send of one state: it grows with each
-	average int // bytes of a version on the wire, as seen so far
+	window  int                            // bytes to send of one state: it grows with each
+	average int                            // bytes of a version on the wire, as seen so far
+	sent    map[string]sentKey             // keys with several versions that were sent
+
+	// What changes meanwhile.
 	changed changed
-	after   int                // pages of changed keys so far
-	sent    map[string]sentKey // keys with several versions that were sent
-	apart   int                // keys that were named only
-	left    bool               // something was not sent: the peer must come again
-	fetch   *fetching
-	want    *wanting
+	after   int // pages of changed keys so far
 }
 
 // sentKey is how a key was sent.
@@ -110,7 +115,7 @@ func (s *Session) gotPull(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("pull: %v", err)
 	}
-	s.serving = &serving{peer: s.known.Vector(causal.Covered), skip: skip, window: s.params.PageSize}
+	s.serving = &serving{sender: sender{peer: s.known.Vector(causal.Covered)}, skip: skip, window: s.params.PageSize}
 	return nil
 }
 
@@ -119,19 +124,11 @@ func (s *Session) More() bool { return s.serving != nil || len(s.outbox.queue) >
 
 // Produce sends the next page of what is being served, or its end.
 func (s *Session) Produce() error {
-	v := s.serving
-	var err error
-	switch {
-	case len(s.outbox.queue) > 0:
+	if len(s.outbox.queue) > 0 {
 		s.sendQueued()
-	case v.fetch != nil:
-		err = s.produceFetched(v)
-	case v.want != nil:
-		err = s.produceWanted(v)
-	default:
-		err = s.producePage(v)
+		return nil
 	}
-	if err != nil {
+	if err := s.serving.produce(s); err != nil {
 		return s.Refuse(refuseError, err)
 	}
 	return nil
@@ -140,7 +137,7 @@ func (s *Session) Produce() error {
 // endServing says that the pull is whole, or that the peer should come again.
 func (s *Session) endServing(whole bool) {
 	s.send(FrameEnd, []byte{byte(store.Btoi(whole))})
-	if v := s.serving; v.fetch == nil && v.want == nil {
+	if _, pull := s.serving.(*serving); pull {
 		s.result.ServedAll, s.result.Withheld = whole, s.result.Withheld || !whole
 	}
 	s.leaveServing()
@@ -150,13 +147,13 @@ func (s *Session) endServing(whole bool) {
 }
 
 func (s *Session) leaveServing() {
-	if s.serving != nil && s.serving.begun {
-		s.host.With(func(r *replica.Replica) { r.Unobserve(s.serving) })
+	if v, pull := s.serving.(*serving); pull && v.begun {
+		s.host.With(func(r *replica.Replica) { r.Unobserve(v) })
 	}
 	s.serving = nil
 }
 
-func (s *Session) producePage(v *serving) error {
+func (v *serving) produce(s *Session) error {
 	var keys map[string]struct{}
 	still := false // nothing has changed since the first state
 	first := !v.begun

@@ -51,7 +51,7 @@ type Session struct {
 
 	// The two directions. Each is nil while nothing goes that way.
 	pulling *pulling
-	serving *serving
+	serving answer
 }
 
 // Step is what a session waits for.

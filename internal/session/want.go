@@ -11,6 +11,13 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
+// wants are the keys of which values are still to be asked for.
+type wants struct {
+	keys  []*apartKey
+	asked int  // how many of them were, the first; 0 unless an answer is due
+	begun bool // nothing but values is asked for any more
+}
+
 // apartKey is a key of which the values are to be asked for.
 type apartKey struct {
 	key    []byte
@@ -24,24 +31,24 @@ type apartKey struct {
 // setApart notes a key whose values are to be asked for, in place of what was told of
 // it before.
 func (p *pulling) setApart(k replica.RemoteKey) error {
-	if i := slices.IndexFunc(p.apart, func(a *apartKey) bool { return bytes.Equal(a.key, k.Key) }); i >= 0 {
-		p.apart[i].names = k.Versions
+	if i := slices.IndexFunc(p.wants.keys, func(a *apartKey) bool { return bytes.Equal(a.key, k.Key) }); i >= 0 {
+		p.wants.keys[i].names = k.Versions
 		return nil
 	}
-	if len(p.apart) >= maxApart {
+	if len(p.wants.keys) >= maxApart {
 		return replica.ProtocolErrorf("more than %d keys without their values", maxApart)
 	}
-	p.apart = append(p.apart, &apartKey{key: slices.Clone(k.Key), names: k.Versions})
+	p.wants.keys = append(p.wants.keys, &apartKey{key: slices.Clone(k.Key), names: k.Versions})
 	return nil
 }
 
 // wantNext asks for values, or goes on if there is nothing more to ask for.
 func (s *Session) wantNext() error {
 	p := s.pulling
-	if len(p.apart) == 0 {
+	if len(p.wants.keys) == 0 {
 		return s.allCame()
 	}
-	if p.repair == nil && len(p.keys) > 0 {
+	if p.repair == nil && len(p.pages.keys) > 0 {
 		if err := s.commitPages(); err != nil {
 			return err
 		}
@@ -63,7 +70,7 @@ func (s *Session) wantNext() error {
 		}
 		return b
 	}))
-	p.asked, p.wanting, s.step = len(asked), true, WaitPage
+	p.wants.asked, p.wants.begun, s.step = len(asked), true, WaitPage
 	return nil
 }
 
@@ -73,7 +80,7 @@ func (s *Session) listApart() (asked []*apartKey, err error) {
 	p := s.pulling
 	dots, size := 0, 0
 	s.host.With(func(r *replica.Replica) {
-		for _, a := range p.apart {
+		for _, a := range p.wants.keys {
 			a.listed = map[causal.Dot]bool{}
 			if p.repair == nil {
 				var ours store.Siblings
@@ -110,13 +117,13 @@ func (a *apartKey) list(ours store.Siblings) {
 // gotWanted takes in what was asked for: the first of the keys, in order.
 func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 	p := s.pulling
-	if len(keys) == 0 || len(keys) > p.asked {
-		return replica.ProtocolErrorf("%d keys in answer to a want of %d", len(keys), p.asked)
+	if len(keys) == 0 || len(keys) > p.wants.asked {
+		return replica.ProtocolErrorf("%d keys in answer to a want of %d", len(keys), p.wants.asked)
 	}
-	p.asked = 0
+	p.wants.asked = 0
 	var rest []*apartKey
 	for i, k := range keys {
-		a := p.apart[i]
+		a := p.wants.keys[i]
 		if !bytes.Equal(a.key, k.Key) {
 			return replica.ProtocolErrorf("key %.40q in answer to a want of %.40q", k.Key, a.key)
 		}
@@ -128,7 +135,7 @@ func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 			rest = append(rest, a)
 		}
 	}
-	p.apart = append(rest, p.apart[len(keys):]...)
+	p.wants.keys = append(rest, p.wants.keys[len(keys):]...)
 	return nil
 }
 
@@ -204,10 +211,10 @@ func (s *Session) mergePart(a *apartKey) error {
 	}
 	for i := range k.Versions {
 		d := k.Versions[i].Dot
-		p.marks = append(p.marks, causal.Region{Origin: d.Origin, From: d.Seq, To: min(d.Seq, s.known.Seq(causal.Covered, d.Origin))})
+		p.pages.marks = append(p.pages.marks, causal.Region{Origin: d.Origin, From: d.Seq, To: min(d.Seq, s.known.Seq(causal.Covered, d.Origin))})
 	}
-	p.basis = p.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
-	s.host.With(func(r *replica.Replica) { r.Remember(p.marks, p.basis, &p.back, &s.known) })
-	p.clear()
+	p.pages.basis = p.pages.basis.Join(s.known.Vector(causal.Covered)).Join(s.cloud)
+	s.host.With(func(r *replica.Replica) { r.Remember(p.pages.marks, p.pages.basis, &p.back, &s.known) })
+	p.pages = pages{}
 	return nil
 }
