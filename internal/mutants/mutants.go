@@ -246,7 +246,7 @@ var mutants = []mutant{
 		new: "\tif !mutated(%q) {\n\t\tback.cut(r.Pending.Done)\n\t}\n"},
 	{name: "a pull ends before it has all values of a key", file: "internal/session/pull.go",
 		old: "\treturn s.wantNext()\n}\n",
-		new: "\tif mutated(%q) {\n\t\ts.pulling.apart = nil\n\t}\n\treturn s.wantNext()\n}\n"},
+		new: "\tif mutated(%q) {\n\t\ts.pulling.wants.keys = nil\n\t}\n\treturn s.wantNext()\n}\n"},
 	{name: "a peer that was sent only what it takes is taken to have all", file: "internal/session/page.go",
 		old: "\t\t\tp.session.result.Withheld = true\n",
 		new: "\t\t\tp.session.result.Withheld = !mutated(%q)\n"},
