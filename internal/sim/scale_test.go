@@ -265,7 +265,7 @@ func handshake(t testing.TB, origins int) (first, idle int64) {
 
 // TestScale measures what docs/scale.md shows:
 //
-//	go test -run 'TestScale$' -timeout 60m -scale -scale.doc docs .
+//	go test -run TestScale -v -timeout 0 -scale -scale.doc ../../docs ./internal/sim
 func TestScale(t *testing.T) {
 	if !*scale {
 		t.Skip("only with -scale")
@@ -273,7 +273,7 @@ func TestScale(t *testing.T) {
 	var doc strings.Builder
 	var curves [][]time.Duration
 	sizes := []int{10, 100, 1000}
-	fmt.Fprintf(&doc, "| servers | rounds | p50 | p99 | all | idle, B/s per server | 10 writes/s, B/s per server |\n|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&doc, "| replicas | rounds | p50 | p99 | all | idle, B/s per replica | 10 writes/s, B/s per replica |\n|---|---|---|---|---|---|---|\n")
 	for _, n := range sizes {
 		w := newScaleWorld(t, n, uint64(n))
 		for end := w.now.Add(2 * time.Minute); w.now.Before(end); { // they get to know each other
@@ -294,7 +294,7 @@ func TestScale(t *testing.T) {
 		p99 := all[len(all)*99/100]
 		fmt.Fprintf(&doc, "| %d | %d | %v | %v | %v | %.0f | %.0f |\n", n, rounds, ms(all[len(all)/2]), ms(p99), ms(all[len(all)-1]), idle, load)
 		curves = append(curves, all)
-		t.Logf("%d servers done", n)
+		t.Logf("%d replicas done", n)
 		if n == 1000 {
 			require.Less(t, p99, time.Second)
 		}
@@ -307,7 +307,7 @@ func TestScale(t *testing.T) {
 	}
 	t.Logf("\n%s", doc.String())
 	if *scaleDoc != "" {
-		page := scaleIntro + doc.String() + "\n![Share of servers that hold a write, over time](scale.svg)\n"
+		page := scaleIntro + doc.String() + "\n![Share of replicas that hold a write, over time](scale.svg)\n"
 		require.NoError(t, os.WriteFile(*scaleDoc+"/scale.md", []byte(page), 0o644))
 		require.NoError(t, os.WriteFile(*scaleDoc+"/scale.svg", []byte(scalePlot(sizes, curves)), 0o644))
 	}
@@ -315,18 +315,18 @@ func TestScale(t *testing.T) {
 
 const scaleIntro = `# Scale
 
-How one write spreads when there are many servers, and what servers cost each other. Each is the replica and the
-sessions as they run everywhere, in virtual time, with the default pauses; a dial and two round trips take 3 ms, and
-nobody's processor is busy. ` + "`" + `go test -run TestScale -v -timeout 0 -scale -scale.doc docs .` + "`" + ` makes this page.
+How one write spreads among many replicas, and what replicas cost each other. The simulation runs the real replica
+and session code in virtual time with the default pauses. A dial and two round trips take 3 ms, and no
+processor is ever busy. ` + "`go test -run TestScale -v -timeout 0 -scale -scale.doc ../../docs ./internal/sim`" + ` writes this page.
 
-A write is made at one server after minutes of silence. After it, "rounds" are those that a server began until it had the
-write, at most; p50 and p99 are of all servers over five writes.
+A replica writes after minutes of silence. "Rounds" is the greatest number of rounds that any replica began before it had
+the write; p50 and p99 are taken over all replicas and five writes.
 
 `
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.0f ms", float64(d)/float64(time.Millisecond)) }
 
-// scalePlot draws the share of servers that hold a write over time.
+// scalePlot draws the share of replicas that hold a write over time.
 func scalePlot(sizes []int, curves [][]time.Duration) string {
 	const width, height, left, top = 640, 320, 50, 20
 	most := time.Duration(0)
@@ -348,7 +348,7 @@ func scalePlot(sizes []int, curves [][]time.Duration) string {
 		for j := 0; j < len(c); j += max(1, len(c)/200) {
 			fmt.Fprintf(&b, "%.1f,%.1f ", left+float64(width)*float64(c[j])/float64(most), top+height-float64(height)*float64(j+1)/float64(len(c)))
 		}
-		fmt.Fprintf(&b, `"/><text x="%d" y="%d" fill="%s">%d servers</text>`, left+width-90, top+height-20-18*i, colours[i], sizes[i])
+		fmt.Fprintf(&b, `"/><text x="%d" y="%d" fill="%s">%d replicas</text>`, left+width-90, top+height-20-18*i, colours[i], sizes[i])
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
