@@ -152,8 +152,8 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 // does not claim. What b writes over it hides that write from who holds b's version back, also
 // when b has come to claim it by somebody who knows nothing of that.
 //
-// design.md: M11
-func TestWhatAVersionHeldBackMayHaveSeenIsNotClaimed(t *testing.T) {
+// design.md: M10, M11
+func TestMerge_CoversNothingThatAHeldBackVersionMayHaveSeen(t *testing.T) {
 	hidden, x := foreign(1, 1), foreign(2, 1)
 	proof := &causal.Knowledge{}
 	proof.Raise(causal.Covered, hidden.Dot)
@@ -186,7 +186,7 @@ func TestWhatAVersionHeldBackMayHaveSeenIsNotClaimed(t *testing.T) {
 // Nothing is claimed of who holds what came from a peer of before, for nobody knows what it has seen.
 //
 // design.md: M11
-func TestNothingIsClaimedOfWhoHoldsWhatIsUntold(t *testing.T) {
+func TestMerge_CoversNothingOfAPeerWhosePruningIsUntold(t *testing.T) {
 	a, b, c := newNode(t), newNode(t), newNode(t)
 	a.put("small", "v")
 	a.put("large", string(Incompressible(1, 2000)))
@@ -344,7 +344,8 @@ func TestPull_LeavesAResumePointThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestResumePointOfAnOlderStoreIsNotBelieved(t *testing.T) {
+// design.md: P5
+func TestPull_ResumePointOfAnOlderStoreIsNotBelieved(t *testing.T) {
 	st := storage.NewMemStorage()
 	b := openNode(t, st, replica.HighestClock)
 	b.put("k", "v")

@@ -154,7 +154,7 @@ func TestMerge_WatermarkSparesWhatTheSenderHolds(t *testing.T) {
 }
 
 // design.md: M7
-func TestMerge_WatermarksStayWithinTheVersionVector(t *testing.T) {
+func TestMerge_TakesInThePurgedWatermarkAsFarAsItCovers(t *testing.T) {
 	a := newNode(t)
 	theirs := &causal.Knowledge{}
 	for _, c := range []causal.Column{causal.Covered, causal.Pruned, causal.Purged} {
@@ -165,6 +165,7 @@ func TestMerge_WatermarksStayWithinTheVersionVector(t *testing.T) {
 		t.JoinWatermarks(theirs)
 		return nil
 	}))
-	require.EqualValues(t, 3, a.r.Known.Seq(causal.Pruned, causal.Origin{1}))
 	require.EqualValues(t, 3, a.r.Known.Seq(causal.Purged, causal.Origin{1}))
+	require.EqualValues(t, 5, a.r.Known.Seq(causal.Pruned, causal.Origin{1}))
+	require.False(t, a.r.Known.Superseded(causal.Dot{Origin: causal.Origin{1}, Seq: 4}), "it proves nothing beyond the version vector")
 }

@@ -90,11 +90,13 @@ func TestOpen_AfterACrashRestartsFromTheCheckpoint(t *testing.T) {
 	a.put("l", "perhaps not")
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
 		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: self, Seq: 2})
+		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: self, Seq: 2})
 		return nil
 	}))
 	a.reopen(replica.HighestClock)
 	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, self))
-	require.EqualValues(t, 1, a.r.Known.Seq(causal.Pruned, self))
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Purged, self))
+	require.EqualValues(t, 2, a.r.Known.Seq(causal.Pruned, self))
 	require.True(t, a.r.Cloud.Contains(causal.Dot{Origin: self, Seq: 2}), "it is held")
 }
 
