@@ -221,7 +221,7 @@ func (test *DiscovererTest) finds(ctx context.Context) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if len(r.missing) > 0 || err != nil {
-			return fmt.Errorf("Discover returned %v, with %q not found", err, r.missing)
+			return fmt.Errorf("the call of Discover returned %v, with %q not found", err, r.missing)
 		}
 		return r.fault
 	case <-ctx.Done():
@@ -281,6 +281,6 @@ func (r *discovering) end() error {
 	case <-r.ended:
 		return nil
 	case <-timeout.C:
-		return fmt.Errorf("Discover had not returned %v after its context ended", endTimeout)
+		return fmt.Errorf("the call of Discover had not returned %v after its context ended", endTimeout)
 	}
 }
