@@ -338,8 +338,8 @@ func TestValueLargerThanWhatMayBeInFlightArrives(t *testing.T) {
 	got, err := b.Get([]byte("large"), nil)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(large, got))
-	require.Eventually(t, func() bool { return len(b.large) == 0 }, 10*time.Second, time.Millisecond) // given back after the commit
-	require.Eventually(t, func() bool { return b.inflight.Try(7<<20) && b.small.Try(1<<20) }, 10*time.Second, time.Millisecond, "all room is given back")
+	require.Eventually(t, func() bool { return len(b.network.memory.large) == 0 }, 10*time.Second, time.Millisecond) // given back after the commit
+	require.Eventually(t, func() bool { return b.network.memory.shared.Try(7<<20) && b.network.memory.small.Try(1<<20) }, 10*time.Second, time.Millisecond, "all room is given back")
 }
 
 func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {

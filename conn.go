@@ -27,9 +27,7 @@ type conversation struct {
 	work    pullWork
 	packs   bool   // what is sent may be packed
 	packed  []byte // buffer for it
-	held    int    // bytes of MaxInFlight,
-	small   int    // and those of them that are of the room for small frames
-	large   bool   // it has the one place of those that hold more than their share
+	memory  reservation
 }
 
 // sessionHost is this server as the host of one session.
@@ -54,30 +52,26 @@ var errTakesNothing = errors.New("the peer lacks something and takes nothing: it
 func (db *DB) params(remembered causal.Origin) session.Params {
 	return session.Params{
 		Name: db.opts.Name, Cluster: db.opts.Cluster, Addr: db.advertised(), CachedPeer: remembered,
-		PageSize: session.PageSize, Window: db.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.Limits.MaxValue, MaxKey: db.opts.Limits.MaxKey,
-		Wants: db.wants, Asked: db.latestCall(),
+		PageSize: session.PageSize, Window: db.network.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.Limits.MaxValue, MaxKey: db.opts.Limits.MaxKey,
+		Wants: db.waiters.wants, Asked: db.waiters.latest(),
 	}
 }
-
-// window is how much a session may send of one state. All of them together hold
-// about four of the largest in memory.
-func (db *DB) window() int { return session.WindowSize / max(1, int(db.talking.Load())/4) }
 
 // converse holds a session over a connection that is through with its handshake.
 // The connection is closed then. peer gives the peer's address, once it is greeted.
 func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.ProgressConn, s *session.Session, tk *transport.Ticket, peer func() string) error {
 	defer conn.Close()
-	db.talking.Add(1)
-	defer db.talking.Add(-1)
+	db.network.talking.Add(1)
+	defer db.network.talking.Add(-1)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
-	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, w: writers.Get().(*bufio.Writer), r: readers.Get().(*bufio.Reader)}
+	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, memory: reservation{of: &db.network.memory}, w: writers.Get().(*bufio.Writer), r: readers.Get().(*bufio.Reader)}
 	t.w.Reset(conn)
 	t.r.Reset(conn)
 	defer t.putBuffers()
 	t.work = pullWork{db: db, peer: peer}
 	t.packs = db.opts.Compression.packs(conn)
-	defer t.keep(0)
+	defer t.memory.keep(0)
 	defer t.work.end()
 	err := t.run(ctx)
 	if s.Result().Refused {
@@ -236,8 +230,8 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 		return a
 	}
 	a.at = raw.RemoteAddr().String()
-	a.pace = transport.NewProgressConn(raw, db.rates)
-	conn, err := db.security.ClientTo(dialing, a.pace, p.addr)
+	a.pace = transport.NewProgressConn(raw, db.network.rates)
+	conn, err := db.network.security.ClientTo(dialing, a.pace, p.addr)
 	if err != nil {
 		a.err = &PeerError{p.addr, "handshake", err}
 	} else if err := db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
@@ -263,7 +257,7 @@ func (db *DB) accept(ctx context.Context) {
 	const least = 5 * time.Millisecond
 	pause := least
 	for {
-		conn, err := db.listener.Accept()
+		conn, err := db.network.listener.Accept()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
@@ -281,10 +275,10 @@ func (db *DB) accept(ctx context.Context) {
 			continue
 		}
 		pause = least
-		tk, err := db.admission.Admit(conn.RemoteAddr(), func() { conn.Close() })
+		tk, err := db.network.admission.Admit(conn.RemoteAddr(), func() { conn.Close() })
 		if err != nil {
 			conn.Close()
-			db.refusals.note(db.opts.Logger, conn.RemoteAddr(), err)
+			db.network.refusals.note(db.opts.Logger, conn.RemoteAddr(), err)
 			continue
 		}
 		db.spawn(func() {
@@ -297,16 +291,16 @@ func (db *DB) accept(ctx context.Context) {
 // answer holds a session with a peer that dialed.
 func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 	started := time.Now()
-	pace := transport.NewProgressConn(raw, db.rates)
+	pace := transport.NewProgressConn(raw, db.network.rates)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
 	defer stop()
 	shaking, cancel := context.WithTimeout(ctx, session.HandshakeTimeout)
-	conn, err := db.security.Server(shaking, pace)
+	conn, err := db.network.security.Server(shaking, pace)
 	cancel()
 	if err != nil {
 		raw.Close()
 		if ctx.Err() == nil {
-			db.refusals.note(db.opts.Logger, raw.RemoteAddr(), tk.Explain(err))
+			db.network.refusals.note(db.opts.Logger, raw.RemoteAddr(), tk.Explain(err))
 		}
 		return
 	}
@@ -336,7 +330,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 	case stranger && isSelf(err):
 		return // the state of the address says so
 	case stranger && err != nil:
-		db.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
+		db.network.refusals.note(db.opts.Logger, raw.RemoteAddr(), err)
 	case from != nil:
 		db.peers.gone(from)
 		db.ended(from, res, pace, started, err)

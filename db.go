@@ -152,7 +152,7 @@ func (db *DB) SetReadOnly() error {
 			return
 		}
 		db.queue.close(leveldb.ErrReadOnly)
-		db.barWaits(r, leveldb.ErrReadOnly)
+		db.waiters.bar(r, leveldb.ErrReadOnly)
 	})
 	return err
 }

@@ -92,7 +92,7 @@ func Multicast(o *MulticastOptions) Discoverer {
 func (db *DB) discover(ctx context.Context, d Discoverer) {
 	const lasting = time.Minute // who worked that long starts afresh
 	wait := time.Second
-	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.advertised(), TLS: db.security.Enabled()}
+	self := Self{Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.advertised(), TLS: db.network.security.Enabled()}
 	for failures := 0; ; failures++ {
 		began := time.Now()
 		err := d.Discover(ctx, self, func(addr string) {

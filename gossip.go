@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -13,6 +12,18 @@ import (
 	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 )
+
+// gossip is what starts rounds, and the pulls that they lead to. It guards itself.
+type gossip struct {
+	localChange  signal // something was written here
+	remoteChange signal // a peer brought something
+	requests     signal // a caller waits for a session
+	pulls        pulls
+}
+
+func newGossip() gossip {
+	return gossip{localChange: newSignal(), remoteChange: newSignal(), requests: newSignal()}
+}
 
 // rounds holds sessions with a few peers at a time: often while much is written
 // here or arrives, rarely when nothing changes. A change after silence starts a
@@ -31,10 +42,10 @@ func (db *DB) rounds(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-db.syncRequests:
+		case <-db.gossip.requests.C():
 			db.serveRequests(ctx)
 			continue
-		case <-db.remoteChange:
+		case <-db.gossip.remoteChange.C():
 			if db.smallCluster() {
 				if !passing {
 					relay.Reset(db.opts.MinInterval / relayShare)
@@ -46,8 +57,8 @@ func (db *DB) rounds(ctx context.Context) {
 		case <-relay.C:
 			kicked = true
 		case <-timer.C:
-		case <-db.peers.found:
-		case <-db.localChange:
+		case <-db.peers.found.C():
+		case <-db.gossip.localChange.C():
 			kicked = true
 		}
 		now := time.Now()
@@ -56,10 +67,10 @@ func (db *DB) rounds(ctx context.Context) {
 				return
 			}
 			now = time.Now()
-			kicked = taken(db.localChange) || kicked
-			taken(db.peers.found)
+			kicked = db.gossip.localChange.Take() || kicked
+			db.peers.found.Take()
 		}
-		kicked = taken(db.remoteChange) || passing || kicked
+		kicked = db.gossip.remoteChange.Take() || passing || kicked
 		passing = false
 		relay.Stop()
 		// Only sessions that a change was the reason for keep the next change waiting long.
@@ -72,7 +83,7 @@ func (db *DB) rounds(ctx context.Context) {
 		}
 		next = now.Add(least)
 		if kicked || !now.Before(due) {
-			due = now.Add(schedule.Jitter(db.pause(now)))
+			due = now.Add(schedule.Jitter(db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)))
 		}
 		kicked = false
 		timer.Reset(db.untilNext(now, due))
@@ -91,21 +102,11 @@ func (db *DB) waitInterval(ctx context.Context, timer *time.Timer, wait time.Dur
 		select {
 		case <-ctx.Done():
 			return false
-		case <-db.syncRequests:
+		case <-db.gossip.requests.C():
 			db.serveRequests(ctx)
 		case <-timer.C:
 			return true
 		}
-	}
-}
-
-// taken takes a signal out of a channel, if there is one.
-func taken(signal <-chan struct{}) bool {
-	select {
-	case <-signal:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -162,111 +163,18 @@ func (db *DB) untilNext(now, due time.Time) time.Duration {
 	return max(d, 0)
 }
 
-func (db *DB) pause(now time.Time) time.Duration {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	return db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
-}
-
 // noteLocalChanges counts changes and starts a round.
 func (db *DB) noteLocalChanges(changes int) {
 	if changes > 0 {
-		db.count(changes)
+		db.activity.count(time.Now(), changes)
 	}
-	notify(db.localChange)
+	db.gossip.localChange.Set()
 }
 
 // noteRemoteChanges counts changes that came from a peer and has them passed on.
 func (db *DB) noteRemoteChanges(changes int) {
-	db.count(changes)
-	notify(db.remoteChange)
-}
-
-func (db *DB) count(changes int) {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	now := time.Now()
-	db.velocity.Add(now, changes)
-	db.recent.Add(now, changes)
-}
-
-// notify puts a signal into a channel, if there is none.
-func notify(signal chan<- struct{}) {
-	select {
-	case signal <- struct{}{}:
-	default:
-	}
-}
-
-// pulls are the pulls under way here. While one brings much, others would bring
-// the same again; so a session leaves out its own pull then, and a round follows.
-type pulls struct {
-	mu     sync.Mutex
-	active map[causal.Origin]activePull
-	missed bool          // a session left out its pull
-	left   chan struct{} // closed when the next of them ends; nil if nobody waits for that
-}
-
-// next gives a channel that is closed when a pull ends.
-func (ps *pulls) next() <-chan struct{} {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	if ps.left == nil {
-		ps.left = make(chan struct{})
-	}
-	return ps.left
-}
-
-type activePull struct {
-	since time.Time
-	bulk  bool // it brings much
-}
-
-const (
-	bulkWrites = 4096                   // a pull of more brings much,
-	bulkAfter  = 100 * time.Millisecond // and so does one that takes longer
-	bulkUntil  = 2 * time.Second        // one that takes longer still holds up no other
-)
-
-func (db *DB) enterPull(from causal.Origin, writes int64) session.SkipReason {
-	if db.queue.broken() != nil {
-		return session.SkippedReadOnly
-	}
-	return db.pulls.enter(from, writes, time.Now())
-}
-
-func (ps *pulls) enter(from causal.Origin, writes int64, now time.Time) session.SkipReason {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	bulk := writes > bulkWrites
-	for o, p := range ps.active {
-		took := now.Sub(p.since)
-		if o == from || took < bulkUntil && (took > bulkAfter || bulk && p.bulk) {
-			ps.missed = true
-			return session.SkippedBusy
-		}
-	}
-	if ps.active == nil {
-		ps.active = map[causal.Origin]activePull{}
-	}
-	ps.active[from] = activePull{now, bulk}
-	return session.NotSkipped
-}
-
-func (db *DB) leavePull(from causal.Origin) {
-	ps := &db.pulls
-	ps.mu.Lock()
-	delete(ps.active, from)
-	missed := ps.missed
-	ps.missed = false
-	if ps.left != nil {
-		close(ps.left)
-		ps.left = nil
-	}
-	ps.mu.Unlock()
-	if missed {
-		db.noteLocalChanges(0)
-	}
+	db.activity.count(time.Now(), changes)
+	db.gossip.remoteChange.Set()
 }
 
 // noteAlone logs once that no address leads to anybody else, and once that one does again.

@@ -75,7 +75,7 @@ func (db *DB) indexedKeys(g *util.Range, most int) (keys [][]byte, err error) {
 }
 
 func (db *DB) requestMaintenance() {
-	notify(db.maintenance)
+	db.maintenance.Set()
 }
 
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and
@@ -89,7 +89,7 @@ func (db *DB) maintain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-		case <-db.maintenance:
+		case <-db.maintenance.C():
 			// Many commits may have called; one look a second is enough.
 			timer.Reset(maintainInterval)
 			select {
@@ -156,7 +156,7 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 // tidy does what Replicate has left to do. After an error it goes on later.
 func (db *DB) tidy(ctx context.Context, p *replica.Tidying) {
 	for !p.Done {
-		err := p.Next(background{db, ctx}, db.resolve, func() bool { return ctx.Err() != nil })
+		err := p.Next(background{db, ctx}, db.decider.resolve, func() bool { return ctx.Err() != nil })
 		switch {
 		case err == nil:
 			continue
@@ -204,9 +204,7 @@ func (db *DB) purge(ctx context.Context, u *upkeep) error {
 // reissueOrphans gives writes of earlier openings that nobody turned out to claim
 // a new name, once all peers that can be reached have been heard.
 func (db *DB) reissueOrphans(ctx context.Context) error {
-	select {
-	case <-db.ready:
-	default:
+	if !isClosed(db.ready) {
 		return nil
 	}
 	if all, _ := db.peers.tried(); !all {

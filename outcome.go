@@ -133,14 +133,7 @@ func (db *DB) report(addr string, s session.Result, pace *transport.ProgressConn
 	if pace != nil {
 		ev.BytesIn, ev.BytesOut = pace.In.Load(), pace.Out.Load()
 	}
-	db.mu.Lock()
-	db.total.sessions++
-	db.total.pulled += int64(ev.Pulled)
-	db.total.served += int64(ev.Served)
-	db.total.in += ev.BytesIn
-	db.total.out += ev.BytesOut
-	db.total.mismatches += int64(s.Repaired)
-	db.mu.Unlock()
+	db.activity.ended(&ev, s.Repaired)
 	if s.Repaired > 0 {
 		db.opts.Logger.Error("replicator: a peer held something else while claiming the same; what was missing came back", "peer", addr, "versions", s.Repaired)
 		if f := db.opts.Events.Mismatch; f != nil {

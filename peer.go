@@ -66,8 +66,8 @@ type peers struct {
 	mu     sync.Mutex
 	list   []*peer                 // sorted by address
 	guests map[causal.Origin]*peer // they dial us, and where they could be dialed cannot be told
-	found  chan struct{}
-	least  time.Duration // first pause after a failure
+	found  signal                  // an address is new, or may be tried again
+	least  time.Duration           // first pause after a failure
 	most   time.Duration
 	lately time.Duration // who came within it counts as there
 	alone  bool          // it was said that all configured addresses are this replica's own
@@ -93,7 +93,7 @@ const forgetAfter = 10 * time.Minute
 const maxPeers = 4096
 
 func newPeers(least, most, lately time.Duration) *peers {
-	return &peers{found: make(chan struct{}, 1), guests: map[causal.Origin]*peer{}, least: least, most: most, lately: lately}
+	return &peers{found: newSignal(), guests: map[causal.Origin]*peer{}, least: least, most: most, lately: lately}
 }
 
 func (ps *peers) search(addr string) (int, bool) {
@@ -122,7 +122,7 @@ func (ps *peers) add(addr string, s source, now time.Time) bool {
 		return false
 	}
 	ps.list = slices.Insert(ps.list, i, ps.newPeer(addr, s, now))
-	notify(ps.found)
+	ps.found.Set()
 	return true
 }
 
@@ -208,7 +208,7 @@ func (ps *peers) awaken(addr string) {
 		p := ps.list[i]
 		p.next, p.avoid = time.Time{}, nil
 		p.backoff.Reset()
-		notify(ps.found)
+		ps.found.Set()
 	}
 }
 

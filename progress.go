@@ -7,16 +7,9 @@ import (
 	"github.com/level-replicator/replicator/internal/transport"
 )
 
-// progress keeps long work for Status and tells Events of it.
+// progress keeps long work for Status and reports it to Events.
 func (db *DB) progress(p Progress) {
-	db.mu.Lock()
-	id := p.Work + " " + p.Peer
-	if p.Done {
-		delete(db.work, id)
-	} else {
-		db.work[id] = p
-	}
-	db.mu.Unlock()
+	db.activity.progress(p)
 	if f := db.opts.Events.Progress; f != nil {
 		f(p)
 	}

@@ -1,7 +1,6 @@
 package replicator
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,81 +11,47 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/printable"
 	"github.com/level-replicator/replicator/internal/replica"
-	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
-	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // DB is a goleveldb database that is one of many masters. It has the methods of
 // *leveldb.DB, with the same parameters, results and errors, and replicates in
 // the background. All methods are safe for concurrent use.
 type DB struct {
-	raw   *leveldb.DB
-	opts  Options
-	self  causal.Origin
-	queue *queue
+	// Fixed once Replicate returns.
+	raw  *leveldb.DB
+	opts Options
+	self causal.Origin
 
-	listener     net.Listener
-	security     *transport.Security
-	admission    *transport.Admission
-	rates        transport.Rates
-	inflight     *transport.Budget
-	small        *transport.Budget // room for small frames
-	large        chan struct{}     // capacity 1: of the session that holds a large value
-	refusals     refusals
-	peers        *peers
-	pulls        pulls
-	talking      atomic.Int64  // sessions under way
-	localChange  chan struct{} // capacity 1: start a round
-	remoteChange chan struct{} // capacity 1: a peer told news
-	maintenance  chan struct{} // capacity 1: look after the store
+	// The store. The queue's slot guards the replica; the others guard themselves.
+	queue        *queue
+	decider      decider
+	durability   durability
+	health       health
+	transactions transactions
+	maintenance  signal // the store has something to do
 
-	syncRequests chan struct{} // capacity 1: hold sessions for those who wait
-	flushing     chan struct{} // capacity 1: who brings the store to disk
-	staging      chan struct{} // capacity 1: who has a transaction open
-	durableAsked atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+	// Peers. All of these guard themselves.
+	network network
+	peers   *peers
+	gossip  gossip
 
-	quick     bool          // the resolver is one of this package
-	resolving chan struct{} // capacity 1: who calls the resolver
-	tidied    chan struct{} // closed when what an opening has to do is done
+	// Callers and what they see. All of these guard themselves.
+	waiters  waiters
+	watchers watchers
+	activity activity
 
-	ready     chan struct{}
-	readyOnce sync.Once
-	adopted   chan struct{} // closed when the data found at the opening is logged
-
-	mu       sync.Mutex // guards what follows; never held over I/O or a callback
-	velocity schedule.Velocity
-	recent   schedule.Recent
-	total    totals
-	cause    error // of the write that failed
-	starved  error // of the last write that failed for want of a file handle, until one succeeds
-	work     map[string]Progress
-	watchers map[*watcher]struct{}
-	waiters  map[*waiter]struct{}
-	calls    uint64       // of WaitFor and WaitReplicated that had to wait
-	trans    *Transaction // the one that is open
-
-	cancel       context.CancelFunc
-	tasks        sync.WaitGroup
-	closing      atomic.Bool   // Close was called
-	closed       chan struct{} // closed when Close is through
-	ending       chan struct{} // closed when Close begins
-	closeTimeout time.Duration // of Close
-}
-
-type totals struct {
-	sessions, pulled, served, in, out, mismatches int64
+	lifecycle
 }
 
 // Replicate turns an open database into one of many masters. It takes the handle
@@ -152,42 +117,13 @@ func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, erro
 	began := time.Now()
 	tidying := new(replica.Tidying)
 	for !tidying.Done && time.Since(began) < tidyTime {
-		if err := tidying.Next(background{d, context.Background()}, d.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
+		if err := tidying.Next(background{d, context.Background()}, d.decider.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
 			l.Close()
 			return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 		}
 	}
 	d.run(fresh, tidying)
 	return d, nil
-}
-
-// handles are those that are replicated in this process. Two replicas over one would
-// give out the same aliases for different origins.
-var handles registry
-
-type registry struct {
-	mu  sync.Mutex
-	all map[*leveldb.DB]struct{}
-}
-
-// enter reports whether a handle was not there, and puts it there.
-func (g *registry) enter(db *leveldb.DB) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if _, ok := g.all[db]; ok {
-		return false
-	}
-	if g.all == nil {
-		g.all = map[*leveldb.DB]struct{}{}
-	}
-	g.all[db] = struct{}{}
-	return true
-}
-
-func (g *registry) leave(db *leveldb.DB) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.all, db)
 }
 
 func listen(o *Options) (net.Listener, error) {
@@ -224,17 +160,17 @@ func drawOrigin() (o causal.Origin) {
 
 func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *transport.Security) *DB {
 	d := &DB{
-		raw: raw, opts: o, self: r.Self, listener: l, security: sec,
-		admission: transport.NewAdmission(o.Limits.MaxPending, o.Limits.MaxConns), rates: transport.NewRates(o.Limits.ReadRate, o.Limits.WriteRate), inflight: transport.NewBudget(o.Limits.MaxInFlight - transport.SmallRoom(o.Limits.MaxInFlight)), small: transport.NewBudget(transport.SmallRoom(o.Limits.MaxInFlight)), large: make(chan struct{}, 1),
-		peers:       newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
-		localChange: make(chan struct{}, 1), remoteChange: make(chan struct{}, 1), maintenance: make(chan struct{}, 1),
-		syncRequests: make(chan struct{}, 1), flushing: make(chan struct{}, 1), staging: make(chan struct{}, 1),
-		quick: o.Resolver.quick(), resolving: make(chan struct{}, 1), tidied: make(chan struct{}),
-		ready: make(chan struct{}), adopted: make(chan struct{}),
-		closed: make(chan struct{}), ending: make(chan struct{}), closeTimeout: closeTimeout,
-		work: map[string]Progress{}, watchers: map[*watcher]struct{}{}, waiters: map[*waiter]struct{}{},
+		raw: raw, opts: o, self: r.Self,
+		decider:      newDecider(o.Resolver),
+		durability:   durability{flushing: make(chan struct{}, 1)},
+		transactions: transactions{turn: make(chan struct{}, 1)},
+		maintenance:  newSignal(),
+		network:      newNetwork(&o, l, sec),
+		peers:        newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
+		gossip:       newGossip(),
+		lifecycle:    newLifecycle(),
 	}
-	r.Config.Resolve = d.resolve
+	r.Config.Resolve = d.decider.resolve
 	if d.opts.Name == "" {
 		d.opts.Name = nameAt(l.Addr())
 	}
@@ -258,83 +194,15 @@ func nameAt(listener net.Addr) string {
 	return net.JoinHostPort(printable.Printable(host), port)
 }
 
-// run starts everything that goes on in the background.
-func (db *DB) run(fresh bool, tidying *replica.Tidying) {
-	ctx, cancel := context.WithCancel(context.Background())
-	db.cancel = cancel
-	db.spawn(func() { db.accept(ctx) })
-	db.spawn(func() { db.rounds(ctx) })
-	db.spawn(func() { db.maintain(ctx) })
-	if tidying.Done {
-		close(db.tidied)
-	} else {
-		db.spawn(func() { db.tidy(ctx, tidying) })
-	}
-	for _, d := range db.opts.Discover {
-		db.spawn(func() { db.discover(ctx, d) })
-	}
-	db.spawn(func() {
-		if err := throughShortage(ctx, func() error { return db.fillFilter(ctx) }); err != nil && ctx.Err() == nil {
-			db.opts.Logger.Error("replicator: the keys that there are could not be read; new ones cost a read until the next opening", "error", err)
-		}
-	})
-	db.spawn(func() {
-		if fresh {
-			if err := throughShortage(ctx, func() error { return db.adoptFirst(ctx) }); err != nil && ctx.Err() == nil {
-				db.opts.Logger.Error("replicator: the data found at the opening could not be logged", "error", err)
-			}
-		}
-		close(db.adopted)
-		timeout := time.NewTimer(db.opts.ReadyTimeout)
-		defer timeout.Stop()
-		db.checkReady()
-		select {
-		case <-ctx.Done():
-		case <-db.ready:
-		case <-timeout.C:
-			db.setReady()
-		}
-	})
-}
-
-// spawn starts a goroutine that Close waits for.
-func (db *DB) spawn(f func()) { db.tasks.Go(f) }
-
-// checkReady lets writes through once the first attempt to replicate is over: a
-// session has ended with each peer that is known so far.
-func (db *DB) checkReady() {
-	select {
-	case <-db.adopted:
-	default:
-		return
-	}
-	if all, n := db.peers.tried(); all && (n > 0 || len(db.opts.Discover) == 0) {
-		db.setReady()
-	}
-}
-
-func (db *DB) setReady() {
-	db.readyOnce.Do(func() {
-		close(db.ready)
-		db.requestMaintenance()
-		db.requestSync()
-	})
-}
-
-// Ready is closed when the first attempt to replicate is over and writes no
-// longer wait: a session has ended, well or not, with each peer known by then, or
-// Options.ReadyTimeout has passed; and what the handle held is logged.
-func (db *DB) Ready() <-chan struct{} { return db.ready }
-
 // Addr is the address that the server listens on for peers.
-func (db *DB) Addr() net.Addr { return db.listener.Addr() }
+func (db *DB) Addr() net.Addr { return db.network.listener.Addr() }
 
 // advertised is where peers should dial, as far as this server can tell.
 func (db *DB) advertised() string {
 	if db.opts.Advertise != "" {
 		return db.opts.Advertise
 	}
-	return db.listener.Addr().String()
+	return db.network.listener.Addr().String()
 }
 
 // AddPeer adds the address of another server, "host:port", to those configured. One
@@ -421,7 +289,7 @@ func (db *DB) syncOne(ctx context.Context, addr string, why session.Goal) (sessi
 		case <-ctx.Done():
 			return session.Result{}, ctx.Err()
 		case <-wait:
-		case <-db.pulls.next(): // the one here, perhaps; one at the peer has to be asked for
+		case <-db.gossip.pulls.next(): // the one here, perhaps; one at the peer has to be asked for
 		case <-again:
 		}
 	}
@@ -431,8 +299,8 @@ func (db *DB) syncOne(ctx context.Context, addr string, why session.Goal) (sessi
 func (db *DB) with(f func(r *replica.Replica)) { db.queue.with(f) }
 
 func (db *DB) commit(stage func(t *replica.Txn) error) error {
-	req := &request{stage: stage, sync: db.wantsSync(), done: make(chan error, 1)}
-	if !db.quick {
+	req := &request{stage: stage, sync: db.opts.Sync || db.durability.askedLately(), done: make(chan error, 1)}
+	if !db.decider.quick {
 		req.decisions = new(replica.Decisions)
 	}
 	err := db.queue.do(req)
@@ -451,7 +319,7 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 
 // committed is called with the replica in hand after each commit.
 func (db *DB) committed(t *replica.Txn) {
-	db.publish(t.Changes)
+	db.watchers.publish(t.Changes)
 	n := 0
 	for i := range t.Changes {
 		n += int(store.Btoi(!t.Changes[i].Same))
@@ -464,194 +332,15 @@ func (db *DB) committed(t *replica.Txn) {
 		}
 		db.requestMaintenance()
 	}
-	db.wake(t.R, false)
-}
-
-// emitEvents calls the events for what a commit did.
-func (db *DB) emitEvents(changes []replica.Change) {
-	ev := db.opts.Events
-	for i := range changes {
-		c := &changes[i]
-		if c.Panicked != nil {
-			db.opts.Logger.Error("replicator: a resolver panicked; the default decided", "panic", c.Panicked)
-			if ev.ResolverPanic != nil {
-				ev.ResolverPanic(slices.Clone(c.Key), c.Panicked)
-			}
-		}
-		if c.Conflict && ev.Conflict != nil {
-			ev.Conflict(slices.Clone(c.Key), copyVersions(publicVersions(replica.Canonical(c.Versions))))
-		}
-		if c.WasConflict && !c.Conflict && ev.Resolved != nil {
-			ev.Resolved(slices.Clone(c.Key))
-		}
-	}
-}
-
-func copyVersions(vs []Version) []Version {
-	for i := range vs {
-		vs[i].Value = slices.Clone(vs[i].Value)
-	}
-	return vs
+	db.waiters.wake(t.R, false)
 }
 
 // storeFailed is called once, when the store failed to write.
 func (db *DB) storeFailed(cause error) {
-	db.mu.Lock()
-	db.cause = cause
-	db.mu.Unlock()
-	db.spawn(func() { db.with(func(r *replica.Replica) { db.barWaits(r, db.queue.broken()) }) })
+	db.health.fail(cause)
+	db.spawn(func() { db.with(func(r *replica.Replica) { db.waiters.bar(r, db.queue.broken()) }) })
 	db.opts.Logger.Error("replicator: the store failed to write; writes are refused until it is opened again", "error", cause)
 	if f := db.opts.Events.Failed; f != nil {
 		db.spawn(func() { f(cause) })
 	}
-}
-
-func (db *DB) isClosing() bool {
-	select {
-	case <-db.ending:
-		return true
-	default:
-		return false
-	}
-}
-
-// closeTimeout is how long Close waits for the store.
-const closeTimeout = 30 * time.Second
-
-// Close ends replication and closes the handle. It waits for sessions under way
-// to be cut and for writes under way to be committed, and brings to disk what is
-// not yet there, so that the next opening need not ask peers for it. A second
-// Close waits for the first and returns leveldb.ErrClosed, as goleveldb does.
-//
-// On a failing disk goleveldb can hang for ever. After 30 s Close says so and
-// returns; end the process then, the lock on the directory is not released.
-func (db *DB) Close() error {
-	if !db.closing.CompareAndSwap(false, true) {
-		<-db.closed
-		return leveldb.ErrClosed
-	}
-	close(db.ending)
-	db.cancel()
-	db.listener.Close()
-	done := make(chan error, 1)
-	go func() {
-		db.discardOpen()
-		db.tasks.Wait()
-		left := db.markClean()
-		store.Quiesce(db.raw)
-		err := errors.Join(left, db.raw.Close())
-		handles.leave(db.raw)
-		done <- err
-	}()
-	timeout := time.NewTimer(db.closeTimeout)
-	defer timeout.Stop()
-	var err error
-	select {
-	case err = <-done:
-	case <-timeout.C:
-		err = fmt.Errorf("replicator: Close gave up after %v: the store does not answer; end the process before the database is opened again", db.closeTimeout)
-		if cause := db.queue.broken(); cause != nil {
-			err = fmt.Errorf("%w (%w)", err, cause)
-		}
-	}
-	close(db.queue.over)
-	db.closeWatchers()
-	close(db.closed)
-	return err
-}
-
-// markClean marks the database as cleanly closed. The mark counts only if all that it
-// vouches for is on disk before it.
-func (db *DB) markClean() (err error) {
-	db.with(func(r *replica.Replica) {
-		if db.queue.broken() != nil {
-			return
-		}
-		db.queue.close(leveldb.ErrClosed) // nothing is committed any more
-		err = ignoreReadOnly(replica.MarkClean(db.raw, r))
-	})
-	return err
-}
-
-func ignoreReadOnly(err error) error {
-	if errors.Is(err, leveldb.ErrReadOnly) || errors.Is(err, leveldb.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// checkHandle refuses a handle that could not be replicated, and reports whether
-// what it holds is still to be logged.
-func checkHandle(db *leveldb.DB, o *Options) (fresh bool, err error) {
-	if _, err = db.Get(store.MetaFormat, nil); err == nil {
-		if err := checkLocal(db, o.LocalRanges); err != nil {
-			return false, err
-		}
-		fresh, err = db.Has(store.MetaAdopt, nil)
-	} else if err == leveldb.ErrNotFound {
-		fresh, err = checkFresh(db)
-	}
-	if err == nil && fresh && o.Follower {
-		err = checkFollower(db, o.LocalRanges)
-	}
-	return fresh, err
-}
-
-// checkFollower refuses a follower over data that was never logged: to log it would
-// be to write it, and every other replica would show it.
-func checkFollower(db *leveldb.DB, local []*util.Range) error {
-	it := db.NewIterator(store.Visible(nil), nil)
-	defer it.Release()
-	for it.Next() {
-		if !store.InRanges(local, it.Key()) {
-			return errors.New("replicator: Options.Follower: the handle holds data that was never logged, and a follower writes nothing: start it with an empty directory, or open this one without Follower until it is ready, which makes the data writes of now")
-		}
-	}
-	return it.Error()
-}
-
-// checkFresh refuses a handle that was never replicated and could not be, and
-// reports that what it holds is to be logged.
-func checkFresh(db *leveldb.DB) (bool, error) {
-	if err := checkOrder(db); err != nil {
-		return false, err
-	}
-	it := db.NewIterator(&util.Range{Start: store.ReservedStart}, nil)
-	defer it.Release()
-	for it.Next() {
-		if bytes.HasPrefix(it.Key(), store.MetaOrder) {
-			continue // of a check that a crash cut short
-		}
-		return false, fmt.Errorf("%w: the database holds the key %.40q, and that range is needed for the log", store.ErrReservedKey, it.Key())
-	}
-	return true, it.Error()
-}
-
-// checkOrder finds out whether the comparer of a database sorts bytewise. The
-// handle does not tell, so it is tried on a few keys of the reserved range.
-func checkOrder(db *leveldb.DB) error {
-	suffixes := []string{"", "\x00", "\x00\x00", "\x01", "\x01\x00", "10", "9", "A", "B", "a", "a\x00", "aa", "b", "\x7f", "\x80", "\xff", "\xff\xff"}
-	put, del := new(leveldb.Batch), new(leveldb.Batch)
-	for _, s := range suffixes {
-		put.Put(append(slices.Clone(store.MetaOrder), s...), nil)
-		del.Delete(append(slices.Clone(store.MetaOrder), s...))
-	}
-	if err := db.Write(put, nil); err != nil {
-		return err
-	}
-	var got []string
-	it := db.NewIterator(&util.Range{Start: store.MetaOrder}, nil)
-	for it.Next() {
-		if s, ok := strings.CutPrefix(string(it.Key()), string(store.MetaOrder)); ok {
-			got = append(got, s)
-		}
-	}
-	it.Release()
-	if err := errors.Join(it.Error(), db.Write(del, nil)); err != nil {
-		return err
-	}
-	if !slices.Equal(got, suffixes) {
-		return errors.New("replicator: the database has a comparer that does not sort bytewise; only the default comparer can be replicated")
-	}
-	return nil
 }

@@ -93,7 +93,7 @@ func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
 	agree(t, dbs...)
 	require.ErrorContains(t, stranger.Sync(t.Context()), "another authority")
 	require.NotContains(t, shown(t, seed), "stranger")
-	require.EqualValues(t, tls.VersionTLS13, seed.security.Config.MinVersion)
+	require.EqualValues(t, tls.VersionTLS13, seed.network.security.Config.MinVersion)
 }
 
 // trio are three servers over TCP that can be restarted with other options.

@@ -138,10 +138,7 @@ func (o outcome) Delete(key []byte) { o[string(key)] = nil }
 
 // storeStarved notes that the store lacks file handles, or no longer does.
 func (db *DB) storeStarved(err error) {
-	db.mu.Lock()
-	was := db.starved != nil
-	db.starved = err
-	db.mu.Unlock()
+	was := db.health.starve(err)
 	switch {
 	case err != nil && !was:
 		db.opts.Logger.Error("replicator: the store has no file handle left and cannot write; it is tried again with each write", "error", err)
@@ -153,10 +150,7 @@ func (db *DB) storeStarved(err error) {
 
 // tryStarved writes a little, to find out whether a shortage is over.
 func (db *DB) tryStarved() error {
-	db.mu.Lock()
-	starving := db.starved != nil
-	db.mu.Unlock()
-	if !starving {
+	if _, starved := db.health.errors(); starved == nil {
 		return nil
 	}
 	return db.commit(func(t *replica.Txn) error {

@@ -1,10 +1,8 @@
 package replicator
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -109,12 +107,7 @@ type PurgeBlocker struct {
 // database that wrote is one. The caller owns what it gets.
 func (db *DB) Status() Status {
 	now := db.opts.Now()
-	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.listener.Addr().String()}
-	select {
-	case <-db.ready:
-		s.Ready = true
-	default:
-	}
+	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.network.listener.Addr().String(), Ready: isClosed(db.ready)}
 	s.ReadOnly = db.queue.broken() == leveldb.ErrReadOnly
 	var known causal.Knowledge
 	var members map[causal.Origin]replica.Member
@@ -128,8 +121,15 @@ func (db *DB) Status() Status {
 		}
 		succeeded = maps.Clone(r.Succeeded)
 	})
-	db.figuresStatus(&s)
-	s.Refusals = append([]Refusal{}, db.refusals.status()...)
+	db.activity.fill(&s, time.Now(), db.opts.MinInterval, db.opts.MaxInterval)
+	failed, starved := db.health.errors()
+	if failed != nil {
+		s.Failed = failed.Error()
+	}
+	if starved != nil {
+		s.Starved = starved.Error()
+	}
+	s.Refusals = append([]Refusal{}, db.network.refusals.status()...)
 	s.Peers = []PeerStatus{}
 	at := time.Now()
 	s.Alone = db.peers.isAlone(at)
@@ -145,29 +145,6 @@ func (db *DB) Status() Status {
 		s.Peers = append(s.Peers, ps)
 	})
 	return s
-}
-
-// figuresStatus fills in what is kept beside the replica.
-func (db *DB) figuresStatus(s *Status) {
-	now := time.Now()
-	s.Work = []Progress{}
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	s.Velocity = db.velocity.Now(now)
-	s.Recent = db.recent.List(now)
-	s.Interval = db.velocity.Pause(now, db.opts.MinInterval, db.opts.MaxInterval)
-	s.Sessions, s.Pulled, s.Served = db.total.sessions, db.total.pulled, db.total.served
-	s.BytesIn, s.BytesOut, s.Mismatches = db.total.in, db.total.out, db.total.mismatches
-	if db.cause != nil {
-		s.Failed = db.cause.Error()
-	}
-	if db.starved != nil {
-		s.Starved = db.starved.Error()
-	}
-	for _, w := range db.work {
-		s.Work = append(s.Work, w)
-	}
-	slices.SortFunc(s.Work, func(a, b Progress) int { return cmp.Compare(a.Work+" "+a.Peer, b.Work+" "+b.Peer) })
 }
 
 // own fills in what the replica knows.

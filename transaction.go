@@ -50,19 +50,17 @@ func (db *DB) OpenTransaction() (*Transaction, error) {
 		return nil, err
 	}
 	select {
-	case db.staging <- struct{}{}:
+	case db.transactions.turn <- struct{}{}:
 	case <-db.ending:
 		return nil, leveldb.ErrClosed
 	}
 	base, err := db.raw.GetSnapshot()
 	if err != nil {
-		<-db.staging
+		<-db.transactions.turn
 		return nil, err
 	}
 	tr := &Transaction{db: db, base: base, layers: overlay.Layers{overlay.NewLayer()}}
-	db.mu.Lock()
-	db.trans = tr
-	db.mu.Unlock()
+	db.transactions.set(tr)
 	if db.isClosing() { // and Close may not have seen it
 		tr.Discard()
 		return nil, leveldb.ErrClosed
@@ -70,11 +68,25 @@ func (db *DB) OpenTransaction() (*Transaction, error) {
 	return tr, nil
 }
 
-// discardOpen discards the transaction that is open at Close, if any.
-func (db *DB) discardOpen() {
-	db.mu.Lock()
-	tr := db.trans
-	db.mu.Unlock()
+// transactions lets one transaction be open at a time.
+type transactions struct {
+	turn chan struct{} // capacity 1: holds a place while one is open
+
+	mu   sync.Mutex
+	open *Transaction // nil if none is
+}
+
+func (ts *transactions) set(tr *Transaction) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.open = tr
+}
+
+// discard discards the transaction that is open, if any.
+func (ts *transactions) discard() {
+	ts.mu.Lock()
+	tr := ts.open
+	ts.mu.Unlock()
 	if tr != nil {
 		tr.Discard()
 	}
@@ -212,8 +224,6 @@ func (tr *Transaction) over() bool { return tr.closed || tr.db.isClosing() }
 func (tr *Transaction) close() {
 	tr.closed, tr.layers = true, nil
 	tr.base.Release()
-	tr.db.mu.Lock()
-	tr.db.trans = nil
-	tr.db.mu.Unlock()
-	<-tr.db.staging
+	tr.db.transactions.set(nil)
+	<-tr.db.transactions.turn
 }

@@ -356,7 +356,7 @@ func (v *verification) checkShown(key []byte, vs []store.Version, raw []byte, ab
 	if !v.tidied {
 		return
 	}
-	resolve := v.db.resolve
+	resolve := v.db.decider.resolve
 	first, _ := replica.Resolve(resolve, key, vs)
 	second, _ := replica.Resolve(resolve, key, vs)
 	if !first.SameContent(&second) {

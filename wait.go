@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -128,20 +129,12 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 		if barred = w.barred(r, db.queue.broken()); barred != nil {
 			return
 		}
-		db.mu.Lock()
-		db.calls++
-		w.number = db.calls
-		db.waiters[w] = struct{}{}
-		db.mu.Unlock()
+		db.waiters.add(w)
 	})
 	if met || barred != nil {
 		return barred
 	}
-	defer func() {
-		db.mu.Lock()
-		delete(db.waiters, w)
-		db.mu.Unlock()
-	}()
+	defer db.waiters.remove(w)
 	db.requestSync()
 	select {
 	case <-w.done:
@@ -167,29 +160,61 @@ func (w *waiter) barred(r *replica.Replica, broken error) error {
 	return nil
 }
 
-// barWaits ends the waits that nothing can end now that the store takes no more writes.
-// The replica is in hand.
-func (db *DB) barWaits(r *replica.Replica, broken error) {
-	db.endWaits(func(w *waiter) error { return w.barred(r, broken) })
+// waiters are the calls that wait. They guard themselves; where a replica is a parameter, the
+// queue's slot is held.
+type waiters struct {
+	mu    sync.Mutex
+	all   map[*waiter]struct{}
+	calls uint64 // so far
 }
 
-// endWaits ends the waits for which f returns why. The replica is in hand.
-func (db *DB) endWaits(f func(w *waiter) error) {
-	db.mu.Lock()
-	waiters := slices.Collect(maps.Keys(db.waiters))
-	db.mu.Unlock()
-	for _, w := range waiters {
+// add numbers a call, and has it wait.
+func (ws *waiters) add(w *waiter) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.all == nil {
+		ws.all = map[*waiter]struct{}{}
+	}
+	ws.calls++
+	w.number = ws.calls
+	ws.all[w] = struct{}{}
+}
+
+func (ws *waiters) remove(w *waiter) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.all, w)
+}
+
+// latest returns the number of the latest call that had to wait.
+func (ws *waiters) latest() uint64 {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.calls
+}
+
+// bar ends the waits that nothing can end now that the store takes no more writes.
+func (ws *waiters) bar(r *replica.Replica, broken error) {
+	ws.end(func(w *waiter) error { return w.barred(r, broken) })
+}
+
+// end ends the waits for which f returns why.
+func (ws *waiters) end(f func(w *waiter) error) {
+	ws.mu.Lock()
+	all := slices.Collect(maps.Keys(ws.all))
+	ws.mu.Unlock()
+	for _, w := range all {
 		err := f(w) // which may read the store
 		if err == nil {
 			continue
 		}
-		db.mu.Lock()
-		if _, ok := db.waiters[w]; ok {
-			delete(db.waiters, w)
+		ws.mu.Lock()
+		if _, ok := ws.all[w]; ok {
+			delete(ws.all, w)
 			w.err = err
 			close(w.done)
 		}
-		db.mu.Unlock()
+		ws.mu.Unlock()
 	}
 }
 
@@ -241,28 +266,25 @@ func (w *waiter) heldBy(m *replica.Member) bool {
 	return true
 }
 
-// wake ends the waits that are over. The replica is in hand; reports tells whether
-// a peer has reported since, else this server has learnt something.
-func (db *DB) wake(r *replica.Replica, reports bool) {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	for w := range db.waiters {
-		if (w.token != reports || w.target == nil) && w.met(r) {
-			delete(db.waiters, w)
+// wake ends the waits that are met: after a peer has reported what it knows, or else after this
+// replica has learnt something.
+func (ws *waiters) wake(r *replica.Replica, reported bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all {
+		if (w.token != reported || w.target == nil) && w.met(r) {
+			delete(ws.all, w)
 			close(w.done)
 		}
 	}
 }
 
-// reported is called when a peer has told what it knows.
-func (db *DB) reported() { db.with(func(r *replica.Replica) { db.wake(r, true) }) }
-
-// wants tells whether somebody waits for a report of a peer. The replica is in hand.
-func (db *DB) wants(r *replica.Replica, peer causal.Origin) bool {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+// wants reports whether a call waits for a report of a peer.
+func (ws *waiters) wants(r *replica.Replica, peer causal.Origin) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
 	m := r.Members[peer]
-	for w := range db.waiters {
+	for w := range ws.all {
 		if !w.token && (m == nil || !w.aim(r) || !w.heldBy(m)) {
 			return true
 		}
@@ -270,16 +292,9 @@ func (db *DB) wants(r *replica.Replica, peer causal.Origin) bool {
 	return false
 }
 
-// latestCall is the number of the latest call that had to wait.
-func (db *DB) latestCall() uint64 {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	return db.calls
-}
-
 // requestSync has sessions held for those who wait.
 func (db *DB) requestSync() {
-	notify(db.syncRequests)
+	db.gossip.requests.Set()
 }
 
 // serveRequests starts sessions for those who wait, with as many peers at once as they
@@ -288,7 +303,7 @@ func (db *DB) requestSync() {
 func (db *DB) serveRequests(ctx context.Context) {
 	if all, call := db.heardAll(); all {
 		db.with(func(r *replica.Replica) {
-			db.endWaits(func(w *waiter) error {
+			db.waiters.end(func(w *waiter) error {
 				if !w.token || w.number > call {
 					return nil
 				}
@@ -296,27 +311,16 @@ func (db *DB) serveRequests(ctx context.Context) {
 			})
 		})
 	}
-	n, newest := 0, uint64(0)
-	held := map[causal.Origin]bool{}   // by these, and nobody waits for more
-	source := map[causal.Origin]bool{} // these wrote what is missing here
-	db.with(func(r *replica.Replica) {
-		db.mu.Lock()
-		defer db.mu.Unlock()
-		n, newest = db.needs(r, source)
-		if n > 0 && len(source) == 0 {
-			for o, m := range r.Members {
-				held[o] = db.satisfies(m)
-			}
-		}
-	})
-	if n == 0 {
+	var need need
+	db.with(func(r *replica.Replica) { need = db.waiters.need(r, db.opts.Fanout) })
+	if need.peers == 0 {
 		return
 	}
-	now := time.Now()
+	n, now := need.peers, time.Now()
 	db.peers.each(func(p *peer) { n -= int(store.Btoi(p.busy && p.live())) })
-	due := func(p *peer) bool { return p.asked < newest && !held[p.origin] }
+	due := func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] }
 	for _, first := range []bool{true, false} {
-		skip := func(p *peer) bool { return !due(p) || first && !source[p.origin] }
+		skip := func(p *peer) bool { return !due(p) || first && !need.source[p.origin] }
 		live, others := db.peers.pick(max(n, 0), probesPerRound, now, skip)
 		n -= len(live)
 		for _, p := range append(live, others...) {
@@ -328,12 +332,10 @@ func (db *DB) serveRequests(ctx context.Context) {
 // heardAll reports whether the first attempt to replicate is over and every peer that
 // can be reached was heard since some call, and which is the latest such.
 func (db *DB) heardAll() (all bool, call uint64) {
-	select {
-	case <-db.ready:
-	default:
+	if !isClosed(db.ready) {
 		return false, 0
 	}
-	call, all = db.latestCall(), true
+	call, all = db.waiters.latest(), true
 	db.peers.each(func(p *peer) {
 		switch {
 		case !p.tried:
@@ -361,85 +363,43 @@ func (w *waiter) lost(r *replica.Replica) error {
 	return nil
 }
 
-// needs tells how many peers to ask at once. The replica and db.mu are in hand.
-func (db *DB) needs(r *replica.Replica, source map[causal.Origin]bool) (n int, newest uint64) {
-	for w := range db.waiters {
-		newest = max(newest, w.number)
-		if !w.token {
-			n = max(n, w.peers-w.holders(r), db.opts.Fanout)
-			continue
-		}
-		n = max(n, db.opts.Fanout)
-		for _, d := range w.target {
-			source[d.Origin] = true
-		}
-	}
-	return n, newest
+// need is whom to hold sessions with for those who wait.
+type need struct {
+	peers  int                    // at once
+	newest uint64                 // the latest call that waits
+	held   map[causal.Origin]bool // these have all that anybody waits for
+	source map[causal.Origin]bool // these wrote what is missing here
 }
 
-// satisfies tells whether a peer has all that anybody waits for. db.mu is in hand.
-func (db *DB) satisfies(m *replica.Member) bool {
-	for w := range db.waiters {
+func (ws *waiters) need(r *replica.Replica, fanout int) need {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	n := need{held: map[causal.Origin]bool{}, source: map[causal.Origin]bool{}}
+	for w := range ws.all {
+		n.newest = max(n.newest, w.number)
+		if !w.token {
+			n.peers = max(n.peers, w.peers-w.holders(r), fanout)
+			continue
+		}
+		n.peers = max(n.peers, fanout)
+		for _, d := range w.target {
+			n.source[d.Origin] = true
+		}
+	}
+	if n.peers > 0 && len(n.source) == 0 {
+		for o, m := range r.Members {
+			n.held[o] = ws.satisfiedLocked(m)
+		}
+	}
+	return n
+}
+
+// satisfiedLocked reports whether a peer has all that anybody waits for.
+func (ws *waiters) satisfiedLocked(m *replica.Member) bool {
+	for w := range ws.all {
 		if w.token || w.target == nil || !w.heldBy(m) {
 			return false
 		}
 	}
 	return true
-}
-
-// syncAfterAsked is for how long after a peer asked for it what is pulled is written
-// with Sync: more will be asked for, and then nothing need be flushed.
-const syncAfterAsked = 10 * time.Second
-
-// makeDurable brings to disk what is claimed, and waits for it. All who ask while it is
-// under way are served by the next one.
-func (db *DB) makeDurable() error {
-	defer func() { db.durableAsked.Store(time.Now().UnixNano()) }() // it may have taken longer than hardTime
-	db.durableAsked.Store(time.Now().UnixNano())
-	return db.flushAll()
-}
-
-// flushAll brings to disk what is claimed. At most one flush is under way.
-func (db *DB) flushAll() error {
-	var need uint64
-	db.with(func(r *replica.Replica) { need = r.Commits })
-	select {
-	case db.flushing <- struct{}{}:
-		defer func() { <-db.flushing }()
-	case <-db.ending:
-		return leveldb.ErrClosed
-	}
-	var m replica.FlushMark
-	safe := false
-	db.with(func(r *replica.Replica) {
-		safe = !r.Unsynced || r.Safe >= need
-		m = replica.FlushMark{Vector: r.Known.Vector(causal.Covered), Commits: r.Commits, Resume: r.ResumePoint()}
-	})
-	if safe {
-		return nil
-	}
-	if err := db.queue.broken(); err != nil {
-		return err
-	}
-	if err := db.commit((*replica.Txn).SecureAll); err != replica.ErrMuchInDoubt && !errors.Is(err, store.ErrCorrupted) {
-		return err
-	}
-	if err := store.Flush(db.raw); err != nil {
-		if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly && !starved(err) {
-			db.queue.fail(err)
-		}
-		return err
-	}
-	db.with(func(r *replica.Replica) { r.OnDisk(m) })
-	// A claim that a crash could take back would be no report.
-	return db.commit(func(t *replica.Txn) error {
-		t.StageCheckpoints()
-		t.Sync = true
-		return nil
-	})
-}
-
-// wantsSync tells whether what is pulled should be written with Sync.
-func (db *DB) wantsSync() bool {
-	return db.opts.Sync || time.Now().UnixNano()-db.durableAsked.Load() < int64(syncAfterAsked)
 }

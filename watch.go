@@ -73,19 +73,14 @@ const changeOverhead = 256
 // once. Until then the changes are kept, so end ctx if the loop never begins. The
 // caller owns the slices. Keys in Options.LocalRanges are not watched.
 func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq2[Change, error] {
-	w := &watcher{prefix: slices.Clone(prefix), ended: make(chan struct{}), news: make(chan struct{}, 1)}
-	db.mu.Lock()
-	if db.isClosing() {
-		w.end()
-	} else {
-		db.watchers[w] = struct{}{}
-	}
-	db.mu.Unlock()
+	w := &watcher{prefix: slices.Clone(prefix), ended: make(chan struct{}), news: newSignal()}
 	forget := func() {
-		db.mu.Lock()
-		delete(db.watchers, w)
-		db.mu.Unlock()
+		db.watchers.remove(w)
 		w.end()
+	}
+	db.watchers.add(w)
+	if db.isClosing() { // and Close may not see it
+		forget()
 	}
 	stop := context.AfterFunc(ctx, forget)
 	return func(yield func(Change, error) bool) {
@@ -104,7 +99,7 @@ func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq2[Change, error]
 			}
 			select {
 			case <-w.ended:
-			case <-w.news:
+			case <-w.news.C():
 			}
 		}
 	}
@@ -113,7 +108,7 @@ func (db *DB) Watch(ctx context.Context, prefix []byte) iter.Seq2[Change, error]
 // watcher keeps changes for one reader.
 type watcher struct {
 	prefix []byte
-	news   chan struct{} // capacity 1: something was added
+	news   signal // something was added
 	ended  chan struct{}
 	once   sync.Once
 
@@ -126,14 +121,7 @@ type watcher struct {
 
 func (w *watcher) end() { w.once.Do(func() { close(w.ended) }) }
 
-func (w *watcher) over() bool {
-	select {
-	case <-w.ended:
-		return true
-	default:
-		return false
-	}
-}
+func (w *watcher) over() bool { return isClosed(w.ended) }
 
 // take returns the next change, if one waits, or ErrMissed once if some were left out. From
 // then on changes are kept again.
@@ -182,7 +170,7 @@ func (w *watcher) add(changes []replica.Change) {
 		w.waiting = append(w.waiting, p)
 		w.size += p.size()
 	}
-	notify(w.news)
+	w.news.Set()
 }
 
 // publicChange returns a change as Watch yields it. It shares no memory.
@@ -192,17 +180,38 @@ func publicChange(c *replica.Change) Change {
 	return Change{Key: slices.Clone(c.Key), Value: v.Value, Deleted: v.Deleted, Local: c.Local, Conflict: c.Conflict, Version: publicVersion(&v)}
 }
 
+// watchers are those of a database. They guard themselves.
+type watchers struct {
+	mu  sync.Mutex
+	all map[*watcher]struct{}
+}
+
+func (ws *watchers) add(w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.all == nil {
+		ws.all = map[*watcher]struct{}{}
+	}
+	ws.all[w] = struct{}{}
+}
+
+func (ws *watchers) remove(w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.all, w)
+}
+
 // publish hands the changes of a commit to every watcher.
-func (db *DB) publish(changes []replica.Change) {
+func (ws *watchers) publish(changes []replica.Change) {
 	if len(changes) == 0 {
 		return
 	}
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	if len(db.watchers) > 0 && slices.ContainsFunc(changes, func(c replica.Change) bool { return !c.Local }) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if len(ws.all) > 0 && slices.ContainsFunc(changes, func(c replica.Change) bool { return !c.Local }) {
 		changes = inTime(changes)
 	}
-	for w := range db.watchers {
+	for w := range ws.all {
 		w.add(changes)
 	}
 }
@@ -236,12 +245,12 @@ func inTime(changes []replica.Change) []replica.Change {
 	return changes
 }
 
-// closeWatchers ends every Watch.
-func (db *DB) closeWatchers() {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	for w := range db.watchers {
+// close ends every Watch.
+func (ws *watchers) close() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all {
 		w.end()
 	}
-	clear(db.watchers)
+	clear(ws.all)
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -76,9 +75,9 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.work.follow(t.session, t.pace)
 	if kind == session.FrameVectors {
-		t.db.reported()
+		t.db.with(func(r *replica.Replica) { t.db.waiters.wake(r, true) })
 	}
-	t.keep(t.session.Retained())
+	t.memory.keep(t.session.Retained())
 	return err
 }
 
@@ -94,56 +93,11 @@ func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, 
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := t.reserve(ctx, session.FrameHead+n); err != nil {
+	if err := t.memory.reserve(ctx, session.FrameHead+n); err != nil {
 		return 0, nil, err
 	}
 	kind, payload, _, err := session.ReadFrame(t.r, nil, limit)
 	return kind, payload, err
-}
-
-// reserve takes n bytes of MaxInFlight. One session at a time may pass half of it,
-// and is then counted no further: a value may be larger than the bound, and two
-// that each held a half and waited for more would wait for each other.
-//
-// What is small does not wait for what is large: a session that holds little has room
-// of its own, which the others never fill.
-func (t *conversation) reserve(ctx context.Context, n int) error {
-	if !t.large && t.held+n <= t.db.small.Share(2*session.PageSize) && t.db.small.Try(n) {
-		t.held, t.small = t.held+n, t.small+n
-		return nil
-	}
-	wait, cancel := context.WithTimeout(ctx, session.InFlightTimeout)
-	defer cancel()
-	if !t.large && t.held > 0 && int64(t.held-t.small+n) > t.db.inflight.Max/2 {
-		select {
-		case t.db.large <- struct{}{}:
-			t.large = true
-		case <-wait.Done():
-			return fmt.Errorf("another session has held a large value for %v, try again later", session.InFlightTimeout)
-		}
-	}
-	if t.large {
-		return nil
-	}
-	if err := t.db.inflight.Acquire(wait, n); err != nil {
-		return fmt.Errorf("no room for %d bytes more among MaxInFlight in %v: %w", n, session.InFlightTimeout, err)
-	}
-	t.held += n
-	return nil
-}
-
-// keep gives back all but n bytes.
-func (t *conversation) keep(n int) {
-	if t.large && n <= t.held {
-		<-t.db.large
-		t.large = false
-	}
-	if free := t.held - n; free > 0 {
-		large := min(free, t.held-t.small)
-		t.db.inflight.Release(large)
-		t.db.small.Release(free - large)
-		t.held, t.small = n, t.small-(free-large)
-	}
 }
 
 // flush sends what the session has to say.
@@ -240,7 +194,7 @@ func (t *conversation) unpack(ctx context.Context, packed []byte) (session.Frame
 	if n > session.FrameCap {
 		return 0, nil, replica.ProtocolErrorf("a packed frame of %d bytes, at most %d are allowed", n, session.FrameCap)
 	}
-	if err := t.reserve(ctx, n); err != nil {
+	if err := t.memory.reserve(ctx, n); err != nil {
 		return 0, nil, err
 	}
 	payload, err := s2.Decode(nil, packed[1:])

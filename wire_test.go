@@ -16,7 +16,6 @@ import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/fuzzing"
 	"github.com/level-replicator/replicator/internal/session"
-	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/require"
 )
 
@@ -99,8 +98,8 @@ func TestHostilePackedFramesAreRefused(t *testing.T) {
 
 func TestGoldenPackedFrameIsUnderstood(t *testing.T) {
 	db := serve(t, Options{})
-	c := conversation{db: db}
-	defer c.keep(0)
+	c := conversation{db: db, memory: reservation{of: &db.network.memory}}
+	defer c.memory.keep(0)
 	text, err := os.ReadFile("internal/sim/testdata/format/packed.txt")
 	require.NoError(t, err)
 	golden, err := hex.DecodeString(strings.Fields(string(text))[2])
@@ -122,10 +121,10 @@ func FuzzPacked(f *testing.F) {
 	in.Add(packed(session.FramePage, bytes.Repeat([]byte("page "), 100)))
 	in.Add(packed(session.FrameVectors, nil))
 	in.Add([]byte{byte(session.FramePage), 0xff, 0xff, 0xff, 0xff, 0x0f})
-	db := &DB{opts: Options{Limits: Limits{MaxInFlight: 64 << 20}}, inflight: transport.NewBudget(56 << 20), small: transport.NewBudget(8 << 20), large: make(chan struct{}, 1)}
+	memory := newFrameMemory(64 << 20)
 	fuzzing.Run1(in, func(t testing.TB, payload []byte) {
-		c := conversation{db: db, packs: true}
-		defer c.keep(0)
+		c := conversation{memory: reservation{of: &memory}, packs: true}
+		defer c.memory.keep(0)
 		kind, got, err := c.unpack(t.Context(), payload)
 		if err != nil {
 			return
@@ -145,11 +144,10 @@ func FuzzPacked(f *testing.F) {
 
 func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const room = 64 << 20
-		db := &DB{opts: Options{Limits: Limits{MaxInFlight: room}}, inflight: transport.NewBudget(room - transport.SmallRoom(room)), small: transport.NewBudget(transport.SmallRoom(room)), large: make(chan struct{}, 1)}
-		var slow [3]conversation
+		memory := newFrameMemory(64 << 20)
+		var slow [3]reservation
 		for i := range slow { // slow peers in the midst of large values
-			slow[i].db = db
+			slow[i].of = &memory
 			go func() {
 				for range 1000 { // one of them goes beyond the bound
 					if slow[i].reserve(t.Context(), 256<<10) != nil {
@@ -160,7 +158,7 @@ func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 		}
 		synctest.Wait()
 		began := time.Now()
-		fast := conversation{db: db}
+		fast := reservation{of: &memory}
 		for range 100 {
 			require.NoError(t, fast.reserve(t.Context(), 300<<10))
 			fast.keep(0)
@@ -171,11 +169,11 @@ func TestSmallFramesDoNotWaitForLargeValues(t *testing.T) {
 
 func TestManySessionsShareTheWindow(t *testing.T) {
 	db := serve(t, Options{})
-	require.Equal(t, session.WindowSize, db.window())
-	db.talking.Add(128)
-	require.LessOrEqual(t, 128*db.window(), 4*session.WindowSize)
-	require.GreaterOrEqual(t, db.window(), session.PageSize)
-	db.talking.Add(-128)
+	require.Equal(t, session.WindowSize, db.network.window())
+	db.network.talking.Add(128)
+	require.LessOrEqual(t, 128*db.network.window(), 4*session.WindowSize)
+	require.GreaterOrEqual(t, db.network.window(), session.PageSize)
+	db.network.talking.Add(-128)
 }
 
 func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
@@ -214,7 +212,7 @@ func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
 func TestWhoWaitsForAPullIsToldWhenItEnds(t *testing.T) {
 	db := serve(t, Options{})
 	require.Equal(t, session.NotSkipped, db.enterPull(causal.Origin{1}, 0))
-	ended := db.pulls.next()
+	ended := db.gossip.pulls.next()
 	select {
 	case <-ended:
 		t.Fatal("it has not ended")
