@@ -27,140 +27,64 @@ func newGossip() gossip {
 
 // rounds holds sessions with a few peers at a time: often while much is written
 // here or arrives, rarely when nothing changes. A change after silence starts a
-// round at once.
+// round at once. When, and with which peers, [schedule.Rounds] decides.
 func (db *DB) rounds(ctx context.Context) {
+	rounds := &schedule.Rounds{Config: schedule.Config{Least: db.opts.MinInterval, Most: db.opts.MaxInterval, Fanout: db.opts.Fanout}}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	next := time.Time{} // not before
-	due := time.Time{}  // the next round though nothing changes
-	kicked := false     // since the last round
-	passing := false    // news of others wait until relay fires
-	relay := time.NewTimer(time.Hour)
-	relay.Stop()
-	defer relay.Stop()
-	for first := true; ; first = false {
+	for held := false; ; held = false {
+		// While a round waits for its time nothing can bring it forward, so the signals stay where
+		// they are, and not every write has to wake this goroutine.
+		local, remote, found := db.gossip.localChange.C(), db.gossip.remoteChange.C(), db.peers.found.C()
+		if rounds.Waits(time.Now()) {
+			local, remote, found, held = nil, nil, nil, true
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-db.gossip.requests.C():
-			db.serveRequests(ctx)
-			continue
-		case <-db.gossip.remoteChange.C():
-			if db.smallCluster() {
-				if !passing {
-					relay.Reset(db.opts.MinInterval / relayShare)
+			db.serveRequests(ctx, rounds)
+		case <-remote:
+			rounds.RemoteChange(time.Now(), rounds.Few(db.peers.met()))
+		case <-local:
+			rounds.LocalChange()
+		case <-found:
+			rounds.PeerFound()
+		case <-timer.C:
+		}
+		if now := time.Now(); !rounds.Next().After(now) {
+			if held {
+				if db.gossip.localChange.Take() {
+					rounds.LocalChange()
 				}
-				passing = true
-				continue
+				db.peers.found.Take()
 			}
-			kicked = true
-		case <-relay.C:
-			kicked = true
-		case <-timer.C:
-		case <-db.peers.found.C():
-		case <-db.gossip.localChange.C():
-			kicked = true
-		}
-		now := time.Now()
-		if wait := next.Sub(now); wait > 0 {
-			if !db.waitInterval(ctx, timer, wait) {
-				return
+			if db.gossip.remoteChange.Take() {
+				rounds.RemoteChange(now, false) // the round that passes it on is this one
 			}
-			now = time.Now()
-			kicked = db.gossip.localChange.Take() || kicked
-			db.peers.found.Take()
+			db.round(ctx, rounds, now)
 		}
-		kicked = db.gossip.remoteChange.Take() || passing || kicked
-		passing = false
-		relay.Stop()
-		// Only sessions that a change was the reason for keep the next change waiting long.
-		least := time.Duration(0)
-		switch told, probed := db.round(ctx, now, kicked, !now.Before(due), first); {
-		case kicked && told > 0:
-			least = db.opts.MinInterval
-		case kicked || told+probed > 0:
-			least = db.opts.MinInterval / 10
-		}
-		next = now.Add(least)
-		if kicked || !now.Before(due) {
-			due = now.Add(schedule.Jitter(db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)))
-		}
-		kicked = false
-		timer.Reset(db.untilNext(now, due))
+		timer.Reset(time.Until(rounds.Next()))
 	}
 }
 
-// relayShare is by how much less than MinInterval a server waits before it passes on what
-// a peer told it, if there are few: then the one that wrote tells all of them, and they
-// are spared sessions in which they would hear the same again.
-const relayShare = 4
-
-// waitInterval waits before the next round; it is false if ctx ends. The signals of those who
-// write stay where they are meanwhile, so that not every write has to wake it.
-func (db *DB) waitInterval(ctx context.Context, timer *time.Timer, wait time.Duration) bool {
-	for timer.Reset(wait); ; {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-db.gossip.requests.C():
-			db.serveRequests(ctx)
-		case <-timer.C:
-			return true
-		}
+// round starts the sessions of one round.
+func (db *DB) round(ctx context.Context, rounds *schedule.Rounds, now time.Time) {
+	round := rounds.Begin(now, rounds.Few(db.peers.met()))
+	probes := schedule.ProbesPerRound
+	if round.First {
+		probes = schedule.MaxDialing
 	}
-}
-
-// steadyPause is how long a peer that is as far as this server is left alone, if it dials
-// us as we dial it, and there are so few servers that each is told by who wrote.
-const steadyPause = time.Second
-
-// round starts sessions with peers chosen at random: after a change, and when one is due,
-// with Fanout of those that answer; and at any time beside them with some of those that are
-// new, or failed and have rested. After a change those are left out that are known to
-// have it already, and else those that would tell us if they had news. It returns how
-// many there are of each.
-func (db *DB) round(ctx context.Context, now time.Time, kicked, due, first bool) (told, probed int) {
-	n, probes := 0, probesPerRound
-	if kicked || due {
-		n = db.opts.Fanout
-	}
-	if first {
-		probes = maxDialing
-	}
-	var claims causal.Sum
-	db.with(func(r *replica.Replica) { claims = r.Known.VectorSum })
-	few := db.smallCluster()
-	pause := min(steadyPause, db.opts.MaxInterval)
-	skip := func(p *peer) bool {
-		switch {
-		case !p.live():
-			return false
-		case kicked:
-			return p.answering > 0 || p.claims == claims
-		}
-		return few && p.claims == claims && now.Sub(p.reached) < pause && now.Sub(p.came) < 2*pause
-	}
-	live, others := db.peers.pick(n, probes, now, skip)
-	for _, p := range append(live, others...) {
+	var vector causal.Sum
+	db.with(func(r *replica.Replica) { vector = r.Known.VectorSum })
+	live, probed := db.peers.pick(rounds, round.Live, probes, now, vector, func(_ *peer, c *schedule.Candidate) bool { return round.Skips(c, now) })
+	for _, p := range append(live, probed...) {
 		db.spawn(func() { db.call(ctx, p, session.Goal{}) })
 	}
-	return len(live), len(others)
-}
-
-// probesPerRound bounds the addresses not known to answer that a round begins to dial.
-const probesPerRound = 16
-
-// smallCluster tells that a round after a change reaches all servers there are.
-func (db *DB) smallCluster() bool { return db.peers.met() <= db.opts.Fanout }
-
-// untilNext is the pause before the next round, or the time until an address that is
-// not known to answer may be tried, if that is sooner.
-func (db *DB) untilNext(now, due time.Time) time.Duration {
-	d := due.Sub(now)
-	if next, ok := db.peers.nextProbe(); ok {
-		d = min(d, max(next.Sub(now), db.opts.MinInterval))
+	rounds.End(now, round, len(live), len(probed), db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval))
+	if at, ok := db.peers.nextProbe(now); ok {
+		rounds.Probe(now, at)
 	}
-	return max(d, 0)
 }
 
 // noteLocalChanges counts changes and starts a round.

@@ -1,10 +1,8 @@
 package replicator
 
 import (
-	"cmp"
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 )
@@ -63,14 +62,15 @@ func (s source) String() string {
 
 // peers are all addresses, by all sources.
 type peers struct {
-	mu     sync.Mutex
-	list   []*peer                 // sorted by address
-	guests map[causal.Origin]*peer // they dial us, and where they could be dialed cannot be told
-	found  signal                  // an address is new, or may be tried again
-	least  time.Duration           // first pause after a failure
-	most   time.Duration
-	lately time.Duration // who came within it counts as there
-	alone  bool          // it was said that all configured addresses are this replica's own
+	mu         sync.Mutex
+	list       []*peer                 // sorted by address
+	guests     map[causal.Origin]*peer // they dial us, and where they could be dialed cannot be told
+	candidates []schedule.Candidate    // of list, in the last round; kept for its memory
+	found      signal                  // an address is new, or may be tried again
+	least      time.Duration           // first pause after a failure
+	most       time.Duration
+	lately     time.Duration // who came within it counts as there
+	alone      bool          // it was said that all configured addresses are this replica's own
 }
 
 // live reports whether a peer answers when it is dialed, as far as is known.
@@ -80,10 +80,6 @@ func (p *peer) live() bool { return p.state == "ok" && p.failed == 0 }
 func (p *peer) answeredLately(now time.Time) bool {
 	return !p.last.IsZero() && now.Sub(p.last) < tellFor
 }
-
-// maxDialing bounds the dials under way to addresses that are not known to answer: each
-// may take until it times out, and holds a file handle for as long.
-const maxDialing = 64
 
 // forgetAfter is how long an address that was not configured is kept without
 // being heard of or answering.
@@ -169,35 +165,38 @@ func (ps *peers) addresses() []string {
 	return append(known, configured...)[:session.MaxAddresses]
 }
 
-// pick chooses up to n of the peers that answer, at random, and beside them up to probes
-// others, and marks them busy. So addresses where nobody answers, however many they are,
-// take the place of none that does. Those that rest after a failure, or that skip accepts,
-// are left out; skip may be nil.
-func (ps *peers) pick(n, probes int, now time.Time, skip func(*peer) bool) (live, others []*peer) {
+// candidate returns what a round needs to know of a peer; vector is the sum of our version vector.
+func (p *peer) candidate(now time.Time, vector causal.Sum) schedule.Candidate {
+	return schedule.Candidate{
+		Answers: p.live(), Busy: p.busy, Rests: p.next, Lately: p.answeredLately(now), Tried: p.tried,
+		Current: p.claims == vector, Calling: p.answering > 0, Reached: p.reached, Came: p.came,
+	}
+}
+
+// candidatesLocked returns those of the list, valid until the next call.
+func (ps *peers) candidatesLocked(now time.Time, vector causal.Sum) []schedule.Candidate {
+	ps.candidates = ps.candidates[:0]
+	for _, p := range ps.list {
+		ps.candidates = append(ps.candidates, p.candidate(now, vector))
+	}
+	return ps.candidates
+}
+
+// pick chooses peers to dial and marks them busy, see [schedule.Rounds.Pick].
+func (ps *peers) pick(rounds *schedule.Rounds, n, probes int, now time.Time, vector causal.Sum, skip func(*peer, *schedule.Candidate) bool) (live, probed []*peer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.forgetLocked(now)
-	dialing := 0
-	for _, p := range ps.list {
-		switch {
-		case p.busy:
-			dialing += int(store.Btoi(!p.live()))
-		case now.Before(p.next) || skip != nil && skip(p):
-		case p.live():
-			live = append(live, p)
-		default:
-			others = append(others, p)
+	cs := ps.candidatesLocked(now, vector)
+	picked, others := rounds.Pick(cs, n, probes, now, func(i int) bool { return skip(ps.list[i], &cs[i]) })
+	take := func(indices []int) (list []*peer) {
+		for _, i := range indices {
+			ps.list[i].busy = true
+			list = append(list, ps.list[i])
 		}
+		return list
 	}
-	rand.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
-	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	slices.SortStableFunc(others, func(a, b *peer) int { return cmp.Compare(a.hope(now), b.hope(now)) })
-	live = live[:min(n, len(live))]
-	others = others[:max(0, min(probes, len(others), maxDialing-dialing))]
-	for _, p := range append(slices.Clip(live), others...) {
-		p.busy = true
-	}
-	return live, others
+	return take(picked), take(others)
 }
 
 // awaken has an address that rests tried at once.
@@ -257,34 +256,11 @@ func (ps *peers) configured() (addrs []string) {
 	return addrs
 }
 
-// hope orders those that are not known to answer: who did a while ago, who was never
-// tried, and the rest.
-func (p *peer) hope(now time.Time) int {
-	switch {
-	case p.answeredLately(now):
-		return 0
-	case !p.tried:
-		return 1
-	}
-	return 2
-}
-
-// nextProbe is when an address that is not known to answer is due; it reports false if
-// there is none, or if as many are being dialed as may be.
-func (ps *peers) nextProbe() (next time.Time, ok bool) {
+// nextProbe returns when an address that is not known to answer is due, see [schedule.NextProbe].
+func (ps *peers) nextProbe(now time.Time) (next time.Time, ok bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	dialing := 0
-	for _, p := range ps.list {
-		switch {
-		case p.live():
-		case p.busy:
-			dialing++
-		case !ok || p.next.Before(next):
-			next, ok = p.next, true
-		}
-	}
-	return next, ok && dialing < maxDialing
+	return schedule.NextProbe(ps.candidatesLocked(now, causal.Sum{}))
 }
 
 // forgetLocked drops who was not configured, and was neither heard of nor there for long.

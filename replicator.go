@@ -17,6 +17,7 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/printable"
 	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/transport"
@@ -246,7 +247,7 @@ func (db *DB) Sync(ctx context.Context) error {
 	addrs := db.peers.all()
 	errs := make([]error, len(addrs))
 	var wg sync.WaitGroup
-	places := make(chan struct{}, maxDialing)
+	places := make(chan struct{}, schedule.MaxDialing)
 	for i, addr := range addrs {
 		places <- struct{}{}
 		wg.Go(func() {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -300,7 +301,7 @@ func (db *DB) requestSync() {
 // serveRequests starts sessions for those who wait, with as many peers at once as they
 // need: first with those that have what is missing here, if that is known. A peer
 // is asked once for each call; after that the usual rounds go on.
-func (db *DB) serveRequests(ctx context.Context) {
+func (db *DB) serveRequests(ctx context.Context, rounds *schedule.Rounds) {
 	if all, call := db.heardAll(); all {
 		db.with(func(r *replica.Replica) {
 			db.waiters.end(func(w *waiter) error {
@@ -320,8 +321,8 @@ func (db *DB) serveRequests(ctx context.Context) {
 	db.peers.each(func(p *peer) { n -= int(store.Btoi(p.busy && p.live())) })
 	due := func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] }
 	for _, first := range []bool{true, false} {
-		skip := func(p *peer) bool { return !due(p) || first && !need.source[p.origin] }
-		live, others := db.peers.pick(max(n, 0), probesPerRound, now, skip)
+		skip := func(p *peer, _ *schedule.Candidate) bool { return !due(p) || first && !need.source[p.origin] }
+		live, others := db.peers.pick(rounds, max(n, 0), schedule.ProbesPerRound, now, causal.Sum{}, skip)
 		n -= len(live)
 		for _, p := range append(live, others...) {
 			db.spawn(func() { db.call(ctx, p, session.Goal{}) })

@@ -44,8 +44,11 @@ func (v *Velocity) Pause(now time.Time, least, most time.Duration) time.Duration
 }
 
 // Jitter spreads a pause by ±20 %, so that servers do not beat in time.
-func Jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+func Jitter(d time.Duration) time.Duration { return jitter(d, rand.Float64()) }
+
+// jitter spreads by a number drawn from 0 to 1.
+func jitter(d time.Duration, drawn float64) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*drawn))
 }
 
 // recentSeconds is how far back changes are counted by the second.

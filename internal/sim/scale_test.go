@@ -41,18 +41,18 @@ func (s *scaleStore) NewIterator(g *util.Range, ro *opt.ReadOptions) iterator.It
 
 func (s *scaleStore) Snapshot() (store.Snapshot, error) { return &simReader{image: s.image}, nil }
 
-// scaleNode is a server in virtual time: the real replica and sessions, and the
-// rules of rounds.go for when to hold them.
+// scaleNode is a replica in virtual time: the real state machine, sessions and rounds.
 type scaleNode struct {
 	w        *scaleWorld
 	id       int
 	store    scaleStore
 	r        *replica.Replica
 	velocity schedule.Velocity
-	claims   map[int]causal.Sum // of peers, at the end of the last session with them
+	gossip   schedule.Rounds
+	peers    []schedule.Candidate // by id
+	vectors  []causal.Sum         // of peers, at the end of the last session with them
+	news     []time.Time          // when sessions end that brought something
 	next     time.Time
-	last     time.Time
-	kicked   bool
 	rounds   int
 	bytes    int64
 	pos      int // in the heap
@@ -88,7 +88,11 @@ const (
 func newScaleWorld(t testing.TB, n int, seed uint64) *scaleWorld {
 	w := &scaleWorld{rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1_800_000_000, 0)}
 	for i := range n {
-		x := &scaleNode{w: w, id: i, claims: map[int]causal.Sum{}, pos: i}
+		x := &scaleNode{w: w, id: i, peers: make([]schedule.Candidate, n), vectors: make([]causal.Sum, n), pos: i}
+		x.gossip.Config = schedule.Config{Least: scaleLeast, Most: scaleMost, Fanout: scaleFanout, Rand: w.rand}
+		for j := range x.peers {
+			x.peers[j] = schedule.Candidate{Answers: true, Busy: i == j, Tried: true}
+		}
 		x.r = replica.New(replica.Config{
 			Store: &x.store, Now: func() time.Time { return w.now }, Resolve: replica.HighestClock, MaxKey: 64, MaxValue: 1 << 10,
 			MaxSkew: time.Hour, TombstoneTTL: time.Hour, PeerTTL: time.Hour,
@@ -124,50 +128,60 @@ func (x *scaleNode) Commit(stage func(t *replica.Txn) error) error {
 	x.r.Apply(t, t.Sync)
 	if len(t.Changes) > 0 {
 		x.velocity.Add(x.w.now, len(t.Changes))
-		x.kick(x.w.now.Add(scaleSession))
+		x.news = append(x.news, x.w.now.Add(scaleSession))
+		x.plan()
 	}
 	return nil
 }
 
-// kick has a round start, MinInterval after the last that was kicked at the earliest.
-func (x *scaleNode) kick(at time.Time) {
-	if due := x.last.Add(scaleLeast); at.Before(due) {
-		at = due
+// plan puts the node where it belongs in the heap.
+func (x *scaleNode) plan() {
+	x.next = x.gossip.Next()
+	if len(x.news) > 0 && x.news[0].Before(x.next) {
+		x.next = x.news[0]
 	}
-	if at.Before(x.next) {
-		x.next, x.kicked = at, true
-		heap.Fix(x.w, x.pos)
+	if x.next.Before(x.w.now) {
+		x.next = x.w.now
 	}
+	heap.Fix(x.w, x.pos)
 }
 
 func (x *scaleNode) put(t testing.TB, key, value string) {
 	require.NoError(t, x.Commit(func(t *replica.Txn) error {
 		return t.Put([]store.Write{{Key: []byte(key), Value: []byte(value), Deleted: false}})
 	}))
-	x.kick(x.w.now)
+	x.news = x.news[:len(x.news)-1] // it is its own
+	x.gossip.LocalChange()
+	x.plan()
 }
 
-// step holds the next round.
+// step has the next thing happen: news arrives, or a round is held.
 func (w *scaleWorld) step(t testing.TB) {
 	x := w.order[0]
 	w.now = x.next
+	few := x.gossip.Few(len(w.nodes) - 1)
+	for len(x.news) > 0 && !x.news[0].After(w.now) {
+		x.news = x.news[1:]
+		x.gossip.RemoteChange(w.now, few)
+	}
+	if !x.gossip.Next().After(w.now) {
+		x.round(t, few)
+	}
+	x.plan()
+}
+
+func (x *scaleNode) round(t testing.TB, few bool) {
 	x.rounds++
-	kicked := x.kicked
-	if x.last = w.now; !kicked {
-		x.last = x.last.Add(-scaleLeast * 9 / 10)
+	now := x.w.now
+	round := x.gossip.Begin(now, few)
+	for i := range x.peers {
+		x.peers[i].Current = x.vectors[i] == x.r.Known.VectorSum
 	}
-	x.kicked = false
-	for tries, held := 0, 0; held < scaleFanout && tries < 20; tries++ {
-		y := w.nodes[w.rand.IntN(len(w.nodes))]
-		if y == x || kicked && x.claims[y.id] == x.r.Known.VectorSum {
-			continue
-		}
-		held++
-		x.meet(t, y)
+	picked, _ := x.gossip.Pick(x.peers, round.Live, 0, now, func(i int) bool { return round.Skips(&x.peers[i], now) })
+	for _, i := range picked {
+		x.meet(t, x.w.nodes[i])
 	}
-	pause := x.velocity.Pause(w.now, scaleLeast, scaleMost)
-	x.next = w.now.Add(time.Duration(float64(pause) * (0.8 + 0.4*w.rand.Float64())))
-	heap.Fix(w, x.pos)
+	x.gossip.End(now, round, len(picked), 0, x.velocity.Pause(now, scaleLeast, scaleMost))
 }
 
 // meet holds a session to its end.
@@ -188,7 +202,8 @@ func (x *scaleNode) meet(t testing.TB, y *scaleNode) (bytes int64, idle bool) {
 			}
 		}
 	}
-	x.claims[y.id], y.claims[x.id] = y.r.Known.VectorSum, x.r.Known.VectorSum
+	x.vectors[y.id], y.vectors[x.id] = y.r.Known.VectorSum, x.r.Known.VectorSum
+	x.peers[y.id].Reached, y.peers[x.id].Came = x.w.now, x.w.now
 	return bytes, a.Result().Idle
 }
 
