@@ -14,7 +14,7 @@ import (
 	"golang.org/x/term"
 )
 
-// target says which replica a command works on.
+// target is the replica that a command works on.
 type target struct {
 	addr, dir string
 	directory
@@ -28,8 +28,7 @@ func (t *target) flags(c *cobra.Command) {
 	_ = c.MarkFlagDirname("dir")
 }
 
-// open opens the replica: a directory by the given function, which may need to see more
-// of it or less.
+// open opens the replica, a directory by the given function.
 func (t *target) open(directory func(dir string, d *directory) (*local, error)) (replica, error) {
 	if t.dir == "" {
 		return newRemote(t.addr)
@@ -70,9 +69,9 @@ func newGet(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Print the value of a key",
-		Long: `Print the value of a key. To a terminal it is shown on a line, escaped if it is not
-printable; to a file or pipe it goes byte for byte, unless --encoding says otherwise.
-The exit code is 1 if there is no such key.`,
+		Long: `Print the value of a key: on a terminal as a line, escaped if it is not printable; to a
+file or pipe byte for byte, unless --encoding says otherwise. The exit code is 1 if there
+is no such key.`,
 		Args: args(1, 1, "one key"),
 	}
 	t.flags(c)
@@ -99,7 +98,7 @@ The exit code is 1 if there is no such key.`,
 	return c
 }
 
-// printValue prints a value exactly, or as text on a line of its own.
+// printValue prints a value as it is, or as text on a line of its own.
 func (a *app) printValue(value []byte, text bool) (err error) {
 	if text && a.encoding != raw || a.outTerm {
 		_, err = fmt.Fprintln(a.out, a.encoding.show(value))
@@ -116,18 +115,18 @@ func newPut(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Write a key",
-		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte
-for byte; a standard input with nothing in it is taken for a value only with --file -.
-A KEY or VALUE that begins with - stands behind --. In a stopped directory (--dir) the write is logged, so that peers get it
-when the replica is back.`,
+		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte for
+byte; empty standard input is a value only with --file -. A KEY or VALUE that begins with -
+goes behind --. In a stopped directory (--dir) the write is logged, so peers get it when
+the replica is back.`,
 		Example: `  levelrepl put greeting hello
   levelrepl put '"\x00\xff"' --file picture.png --replicas 1
   levelrepl put -- temperature -5`,
 		Args: args(1, 2, "a key and a value"),
 	}
 	t.flags(c)
-	c.Flags().StringVarP(&file, "file", "f", "", "`file` to take the value from; - is standard input")
-	c.Flags().IntVar(&replicas, "replicas", 0, "wait until so many `peers` have it on disk")
+	c.Flags().StringVarP(&file, "file", "f", "", "`file` with the value; - is standard input")
+	c.Flags().IntVar(&replicas, "replicas", 0, "wait until that many `peers` have it on disk")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		key, err := a.encoding.parse(args[0])
 		if err != nil {
@@ -142,7 +141,7 @@ when the replica is back.`,
 	return c
 }
 
-// value takes a value from the command line, a file or standard input.
+// value returns a value from the command line, a file or standard input.
 func (a *app) value(ctx context.Context, given []string, file string) ([]byte, error) {
 	in := func() ([]byte, error) { return io.ReadAll(a.in) }
 	switch {
@@ -156,8 +155,8 @@ func (a *app) value(ctx context.Context, given []string, file string) ([]byte, e
 		if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 			fmt.Fprintln(a.err, "the value, up to the end of the input:")
 		}
-		// A job without a standard input, or with a closed one, would else write "" over
-		// what is there.
+		// A job whose standard input is missing or closed would otherwise overwrite the
+		// value with "".
 		value, err := unlessInterrupted(ctx, in)
 		if err == nil && len(value) == 0 {
 			err = &usageError{errors.New("no value: none is given, and standard input is empty"), `for an empty value give "" or --file -`}
@@ -167,8 +166,8 @@ func (a *app) value(ctx context.Context, given []string, file string) ([]byte, e
 	return unlessInterrupted(ctx, func() ([]byte, error) { return os.ReadFile(file) })
 }
 
-// unlessInterrupted waits for a reading, which may be of a terminal or a pipe that nothing
-// comes from, until ctx ends.
+// unlessInterrupted calls f, which may read from a terminal or an idle pipe, and returns
+// earlier if ctx ends.
 func unlessInterrupted(ctx context.Context, f func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		b   []byte
@@ -204,11 +203,11 @@ func newDel(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "del KEY",
 		Short: "Delete a key",
-		Long:  `Delete a key. It is no error if there is none.`,
+		Long:  `Delete a key. It is no error if there is no such key.`,
 		Args:  args(1, 1, "one key"),
 	}
 	t.flags(c)
-	c.Flags().IntVar(&replicas, "replicas", 0, "wait until so many `peers` have it on disk")
+	c.Flags().IntVar(&replicas, "replicas", 0, "wait until that many `peers` have it on disk")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		key, err := a.encoding.parse(args[0])
 		if err != nil {
@@ -227,16 +226,16 @@ func newScan(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "scan [PREFIX]",
 		Short: "List keys and values",
-		Long: `List keys in order, those that begin with PREFIX if it is given: key, tab, value on
-a line. With --json each line is an object. The listing is not of one moment: what is
-written meanwhile may be in it or not.`,
+		Long: `List keys in order, those that begin with PREFIX if it is given: key, tab, value on a
+line. With --json each line is an object. The listing is not a snapshot: it may or may not
+have what is written meanwhile.`,
 		Args: args(0, 1, "at most one prefix"),
 	}
 	t.flags(c)
 	a.jsonFlag(c)
 	c.Flags().StringVar(&from, "from", "", "begin at this `key`")
 	c.Flags().StringVar(&to, "to", "", "end before this `key`")
-	c.Flags().IntVarP(&limit, "limit", "n", 0, "print so many at most; 0: all")
+	c.Flags().IntVarP(&limit, "limit", "n", 0, "print at most that many; 0: all")
 	c.Flags().BoolVarP(&keys, "keys", "k", false, "print keys only")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		s, err := a.span(args, from, to, c.Flags().Changed("to"))
@@ -250,7 +249,7 @@ written meanwhile may be in it or not.`,
 	return c
 }
 
-// span makes a span of a prefix and bounds, the narrower of the two at either end.
+// span returns the span of the keys that have the prefix and lie within the bounds.
 func (a *app) span(prefix []string, from, to string, bounded bool) (s span, err error) {
 	s.limit = pageEntries
 	if len(prefix) > 0 {

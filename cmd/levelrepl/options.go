@@ -20,14 +20,31 @@ type serving struct {
 	*app
 	o replicator.Options // what flags set directly
 
-	http, resolver, compression, secret, tlsCert, tlsKey, tlsCA, logLevel string
-	oldSecrets, dns, interfaces, local                                    []string
-	multicast, httpInsecure, sync, logJSON                                bool
-	httpConns, httpInFlight                                               int
+	// Data.
+	resolver string
+	local    []string
+	sync     bool
 
-	given func(flag string) bool // it is on the command line
-	again func()                 // reads files of secrets or certificates again; nil if there are none
+	// Peers: where they are, and what they must prove.
+	multicast              bool
+	interfaces, dns        []string
+	compression            string
+	secret                 string
+	oldSecrets             []string
+	tlsCert, tlsKey, tlsCA string
 
+	// HTTP.
+	http                    string
+	httpInsecure            bool
+	httpConns, httpInFlight int
+
+	// Log.
+	logLevel string
+	logJSON  bool
+
+	// What follows from the flags.
+	given   func(flag string) bool // it is on the command line
+	again   func()                 // reads files of secrets or certificates again; nil if there are none
 	handler slog.Handler
 }
 
@@ -52,7 +69,7 @@ func (s *serving) flags(c *cobra.Command) {
 	f.BoolVar(&s.o.Follower, "follower", false, "pull what others write and refuse writes here")
 	f.BoolVar(&s.sync, "sync", false, "bring every write, own or pulled, to disk before it is acknowledged")
 	f.StringVar(&s.http, "http", defaultAddr, "`address` to answer HTTP on; off for none")
-	f.BoolVar(&s.httpInsecure, "http-insecure", false, "answer HTTP beyond loopback, where anybody can read and write")
+	f.BoolVar(&s.httpInsecure, "http-insecure", false, "answer HTTP beyond loopback, where anybody can then read and write")
 	s.tuning(f)
 	f.StringVar(&s.compression, "compress", "nothing", "compress what is sent: nothing, remote (to other machines) or all")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")

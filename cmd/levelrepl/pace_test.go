@@ -46,7 +46,7 @@ type httpBubble struct {
 	clients []*client
 }
 
-// inBubble runs a test against a replica with so many places and bytes of memory.
+// inBubble runs a test against a replica with that many places and bytes of memory.
 func inBubble(t *testing.T, places int, bytes int64, f func(b *httpBubble)) {
 	synctest.Test(t, func(t *testing.T) {
 		raw, err := leveldb.Open(storage.NewMemStorage(), nil)

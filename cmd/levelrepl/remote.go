@@ -133,7 +133,7 @@ func (n *remote) call(given context.Context) *call {
 	return c
 }
 
-// errSilent is why a call is given up.
+// errSilent is the cause of a call that was given up.
 var errSilent = errors.New("it is silent")
 
 func (c *call) silent() {
@@ -153,7 +153,7 @@ func (c *call) silent() {
 	c.heard()
 }
 
-// heard notes that the replica is there.
+// heard notes a sign of life from the replica.
 func (c *call) heard() {
 	if c.ctx.Err() == nil {
 		c.timer.Reset(c.n.patience)
@@ -177,23 +177,23 @@ func (c *call) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close lets go of the connection.
+// Close ends the call.
 func (c *call) Close() error {
 	c.end()
 	return c.body.Close()
 }
 
-// explain says what became of a call that failed.
+// explain returns what became of a call that failed.
 func (c *call) explain(err error) error {
 	switch {
 	case context.Cause(c.ctx) == errSilent:
-		return &hintedError{fmt.Errorf("%s does not answer any more: it was silent for %v, and when asked whether it is there for %v", c.n.shown, c.n.patience, c.n.probe), "its process or its disk may be stopped; what it was asked to do may be done or not"}
+		return &hintedError{fmt.Errorf("%s does not answer any more: it was silent for %v, and then did not answer a probe for %v", c.n.shown, c.n.patience, c.n.probe), "its process or its disk may be stopped; the request may or may not have been carried out"}
 	case errors.Is(c.given.Err(), context.DeadlineExceeded):
 		return &hintedError{fmt.Errorf("%s does not answer in time", c.n.shown), "its process or its disk may be stopped"}
 	case c.given.Err() != nil:
 		return c.given.Err()
 	case c.body != nil:
-		return &hintedError{fmt.Errorf("%s broke off its answer: %w", c.n.shown, err), "it may have been stopped; what it was asked to do may be done or not"}
+		return &hintedError{fmt.Errorf("%s broke off its answer: %w", c.n.shown, err), "it may have been stopped; the request may or may not have been carried out"}
 	}
 	var cause *url.Error
 	if errors.As(err, &cause) {
@@ -202,7 +202,7 @@ func (c *call) explain(err error) error {
 	return &hintedError{fmt.Errorf("cannot reach %s: %w", c.n.shown, err), "is it running? levelrepl serve DIR says where it answers; --dir opens the directory of a stopped replica"}
 }
 
-// refused makes an error of an answer that is one.
+// refused returns the error that an answer stands for.
 func (n *remote) refused(resp *http.Response) error {
 	if to, err := resp.Location(); err == nil {
 		to.User = nil
@@ -214,9 +214,9 @@ func (n *remote) refused(resp *http.Response) error {
 		hint := "is that the HTTP address of levelrepl serve?"
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
-			hint = "what stands before the replica wants to know who you are: " + addrEnv + " takes http://NAME:PASSWORD@host:port"
+			hint = "a proxy in front of the replica wants a login: " + addrEnv + " takes http://NAME:PASSWORD@host:port"
 		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			hint = "what stands before the replica does not reach it: is it running?"
+			hint = "a proxy in front of the replica cannot reach it: is it running?"
 		}
 		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), hint}
 	}
@@ -231,7 +231,7 @@ func (n *remote) refused(resp *http.Response) error {
 	return fmt.Errorf("%s: %s", n.shown, safe(e.Error))
 }
 
-// json asks and decodes the answer.
+// json makes a GET request and decodes the answer.
 func (n *remote) json(ctx context.Context, path string, query url.Values, into any) error {
 	return n.jsonBy(ctx, http.MethodGet, path, query, into)
 }
