@@ -54,7 +54,7 @@ func (a *activity) ended(ev *SessionEvent, restored int) {
 func (a *activity) progress(p Progress) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	id := p.Work + " " + p.Peer
+	id := string(p.Work) + " " + p.Peer
 	if p.Done {
 		delete(a.work, id)
 		return
@@ -78,5 +78,5 @@ func (a *activity) fill(s *Status, now time.Time, least, most time.Duration) {
 	for _, w := range a.work {
 		s.Work = append(s.Work, w)
 	}
-	slices.SortFunc(s.Work, func(a, b Progress) int { return cmp.Compare(a.Work+" "+a.Peer, b.Work+" "+b.Peer) })
+	slices.SortFunc(s.Work, func(a, b Progress) int { return cmp.Or(cmp.Compare(a.Work, b.Work), cmp.Compare(a.Peer, b.Peer)) })
 }

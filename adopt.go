@@ -46,7 +46,7 @@ const adoptStep = 1000 // keys in one transaction
 // through the log-index, and logs as deleted what has a value there and none at the
 // raw key. Of a key in conflict what it was made to show is compared.
 func (db *DB) adopt(ctx context.Context) error {
-	progress := Progress{Work: "adopt"}
+	progress := Progress{Work: WorkAdopt}
 	values := func(from []byte) (keys [][]byte, next []byte, err error) {
 		keys, next, err = db.unlogged(from, &progress)
 		progress.Done = err == nil && next == nil

@@ -146,7 +146,7 @@ func TestReadOnlyServerServesAndTakesNothing(t *testing.T) {
 		require.Less(t, sessions.Load()-before, int64(400), "it spins")
 		s := r.Status()
 		require.True(t, s.ReadOnly)
-		require.Equal(t, "ok", s.Peers[0].State)
+		require.Equal(t, replicator.PeerOK, s.Peers[0].State)
 		require.Contains(t, s.Peers[0].Error, "read-only")
 		require.NoError(t, r.Close())
 	})

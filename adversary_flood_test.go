@@ -195,7 +195,7 @@ func TestServerThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
 	s := db.Status()
 	require.True(t, s.Alone)
 	require.Len(t, s.Peers, 1)
-	require.Equal(t, "self", s.Peers[0].State)
+	require.Equal(t, PeerSelf, s.Peers[0].State)
 	require.Less(t, time.Until(s.Peers[0].Next), 15*time.Second, "seconds, not an hour")
 	require.Empty(t, s.Refusals, "it does not complain of itself")
 	require.Len(t, s.VersionVector, 1)

@@ -389,7 +389,7 @@ func TestConnectionsThatAreLeftOpenKeepNoNewServerOut(t *testing.T) {
 	}
 	late := serve(t, Options{Peers: []string{db.Addr().String()}, MinInterval: 10 * time.Millisecond, MaxInterval: 500 * time.Millisecond})
 	start := time.Now()
-	require.Eventually(t, func() bool { return late.Status().Peers[0].State == "ok" }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return late.Status().Peers[0].State == PeerOK }, 10*time.Second, 10*time.Millisecond)
 	require.Less(t, time.Since(start), session.HandshakeTimeout, "not only when theirs ran out")
 	for _, c := range open {
 		c.Close()

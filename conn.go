@@ -191,7 +191,7 @@ func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (session.Resu
 		next := db.attempt(ctx, p, why, true)
 		if next.at == "" { // no other address answers
 			if isSelf(a.err) && next.tried {
-				a.err = &PeerError{p.addr, "dial", errNoOther}
+				a.err = &PeerError{p.addr, OpDial, errNoOther}
 			}
 			break
 		}
@@ -226,16 +226,16 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 	defer cancel()
 	raw, err := db.dial(dialing, p, other, &a)
 	if err != nil {
-		a.err = &PeerError{p.addr, "dial", err}
+		a.err = &PeerError{p.addr, OpDial, err}
 		return a
 	}
 	a.at = raw.RemoteAddr().String()
 	a.pace = transport.NewProgressConn(raw, db.network.rates)
 	conn, err := db.network.security.ClientTo(dialing, a.pace, p.addr)
 	if err != nil {
-		a.err = &PeerError{p.addr, "handshake", err}
+		a.err = &PeerError{p.addr, OpHandshake, err}
 	} else if err := db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
-		a.err = &PeerError{p.addr, s.Op(), err}
+		a.err = &PeerError{p.addr, PeerOp(s.Op()), err}
 	}
 	return a
 }
@@ -245,9 +245,9 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 func tookNothing(r *session.Result, addr string, broken error) error {
 	switch {
 	case r.Skipped == session.SkippedReadOnly && broken != nil:
-		return &PeerError{addr, "pull", broken}
+		return &PeerError{addr, OpPull, broken}
 	case r.TheirSkip == session.SkippedReadOnly:
-		return &PeerError{addr, "serve", errTakesNothing}
+		return &PeerError{addr, OpServe, errTakesNothing}
 	}
 	return nil
 }
@@ -320,7 +320,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 	err = db.converse(ctx, conn, pace, s, tk, called)
 	addr := called()
 	if err != nil {
-		err = &PeerError{addr, s.Op(), tk.Explain(err)}
+		err = &PeerError{addr, PeerOp(s.Op()), tk.Explain(err)}
 	}
 	res := s.Result()
 	switch stranger := res.Peer == (causal.Origin{}); {

@@ -33,16 +33,29 @@ var ErrMissed = errors.New("replicator: changes were left out, as the reader was
 // cause need not be.
 type PeerError struct {
 	Peer string // address
-	Op   string // "dial", "accept", "hello", "pull", "serve", "apply" …
+	Op   PeerOp
 	Err  error
 }
 
 func (e *PeerError) Error() string {
-	return "replicator: " + e.Op + " " + e.Peer + ": " + strings.TrimPrefix(session.PrintableError(e.Err), "replicator: ")
+	return "replicator: " + string(e.Op) + " " + e.Peer + ": " + strings.TrimPrefix(session.PrintableError(e.Err), "replicator: ")
 }
 
 // Unwrap gives the cause.
 func (e *PeerError) Unwrap() error { return e.Err }
+
+// PeerOp is a part of a session.
+type PeerOp string
+
+// The parts of a session, in order.
+const (
+	OpDial      PeerOp = "dial"      // connecting
+	OpHandshake PeerOp = "handshake" // of TLS
+	OpHello     PeerOp = "hello"     // introducing one another
+	OpPull      PeerOp = "pull"      // taking what the peer has
+	OpServe     PeerOp = "serve"     // sending what the peer lacks
+	OpSession   PeerOp = "session"   // between these
+)
 
 // ErrReservedKey refuses a user key in the range that starts with ff ff, where the log and its
 // index live.

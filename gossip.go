@@ -125,8 +125,8 @@ func isSelf(err error) bool {
 func (p *peer) selfLocked(now time.Time, lately time.Duration) {
 	p.err, p.failed, p.next = nil, 0, now.Add(p.backoff.NextBackOff())
 	p.who.shared = p.who.shared || p.who.proven
-	if !p.who.shared || p.state != "ok" || now.Sub(p.last) >= lately {
-		p.state = "self"
+	if !p.who.shared || p.state != PeerOK || now.Sub(p.last) >= lately {
+		p.state = PeerSelf
 	}
 }
 

@@ -146,8 +146,8 @@ func TestChangedAddressBookIsToldOnceAndThenSessionsAreIdle(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.start("late", "seed:9000") // nobody writes anything
 		time.Sleep(time.Minute)
-		require.Equal(t, "learnt", peerOf(t, a, "late:9000").Source)
-		require.Equal(t, "ok", peerOf(t, a, "late:9000").State)
+		require.Equal(t, replicator.SourceLearnt, peerOf(t, a, "late:9000").Source)
+		require.Equal(t, replicator.PeerOK, peerOf(t, a, "late:9000").State)
 		j.forget()
 		time.Sleep(2 * time.Minute)
 		for _, e := range j.sessions() {
@@ -175,7 +175,7 @@ func TestConfiguredPeerIsTriedForEverWithGrowingPauses(t *testing.T) {
 		require.Greater(t, len(pauses), 50, "jitter")
 		require.Equal(t, 1, strings.Count(j.log(), "peer is failing"), "one line for one change of state")
 		p := peerOf(t, a, "b:9000")
-		require.Equal(t, "failing", p.State)
+		require.Equal(t, replicator.PeerFailing, p.State)
 		require.Contains(t, p.Error, "dial b:9000: ")
 		require.Equal(t, len(dials), p.Failures)
 
@@ -214,7 +214,7 @@ func TestPeerThatCannotBeDialedIsOkAsLongAsItDials(t *testing.T) {
 		}
 		requireAgreement(t, a, b)
 		p := peerOf(t, a, "b:9000")
-		require.Equal(t, "ok", p.State)
+		require.Equal(t, replicator.PeerOK, p.State)
 		require.Contains(t, p.Error, "dial", "but Status says that it could not be dialed")
 		require.NotContains(t, j.log(), "peer is", "no change of state")
 		j.mu.Lock()

@@ -141,7 +141,7 @@ func (ps *peers) whereLocked(o causal.Origin, addr string, over bool, now time.T
 		return found
 	}
 	i, ok := ps.search(addr)
-	if !ok || ps.list[i].state == "self" || ps.list[i].who.shared {
+	if !ok || ps.list[i].state == PeerSelf || ps.list[i].who.shared {
 		return nil
 	}
 	p := ps.list[i]

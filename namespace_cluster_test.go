@@ -101,8 +101,8 @@ func obey(t *testing.T, db *DB, f []string) {
 	case "peers":
 		var list []string
 		for _, p := range db.Status().Peers {
-			if p.State != "self" {
-				list = append(list, p.Name+"="+p.State)
+			if p.State != PeerSelf {
+				list = append(list, p.Name+"="+string(p.State))
 			}
 		}
 		slices.Sort(list)

@@ -229,7 +229,7 @@ type SessionEvent struct {
 // Progress tells how far a long work has come. Pulls and repairs are told of when
 // they take longer than a second.
 type Progress struct {
-	Work      string        `json:"work"`      // "adopt", "pull", "verify", "repair"
+	Work      Work          `json:"work"`
 	Peer      string        `json:"peer"`      // for pull and repair
 	Keys      int64         `json:"keys"`      // done so far; of a pull and a repair, versions
 	Bytes     int64         `json:"bytes"`     // done so far; of a pull and a repair, on the network
@@ -237,6 +237,17 @@ type Progress struct {
 	Remaining time.Duration `json:"remaining"` // estimate, 0 if unknown
 	Done      bool          `json:"done"`      // it has ended, well or not
 }
+
+// Work is a kind of long work.
+type Work string
+
+// The kinds of long work.
+const (
+	WorkAdopt  Work = "adopt"  // logging what was there before, or was written past the wrapper
+	WorkPull   Work = "pull"   // pulling from a peer
+	WorkRepair Work = "repair" // reconciling with a peer
+	WorkVerify Work = "verify" // reading everything, for [DB.Verify] or [DB.Repair]
+)
 
 // longest bounds pauses, so that several of them and a jitter still are a duration:
 // "never" may be written as the longest duration that there is.

@@ -52,7 +52,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 			p.covered = s.Began
 		}
 		if p.asked = max(p.asked, s.Asked); s.Skipped == session.SkippedReadOnly && broken != nil {
-			p.err = &PeerError{p.addr, "pull", broken}
+			p.err = &PeerError{p.addr, OpPull, broken}
 		}
 	} else if s.Dialed || started.After(p.last) { // else another has ended well since it was cut off
 		if s.Pulled > 0 { // the next is not to wait long, and goes on from here
@@ -65,7 +65,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Withheld && !s.HeldBack
 	state, name, behind := p.state, p.name, whole && p.claims != claims
 	db.peers.mu.Unlock()
-	if state != was && state != "self" && was != "self" {
+	if state != was && state != PeerSelf && was != PeerSelf {
 		db.logState(p, name, state, err)
 	}
 	if err == nil && behind {
@@ -90,14 +90,14 @@ func (p *peer) endedWellLocked(dialed bool, now time.Time) {
 			p.err = nil
 		}
 	}
-	if p.state != "self" || dialed {
-		p.state = "ok"
+	if p.state != PeerSelf || dialed {
+		p.state = PeerOK
 	}
 }
 
 func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.Duration) {
 	p.err = err
-	state := "failing"
+	state := PeerFailing
 	var refused *session.RefusedError
 	var rejected *session.RejectedError
 	var step *PeerError
@@ -106,11 +106,11 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 		p.selfLocked(now, lately)
 		return
 	case errors.As(err, &refused):
-		state = "refused"
+		state = PeerRefused
 	case errors.As(err, &rejected):
-		state = "refused"
-	case errors.As(err, &step) && step.Op == "dial" && !p.came.IsZero() && now.Sub(p.came) < lately:
-		state = "ok" // it dials us, and that is enough
+		state = PeerRefused
+	case errors.As(err, &step) && step.Op == OpDial && !p.came.IsZero() && now.Sub(p.came) < lately:
+		state = PeerOK // it dials us, and that is enough
 	}
 	if dialed {
 		p.failed++
@@ -119,11 +119,11 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 	p.state = state
 }
 
-func (db *DB) logState(p *peer, name, state string, err error) {
+func (db *DB) logState(p *peer, name string, state PeerState, err error) {
 	if err != nil {
-		db.opts.Logger.Warn("replicator: peer is "+state, "peer", p.addr, "error", err)
+		db.opts.Logger.Warn("replicator: peer is "+string(state), "peer", p.addr, "error", err)
 	} else {
-		db.opts.Logger.Info("replicator: peer is "+state, "peer", p.addr, "name", name)
+		db.opts.Logger.Info("replicator: peer is "+string(state), "peer", p.addr, "name", name)
 	}
 }
 

@@ -24,7 +24,7 @@ type peer struct {
 	name      string
 	who       identity
 	avoid     avoided // addresses that its name has, and that led nowhere lately
-	state     string
+	state     PeerState
 	err       error
 	busy      bool          // a session that we dialed is under way
 	over      chan struct{} // closed when it is over; nil if nobody waits
@@ -56,8 +56,9 @@ const (
 	fromIncoming // it dialed us
 )
 
-func (s source) String() string {
-	return [...]string{"list", "discovered", "learnt", "incoming"}[s]
+// public returns the source as Status reports it.
+func (s source) public() PeerSource {
+	return [...]PeerSource{SourceConfigured, SourceDiscovered, SourceLearnt, SourceIncoming}[s]
 }
 
 // peers are all addresses, by all sources.
@@ -74,7 +75,7 @@ type peers struct {
 }
 
 // live reports whether a peer answers when it is dialed, as far as is known.
-func (p *peer) live() bool { return p.state == "ok" && p.failed == 0 }
+func (p *peer) live() bool { return p.state == PeerOK && p.failed == 0 }
 
 // answeredLately reports whether a session with it ended well within the last hour.
 func (p *peer) answeredLately(now time.Time) bool {
@@ -126,7 +127,7 @@ func (ps *peers) newPeer(addr string, s source, now time.Time) *peer {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval, b.Multiplier, b.RandomizationFactor = ps.least, ps.most, 2, 0.3
 	b.Reset()
-	return &peer{addr: addr, source: s, state: "new", seen: now, covered: now, backoff: b}
+	return &peer{addr: addr, source: s, state: PeerNew, seen: now, covered: now, backoff: b}
 }
 
 // remove forgets an address.
@@ -216,7 +217,7 @@ func (ps *peers) awaken(addr string) {
 func (ps *peers) aloneLocked(now time.Time) bool {
 	configured := false
 	for _, p := range ps.list {
-		if p.source == fromList && p.state != "self" || p.live() || ps.thereLocked(p, now) {
+		if p.source == fromList && p.state != PeerSelf || p.live() || ps.thereLocked(p, now) {
 			return false
 		}
 		configured = configured || p.source == fromList
@@ -266,7 +267,7 @@ func (ps *peers) nextProbe(now time.Time) (next time.Time, ok bool) {
 // forgetLocked drops who was not configured, and was neither heard of nor there for long.
 func (ps *peers) forgetLocked(now time.Time) {
 	ps.list = slices.DeleteFunc(ps.list, func(p *peer) bool {
-		return p.source != fromList && !p.busy && p.answering == 0 && p.state != "ok" && now.Sub(p.seen) > forgetAfter
+		return p.source != fromList && !p.busy && p.answering == 0 && p.state != PeerOK && now.Sub(p.seen) > forgetAfter
 	})
 	maps.DeleteFunc(ps.guests, func(_ causal.Origin, p *peer) bool {
 		return p.answering == 0 && now.Sub(p.seen) > forgetAfter
@@ -310,7 +311,7 @@ func (ps *peers) broke(p *peer) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	var step *PeerError
-	return errors.As(p.err, &step) && step.Op != "dial" && step.Op != "handshake" && step.Op != "hello"
+	return errors.As(p.err, &step) && step.Op != OpDial && step.Op != OpHandshake && step.Op != OpHello
 }
 
 // free marks a peer as no longer busy.
@@ -354,7 +355,7 @@ func (ps *peers) tried() (all bool, n int) {
 
 // met counts those who answer.
 func (ps *peers) met() (n int) {
-	ps.each(func(p *peer) { n += int(store.Btoi(p.state == "ok")) })
+	ps.each(func(p *peer) { n += int(store.Btoi(p.state == PeerOK)) })
 	return n
 }
 

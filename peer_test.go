@@ -134,7 +134,7 @@ func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 		x, j := c.named("x", &replicator.Options{Peers: []string{"app:9000"}}, names)
 		time.Sleep(10 * time.Minute)
 		require.True(t, x.Status().Alone)
-		require.Equal(t, "self", peerOf(t, x, "app:9000").State)
+		require.Equal(t, replicator.PeerSelf, peerOf(t, x, "app:9000").State)
 		require.ErrorContains(t, x.Sync(t.Context()), "every address that is known (app:9000) leads to this server itself")
 		require.Equal(t, 1, strings.Count(j.log(), "leads to this server itself"), j.log())
 		require.Empty(t, x.Status().Refusals)
@@ -150,7 +150,7 @@ func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 		require.Less(t, time.Since(start), 15*time.Second, "not an hour")
 		require.False(t, x.Status().Alone)
 		require.NoError(t, x.Sync(t.Context()))
-		require.Equal(t, "ok", peerOf(t, x, "app:9000").State)
+		require.Equal(t, replicator.PeerOK, peerOf(t, x, "app:9000").State)
 	})
 }
 
@@ -162,7 +162,7 @@ func TestNameWhoseOtherAddressesDoNotAnswerFails(t *testing.T) {
 			map[string]func() []string{"app:9000": func() []string { return []string{"x:9000", "y:9000"} }})
 		for range 20 {
 			time.Sleep(2 * time.Second)
-			require.Equal(t, "failing", peerOf(t, x, "app:9000").State, "not its own: the other is down")
+			require.Equal(t, replicator.PeerFailing, peerOf(t, x, "app:9000").State, "not its own: the other is down")
 			require.Error(t, x.Sync(t.Context()))
 			require.False(t, x.Status().Alone)
 		}
@@ -281,7 +281,7 @@ func TestPeersBehindOneAddressAreToldApart(t *testing.T) {
 				status := func() (list []string) {
 					for _, p := range hub.Status().Peers {
 						if p.Name != "" {
-							list = append(list, p.Name+" "+p.State)
+							list = append(list, p.Name+" "+string(p.State))
 						}
 					}
 					slices.Sort(list)

@@ -33,20 +33,20 @@ const tellAfter = time.Second
 // follow is called after each frame that came.
 func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	now := time.Now()
-	work := ""
+	work := Work("")
 	at := s.Progress()
 	switch {
 	case at.Repairing:
-		work = "repair"
+		work = WorkRepair
 	case at.Pulling:
-		work = "pull"
+		work = WorkPull
 	}
 	keys, bytes := at.Versions, pace.In.Load()
 	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
 	if work != w.now.Work {
 		w.end()
 		w.now, w.began, w.told, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
-		if work == "pull" {
+		if work == WorkPull {
 			w.now.Total = s.Behind()
 		}
 	}

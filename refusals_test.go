@@ -85,7 +85,7 @@ func TestRefusalIsExplainedOnBothSidesAndLoggedOnce(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 
 				p := a.Status().Peers[0]
-				require.Equal(t, c.state, p.State)
+				require.Equal(t, c.state, string(p.State))
 				require.Contains(t, p.Error, c.told)
 				require.Greater(t, p.Failures, 10, "it is configured, so it is never given up")
 				require.Equal(t, 1, aLog.lines("peer=b:9000"), "one line, not one for each attempt")

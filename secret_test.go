@@ -242,7 +242,7 @@ func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing
 	var step *PeerError
 	require.ErrorAs(t, err, &step)
 	require.Equal(t, a.Addr().String(), step.Peer)
-	require.Equal(t, "handshake", step.Op)
+	require.Equal(t, OpHandshake, step.Op)
 	require.ErrorContains(t, err, "the peer's certificate is not trusted here")
 	require.Empty(t, shown(t, x))
 }

@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -62,17 +63,18 @@ type VectorEntry struct {
 // on disk is as it told when last asked, in a session; what it took from us since
 // counts where that is certain.
 type PeerStatus struct {
-	Addr     string    `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from
-	NoAddr   bool      `json:"noAddr,omitempty"` // it dials us, others may come from the same address, and it is known by its origin
-	Name     string    `json:"name"`
-	Origin   Origin    `json:"origin"`
-	Source   string    `json:"source"`          // "list", "discovered", "learnt", "incoming"
-	State    string    `json:"state"`           // "new", "ok", "failing", "refused", "self"
-	Last     time.Time `json:"last,omitzero"`   // end of the last good session
-	Failures int       `json:"failures"`        // sessions in a row
-	Error    string    `json:"error,omitempty"` // of the last session, if it failed; or why nothing was pulled, if nothing is written here
-	Next     time.Time `json:"next,omitzero"`   // not dialed before
-	Moved    bool      `json:"moved,omitempty"` // who answered here was opened anew, and has answered elsewhere since
+	Addr     string     `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from
+	NoAddr   bool       `json:"noAddr,omitempty"` // it dials us, others may come from the same address, and it is known by its origin
+	Name     string     `json:"name"`
+	Origin   Origin     `json:"origin"`
+	Source   PeerSource `json:"source"` // how its address became known
+	State    PeerState  `json:"state"`
+	Last     time.Time  `json:"last,omitzero"`      // end of the last good session
+	Failures int        `json:"failures"`           // sessions in a row
+	Error    string     `json:"error,omitempty"`    // of the last session, if it failed; or why nothing was pulled, if nothing is written here
+	FailedOp PeerOp     `json:"failedOp,omitempty"` // the part of the session in which Error occurred
+	Next     time.Time  `json:"next,omitzero"`      // not dialed before
+	Moved    bool       `json:"moved,omitempty"`    // who answered here was opened anew, and has answered elsewhere since
 
 	Agrees     bool          `json:"agrees"`          // it held exactly what we do now
 	Differs    bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
@@ -88,6 +90,29 @@ type PeerStatus struct {
 	BytesIn  int64 `json:"bytesIn"`
 	BytesOut int64 `json:"bytesOut"`
 }
+
+// PeerState is how a peer was last found.
+type PeerState string
+
+// The states of a peer.
+const (
+	PeerNew     PeerState = "new"     // no session with it has ended yet
+	PeerOK      PeerState = "ok"      // the last session ended well, or it dials us, which is enough
+	PeerFailing PeerState = "failing" // the last session failed
+	PeerRefused PeerState = "refused" // it refused us, or we refused it: another cluster or protocol, say
+	PeerSelf    PeerState = "self"    // the address leads to this replica itself
+)
+
+// PeerSource is how the address of a peer became known.
+type PeerSource string
+
+// The sources of addresses. Where several name an address, the first of these counts.
+const (
+	SourceConfigured PeerSource = "list"       // Options.Peers or [DB.AddPeer]; never given up
+	SourceDiscovered PeerSource = "discovered" // a [Discoverer]
+	SourceLearnt     PeerSource = "learnt"     // another peer
+	SourceIncoming   PeerSource = "incoming"   // the peer dialed us
+)
 
 // PurgeBlocker is a member that holds back the forgetting of a deletion: it has not
 // been heard since the opening, or has not reported to have the deletion on disk.
@@ -136,7 +161,7 @@ func (db *DB) Status() Status {
 	db.peers.each(func(p *peer) {
 		ps := p.status()
 		if silent := at.Sub(p.last); p.who.guest && !p.last.IsZero() && !db.peers.thereLocked(p, at) {
-			ps.State, ps.Failures, ps.Error = "failing", 1, fmt.Sprintf("it has not come for %v, and it cannot be dialed", silent.Round(time.Second))
+			ps.State, ps.Failures, ps.Error = PeerFailing, 1, fmt.Sprintf("it has not come for %v, and it cannot be dialed", silent.Round(time.Second))
 		}
 		ps.Moved = succeeded[p.origin]
 		if m, ok := members[p.origin]; ok {
@@ -170,11 +195,14 @@ func (s *Status) own(r *replica.Replica) {
 
 func (p *peer) status() PeerStatus {
 	s := PeerStatus{
-		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.String(), State: p.state, Last: p.last,
+		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.public(), State: p.state, Last: p.last,
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
 	}
 	if p.err != nil {
 		s.Error = session.PrintableError(p.err)
+		if step := (*PeerError)(nil); errors.As(p.err, &step) {
+			s.FailedOp = step.Op
+		}
 	}
 	return s
 }

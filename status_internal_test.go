@@ -92,7 +92,7 @@ func TestStatusSaysWhatIsHeldBack(t *testing.T) {
 	s := b.Status()
 	require.EqualValues(t, 1, s.HeldBack)
 	require.EqualValues(t, 1<<20, s.Largest)
-	require.Equal(t, "ok", s.Peers[0].State)
+	require.Equal(t, PeerOK, s.Peers[0].State)
 	for _, p := range a.Status().Peers {
 		require.Positive(t, p.Lag, "it must not be taken to hold what it was not sent")
 	}
@@ -216,7 +216,7 @@ func TestWhatOthersChooseComesOutPrintable(t *testing.T) {
 
 func TestErrorOfAPeerIsOnePrintableLine(t *testing.T) {
 	cause := errors.Join(errors.New("certificate is valid for "+steering), errors.New("not for node"))
-	err := &PeerError{"a:9000", "handshake", cause}
+	err := &PeerError{"a:9000", OpHandshake, cause}
 	requirePrintable(t, err.Error(), "the error")
 	require.Contains(t, err.Error(), "; not for node")
 	require.ErrorIs(t, err, cause)

@@ -221,7 +221,7 @@ func (db *DB) Verify(ctx context.Context) (Report, error) {
 }
 
 func (db *DB) verify(ctx context.Context) (*verification, error) {
-	v := &verification{db: db, ctx: ctx, damaged: map[string][]causal.Dot{}, progress: Progress{Work: "verify"}, began: time.Now()}
+	v := &verification{db: db, ctx: ctx, damaged: map[string][]causal.Dot{}, progress: Progress{Work: WorkVerify}, began: time.Now()}
 	if db.isClosing() {
 		return v, leveldb.ErrClosed
 	}

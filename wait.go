@@ -341,7 +341,7 @@ func (db *DB) heardAll() (all bool, call uint64) {
 		switch {
 		case !p.tried:
 			all = false
-		case p.failed == 0 && p.state != "self":
+		case p.failed == 0 && p.state != PeerSelf:
 			call = min(call, p.asked)
 		}
 	})

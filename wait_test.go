@@ -480,7 +480,7 @@ func TestReadOnlyReplicaEndsWaitsAndSyncsWithAnError(t *testing.T) {
 		require.ErrorIs(t, r.Sync(t.Context()), leveldb.ErrReadOnly)
 		var step *replicator.PeerError
 		require.ErrorAs(t, a.Sync(t.Context()), &step)
-		require.Equal(t, "serve", step.Op)
+		require.Equal(t, replicator.OpServe, step.Op)
 		require.ErrorContains(t, step, "takes nothing")
 		require.Equal(t, "v", value(t, r, "k"))
 	})

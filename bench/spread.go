@@ -93,7 +93,7 @@ func (s *replicas) meet(ctx context.Context) error {
 		for {
 			met := 0
 			for _, p := range db.Status().Peers {
-				if p.State == "ok" {
+				if p.State == replicator.PeerOK {
 					met++
 				}
 			}

@@ -60,7 +60,7 @@ func replicas(s *replicator.Status) []replica {
 
 // sorted returns the peers by name, without this replica's own addresses.
 func sorted(peers []replicator.PeerStatus) []replicator.PeerStatus {
-	list := slices.DeleteFunc(slices.Clone(peers), func(p replicator.PeerStatus) bool { return p.State == "self" })
+	list := slices.DeleteFunc(slices.Clone(peers), func(p replicator.PeerStatus) bool { return p.State == replicator.PeerSelf })
 	slices.SortStableFunc(list, func(a, b replicator.PeerStatus) int {
 		if len(list) >= maxReplicas {
 			if c := cmp.Compare(severity(standing(&b).Class), severity(standing(&a).Class)); c != 0 {
@@ -82,13 +82,13 @@ func standing(p *replicator.PeerStatus) line {
 	switch {
 	case p.Moved:
 		return line{"", "moved"}
-	case p.State == "new":
+	case p.State == replicator.PeerNew:
 		return line{"", "not met yet"}
-	case p.State == "refused":
+	case p.State == replicator.PeerRefused:
 		return line{"bad", "refused"}
-	case p.State == "failing" && strings.Contains(p.Error, "dial "):
+	case p.State == replicator.PeerFailing && p.FailedOp == replicator.OpDial:
 		return line{"bad", "unreachable"}
-	case p.State == "failing":
+	case p.State == replicator.PeerFailing:
 		return line{"bad", "failing"}
 	case p.Differs:
 		return line{"bad", "differs"}
@@ -185,11 +185,11 @@ func notes(s *replicator.Status) []line {
 		case p.Moved:
 		case p.Differs:
 			note("bad", "%s has the same version vector and holds something else. The next session repairs it.", name)
-		case p.State == "failing" && met(&p):
+		case p.State == replicator.PeerFailing && met(&p):
 			note("bad", "%s was last heard %s.", name, ago(p.Last, s.Time))
-		case p.State == "failing":
+		case p.State == replicator.PeerFailing:
 			note("bad", "%s has never answered.", name)
-		case p.State == "refused":
+		case p.State == replicator.PeerRefused:
 			note("bad", "%s refuses this replica, or is refused by it.", name)
 		}
 	}

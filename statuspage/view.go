@@ -143,11 +143,11 @@ func tiles(s *replicator.Status) []tile {
 }
 
 func newWork(p replicator.Progress) work {
-	texts := map[string]string{
-		"adopt": "Logging what was written past the wrapper", "verify": "Verifying the store",
-		"pull": "Pulling from " + p.Peer, "repair": "Repairing with " + p.Peer,
+	texts := map[replicator.Work]string{
+		replicator.WorkAdopt: "Logging what was written past the wrapper", replicator.WorkVerify: "Verifying the store",
+		replicator.WorkPull: "Pulling from " + p.Peer, replicator.WorkRepair: "Repairing with " + p.Peer,
 	}
-	w := work{Text: cmp.Or(texts[p.Work], p.Work), Value: min(p.Keys, p.Total), Max: p.Total}
+	w := work{Text: cmp.Or(texts[p.Work], string(p.Work)), Value: min(p.Keys, p.Total), Max: p.Total}
 	done := []string{count(p.Keys)}
 	if p.Total > 0 {
 		done[0] += " of " + count(p.Total)

@@ -14,7 +14,7 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 	now := time.Now()
 	origin := func(n byte) replicator.Origin { return replicator.Origin{n} }
 	agrees := func(n byte) replicator.PeerStatus {
-		return replicator.PeerStatus{Addr: string('a' + rune(n)), Origin: origin(n), State: "ok", Last: now, Agrees: true}
+		return replicator.PeerStatus{Addr: string('a' + rune(n)), Origin: origin(n), State: replicator.PeerOK, Last: now, Agrees: true}
 	}
 	but := func(p replicator.PeerStatus, change func(p *replicator.PeerStatus)) replicator.PeerStatus {
 		p.Agrees = false
@@ -28,8 +28,8 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 		text  string
 	}{
 		{"alone", replicator.Status{}, "", "No other replica is known yet"},
-		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: "self"}}}, "", "No other replica is known yet"},
-		{"given only its own address", replicator.Status{Alone: true, Peers: []replicator.PeerStatus{{State: "self"}}}, "bad", "This replica replicates with nobody: every address that it was given is its own"},
+		{"only itself", replicator.Status{Peers: []replicator.PeerStatus{{State: replicator.PeerSelf}}}, "", "No other replica is known yet"},
+		{"given only its own address", replicator.Status{Alone: true, Peers: []replicator.PeerStatus{{State: replicator.PeerSelf}}}, "bad", "This replica replicates with nobody: every address that it was given is its own"},
 		{"two", replicator.Status{Peers: []replicator.PeerStatus{agrees(1)}}, "ok", "Both replicas agree"},
 		{"three", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), agrees(2)}}, "ok", "All 3 replicas agree"},
 		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This replica refuses writes: its store failed"},
@@ -37,8 +37,8 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 		{"behind", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag = 1 })}}, "busy", "2 of 3 replicas agree"},
 		{"ahead", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Ahead = 1 })}}, "busy", "1 of 2 replicas agree"},
 		{"differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs = true })}}, "bad", "1 of 2 replicas agree"},
-		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "refused"}}}, "bad", "1 of 2 replicas agree"},
-		{"not met", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: "new"}}}, "busy", "1 of 2 replicas agree"},
+		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: replicator.PeerRefused}}}, "bad", "1 of 2 replicas agree"},
+		{"not met", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: replicator.PeerNew}}}, "busy", "1 of 2 replicas agree"},
 		{"agreed once, and is gone", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Agrees, p.State = true, "failing" })}}, "bad", "2 of 3 replicas agree"},
 		{"by two addresses", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(1), func(p *replicator.PeerStatus) { p.Addr, p.State = "old", "failing" })}}, "ok", "Both replicas agree"},
 		{"moved", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Moved, p.State = true, "failing" })}}, "ok", "Both replicas agree"},
@@ -52,10 +52,10 @@ func TestOperatorIsToldWhatToDo(t *testing.T) {
 	list := notes(&replicator.Status{
 		Time: now, Ready: true, ReadOnly: true, Failed: "no space left on device", Mismatches: 3,
 		Peers: []replicator.PeerStatus{
-			{Addr: "a", Name: "gone", State: "failing", Last: now.Add(-time.Hour)},
-			{Addr: "b", State: "failing"},
-			{Addr: "c", Name: "odd", State: "ok", Last: now, Differs: true},
-			{Addr: "d", Name: "fine", State: "ok", Last: now, Agrees: true},
+			{Addr: "a", Name: "gone", State: replicator.PeerFailing, Last: now.Add(-time.Hour)},
+			{Addr: "b", State: replicator.PeerFailing},
+			{Addr: "c", Name: "odd", State: replicator.PeerOK, Last: now, Differs: true},
+			{Addr: "d", Name: "fine", State: replicator.PeerOK, Last: now, Agrees: true},
 		},
 	})
 	var text strings.Builder
@@ -74,8 +74,8 @@ func TestOperatorIsToldWhatToDo(t *testing.T) {
 
 func TestWorkSaysHowFarItIs(t *testing.T) {
 	require.Equal(t, work{"Pulling from b:9000", "1,500 of 3,000, 2.0 MiB, about 20 s left", 1500, 3000},
-		newWork(replicator.Progress{Work: "pull", Peer: "b:9000", Keys: 1500, Total: 3000, Bytes: 2 << 20, Remaining: 20 * time.Second}))
-	require.Equal(t, work{"Logging what was written past the wrapper", "7, 1 byte", 0, 0}, newWork(replicator.Progress{Work: "adopt", Keys: 7, Bytes: 1}))
+		newWork(replicator.Progress{Work: replicator.WorkPull, Peer: "b:9000", Keys: 1500, Total: 3000, Bytes: 2 << 20, Remaining: 20 * time.Second}))
+	require.Equal(t, work{"Logging what was written past the wrapper", "7, 1 byte", 0, 0}, newWork(replicator.Progress{Work: replicator.WorkAdopt, Keys: 7, Bytes: 1}))
 }
 
 func TestGraphHasItsPeakAtTheTop(t *testing.T) {

@@ -33,7 +33,7 @@ func (b *bar) tell(p replicator.Progress) {
 		b.end()
 		return
 	}
-	b.at(p.Work, p.Keys, p.Total)
+	b.at(string(p.Work), p.Keys, p.Total)
 }
 
 // at shows how many keys are done of a total, which is unknown if it is 0.

@@ -26,7 +26,7 @@ func printOverview(out io.Writer, all []seen) {
 			if counts(p) {
 				known++
 			}
-			if counts(p) && p.State == "ok" {
+			if counts(p) && p.State == replicator.PeerOK {
 				reached++
 			}
 		}
@@ -176,14 +176,14 @@ func printReplica(out io.Writer, seen seen, full bool) {
 		if p.Moved {
 			state = "moved"
 		}
-		t.row(p.Name, p.Addr, state, agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
+		t.row(p.Name, p.Addr, string(state), agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
 	}
 	_ = t.end()
 }
 
 func agreement(p replicator.PeerStatus) string {
 	switch {
-	case p.State == "self", p.Moved:
+	case p.State == replicator.PeerSelf, p.Moved:
 		return "-"
 	case p.Agrees:
 		return "yes"

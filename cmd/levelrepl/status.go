@@ -189,5 +189,5 @@ func (a *app) showStatus(all []seen, again bool) error {
 // counts reports whether a peer matters for --check. An address that a replica has left, or
 // that is this replica's own, does not.
 func counts(p replicator.PeerStatus) bool {
-	return !p.Moved && p.State != "self" && (p.Failures == 0 || p.Source == "list")
+	return !p.Moved && p.State != replicator.PeerSelf && (p.Failures == 0 || p.Source == replicator.SourceConfigured)
 }

@@ -91,10 +91,10 @@ func TestTroubleIsPrinted(t *testing.T) {
 		Blockers: []replicator.PurgeBlocker{{Name: "gone", Seen: now.Add(-50 * time.Hour)}},
 		Refusals: []replicator.Refusal{{From: "10.0.0.9", Reason: "another secret", Count: 7, Last: now}},
 		Peers: []replicator.PeerStatus{
-			{Addr: "x:1", Source: "list", State: "failing", Failures: 2, Lag: 1200, LagTime: 90 * time.Second, Error: "line\x1b[2J\nend"},
-			{Addr: "y:1", State: "ok", Moved: true},
-			{Addr: "z:1", State: "self"},
-			{Addr: "w:1", State: "ok", Agrees: true, Differs: true},
+			{Addr: "x:1", Source: replicator.SourceConfigured, State: replicator.PeerFailing, Failures: 2, Lag: 1200, LagTime: 90 * time.Second, Error: "line\x1b[2J\nend"},
+			{Addr: "y:1", State: replicator.PeerOK, Moved: true},
+			{Addr: "z:1", State: replicator.PeerSelf},
+			{Addr: "w:1", State: replicator.PeerOK, Agrees: true, Differs: true},
 		},
 	}
 	var b bytes.Buffer
@@ -143,9 +143,9 @@ func TestBarIsShownOnATerminalOnly(t *testing.T) {
 	for _, terminal := range []bool{false, true} {
 		b := (&app{err: &out, errTerm: terminal}).newBar()
 		for i := range int64(3) {
-			b.tell(replicator.Progress{Work: "verify", Keys: i * 500, Total: 1000})
+			b.tell(replicator.Progress{Work: replicator.WorkVerify, Keys: i * 500, Total: 1000})
 		}
-		b.tell(replicator.Progress{Work: "verify", Done: true})
+		b.tell(replicator.Progress{Work: replicator.WorkVerify, Done: true})
 		b.at("compare", 5, 0)
 		b.end()
 		require.Equal(t, terminal, strings.Contains(out.String(), "verify") && strings.Contains(out.String(), "compare"), out.String())
@@ -173,16 +173,16 @@ func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
 	at := func(p replicator.PeerStatus) []string {
 		return complaints([]seen{{Addr: "x", Status: &replicator.Status{Peers: []replicator.PeerStatus{p}}}})
 	}
-	require.NotEmpty(t, at(replicator.PeerStatus{Source: "list", State: "failing", Failures: 3}))
-	require.NotEmpty(t, at(replicator.PeerStatus{Source: "learnt", State: "ok"}))
-	require.Empty(t, at(replicator.PeerStatus{Source: "learnt", State: "failing", Failures: 3}))
-	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "failing", Failures: 3, Moved: true}))
-	require.Empty(t, at(replicator.PeerStatus{Source: "discovered", State: "self"}))
-	require.Empty(t, at(replicator.PeerStatus{Source: "list", State: "ok", Agrees: true}))
+	require.NotEmpty(t, at(replicator.PeerStatus{Source: replicator.SourceConfigured, State: replicator.PeerFailing, Failures: 3}))
+	require.NotEmpty(t, at(replicator.PeerStatus{Source: replicator.SourceLearnt, State: replicator.PeerOK}))
+	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceLearnt, State: replicator.PeerFailing, Failures: 3}))
+	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceConfigured, State: replicator.PeerFailing, Failures: 3, Moved: true}))
+	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceDiscovered, State: replicator.PeerSelf}))
+	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceConfigured, State: replicator.PeerOK, Agrees: true}))
 }
 
 func TestReplicaWhoseAddressesAreAllItsOwnIsTrouble(t *testing.T) {
-	s := replicator.Status{Name: "n", Ready: true, Alone: true, Peers: []replicator.PeerStatus{{Addr: "app:9000", Source: "list", State: "self"}}}
+	s := replicator.Status{Name: "n", Ready: true, Alone: true, Peers: []replicator.PeerStatus{{Addr: "app:9000", Source: replicator.SourceConfigured, State: replicator.PeerSelf}}}
 	require.Equal(t, []string{"x replicates with nobody: every address that it was given leads to itself"}, complaints([]seen{{Addr: "x", Status: &s}}))
 	var b bytes.Buffer
 	printReplica(&b, seen{Status: &s}, true)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/statuspage"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -141,7 +142,7 @@ func (n *replica) status(_ request, last *reply) error {
 		Merged:       n.merged.Load(),
 	}
 	for _, p := range s.Peers {
-		met := p.State == "ok" && p.Name != "" && p.Name != s.Name
+		met := p.State == replicator.PeerOK && p.Name != "" && p.Name != s.Name
 		if met && !slices.Contains(last.State.Met, p.Name) {
 			last.State.Met = append(last.State.Met, p.Name)
 		}

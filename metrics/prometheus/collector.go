@@ -128,7 +128,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		if p.State == "self" || p.Moved {
+		if p.State == replicator.PeerSelf || p.Moved {
 			continue
 		}
 		// Peers choose their names, and labels must be UTF-8.

@@ -75,7 +75,7 @@ var ofReplicas = []metric[status]{
 }
 
 var ofPeers = []metric[peer]{
-	ofPeer("peer_up", "Whether the peer is reached: 1 if the last session succeeded, or if it dials us.", gauge, func(p *peer) float64 { return truth(p.State == "ok") }),
+	ofPeer("peer_up", "Whether the peer is reached: 1 if the last session succeeded, or if it dials us.", gauge, func(p *peer) float64 { return truth(p.State == replicator.PeerOK) }),
 	ofMetPeer("peer_agrees", "Whether the peer held exactly what this replica holds now, by digest, when last asked.", func(p *peer) float64 { return truth(p.Agrees) }),
 	ofMetPeer("peer_differs", "Whether the peer had the same version vector and held something else when last asked.", func(p *peer) float64 { return truth(p.Differs) }),
 	ofMetPeer("peer_lag_versions", "Writes held here that the peer's version vector does not cover.", func(p *peer) float64 { return float64(p.Lag) }),
