@@ -253,7 +253,7 @@ func TestWatchShowsThatAReplicaIsGone(t *testing.T) {
 }
 
 func TestProxyThatAnswersInPlaceOfTheReplicaIsCalledThat(t *testing.T) {
-	for status, hint := range map[int]string{401: "wants a login", 403: "wants a login", 502: "cannot reach it", 504: "does not reach it", 404: "is that the HTTP address of levelrepl serve?"} {
+	for status, hint := range map[int]string{401: "wants a login", 403: "wants a login", 502: "cannot reach it", 504: "cannot reach it", 404: "is that the HTTP address of levelrepl serve?"} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "<html>", status) }))
 		mustFail(t, exitFailed, hint, "get", "k", "--addr", s.URL)
 		s.Close()
