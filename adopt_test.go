@@ -91,7 +91,7 @@ func TestAdoptLogsWhatWasWrittenPastTheWrapper(t *testing.T) {
 		vs, err := a.Versions([]byte("kept"))
 		require.NoError(t, err)
 		require.Zero(t, vs[0].Clock, "what was logged is not logged again")
-		require.Equal(t, "adopt", work[0].Work)
+		require.Equal(t, replicator.WorkAdopt, work[0].Work)
 		require.False(t, work[0].Done)
 		require.True(t, work[len(work)-1].Done)
 		require.EqualValues(t, 3002, work[len(work)-1].Keys)
@@ -171,7 +171,7 @@ func TestAdoptLogsWhatWasWrittenPastAKeyInConflict(t *testing.T) {
 		require.NoError(t, b.Delete([]byte("shown deleted"), nil))
 		put(t, b, "shown deleted", "again")
 		require.NoError(t, b.Delete([]byte("shown deleted"), nil))
-		a.AddPeer("b:9000")
+		require.NoError(t, a.AddPeer("b:9000"))
 		requireAgreement(t, a, b)
 		require.Equal(t, "-", value(t, a, "shown deleted"))
 		for _, k := range []string{"changed", "equal", "shown deleted"} {
@@ -297,7 +297,7 @@ func TestAdoptLogsWhatWasWrittenPastAKeyInConflictOfAnEarlierRelease(t *testing.
 			put(t, a, k, "v of a")
 			put(t, b, k, "v of b")
 		}
-		a.AddPeer("b:9000")
+		require.NoError(t, a.AddPeer("b:9000"))
 		requireAgreement(t, a, b)
 		for _, k := range []string{"changed", "left"} {
 			require.NoError(t, raw.Put([]byte("\xff\xffx"+k), nil, nil))

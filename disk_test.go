@@ -180,7 +180,7 @@ func TestDamagedTablesNeverLookLikeDeletions(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		_ = damaged.Adopt(ctx)
 		_ = damaged.Put([]byte("k000"), []byte("news"), nil)
-		peer.AddPeer(damaged.Addr().String())
+		require.NoError(t, peer.AddPeer(damaged.Addr().String()))
 		for range 3 {
 			_ = peer.Sync(ctx)
 		}

@@ -132,7 +132,7 @@ func ExampleDB_Conflicts() {
 	defer b.Close()
 	check(a.Put([]byte("colour"), []byte("red"), nil))
 	check(b.Put([]byte("colour"), []byte("green"), nil))
-	b.AddPeer(address(a))
+	check(b.AddPeer(address(a)))
 	check(b.Sync(context.Background()))
 
 	for c, err := range b.Conflicts(context.Background()) {
@@ -169,7 +169,7 @@ func ExampleResolver() {
 	defer b.Close()
 	check(a.Put([]byte("tags/1"), []byte("new red"), nil))
 	check(b.Put([]byte("tags/1"), []byte("big red"), nil))
-	b.AddPeer(address(a))
+	check(b.AddPeer(address(a)))
 	check(b.Sync(context.Background()))
 	for _, db := range []*replicator.DB{a, b} {
 		v, err := db.Get([]byte("tags/1"), nil)
@@ -428,7 +428,7 @@ func ExampleEvents() {
 	defer b.Close()
 	check(a.Put([]byte("k"), []byte("1"), nil))
 	check(b.Put([]byte("k"), []byte("2"), nil))
-	b.AddPeer(address(a))
+	check(b.AddPeer(address(a)))
 	fmt.Println(<-conflicts)
 	// Output: k has 2 versions
 }

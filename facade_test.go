@@ -208,8 +208,8 @@ func TestNothingHangsAfterClose(t *testing.T) {
 		for range a.Watch(context.Background(), nil) {
 			t.Fatal("a closed database has no changes")
 		}
-		a.AddPeer("b:9000")
-		a.RemovePeer("b:9000")
+		require.Equal(t, leveldb.ErrClosed, a.AddPeer("b:9000"))
+		require.Equal(t, leveldb.ErrClosed, a.RemovePeer("b:9000"))
 	})
 }
 

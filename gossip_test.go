@@ -260,8 +260,8 @@ func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 			put(t, b, fmt.Sprint("b", i), strings.Repeat("v", 4000))
 		}
 		c.net.CutAfter(700 << 10) // each has 2.4 MB for the other
-		a.AddPeer("b:9000")
-		b.AddPeer("a:9000")
+		require.NoError(t, a.AddPeer("b:9000"))
+		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
 		require.Len(t, contents(t, a), 1200)
 		require.Less(t, a.Status().Served+b.Status().Served, int64(3*1200), "little was sent twice")
@@ -277,7 +277,7 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 			put(t, a, fmt.Sprint("a", i), strings.Repeat("v", 4000))
 		}
 		c.net.CutAfter(60 << 10)
-		b.AddPeer("a:9000")
+		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
 		require.Len(t, contents(t, b), 500)
 		require.Less(t, a.Status().Served, int64(3*500), "little was sent twice")
@@ -332,7 +332,7 @@ func TestPeerThatIsAtWorkForLongIsWaitedFor(t *testing.T) {
 		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{Resolver: slow, MaxInterval: time.Hour})
 		put(t, a, "k", "by a")
 		put(t, b, "k", "by b")
-		b.AddPeer("a:9000")
+		require.NoError(t, b.AddPeer("a:9000"))
 		require.NoError(t, b.Sync(t.Context()))
 		require.Positive(t, thinking)
 		require.Equal(t, a.Digest(), b.Digest())

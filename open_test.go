@@ -73,7 +73,7 @@ func TestStoreOlderThanItsMarkSaysSo(t *testing.T) {
 			require.NoError(t, err)
 			require.Contains(t, fmt.Sprint(report.Faults), "older")
 
-			a.AddPeer(b.Addr().String())
+			require.NoError(t, a.AddPeer(b.Addr().String()))
 			_ = a.Sync(context.Background()) // b may tell the address that a had before, where nobody answers
 			require.EqualValues(t, 300, a.Status().Keys)
 			require.Equal(t, b.Digest(), a.Digest())

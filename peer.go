@@ -130,13 +130,15 @@ func (ps *peers) newPeer(addr string, s source, now time.Time) *peer {
 	return &peer{addr: addr, source: s, state: PeerNew, seen: now, covered: now, backoff: b}
 }
 
-// remove forgets an address.
-func (ps *peers) remove(addr string) {
+// remove forgets an address, and reports whether it was known.
+func (ps *peers) remove(addr string) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if i, ok := ps.search(addr); ok {
+	i, ok := ps.search(addr)
+	if ok {
 		ps.list = slices.Delete(ps.list, i, i+1)
 	}
+	return ok
 }
 
 // tellFor is how long an address is told to others after the last good session.

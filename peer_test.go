@@ -182,7 +182,7 @@ func TestAddPeerHasARestingAddressTriedAtOnce(t *testing.T) {
 		time.Sleep(time.Hour)
 		b := c.start("b")
 		put(t, b, "k", "v")
-		a.AddPeer("b:9000")
+		require.NoError(t, a.AddPeer("b:9000"))
 		time.Sleep(50 * time.Millisecond)
 		require.Equal(t, "v", value(t, a, "k"))
 	})
@@ -359,7 +359,7 @@ func TestServerThatWasOpenForAMomentRemembersItsMembers(t *testing.T) {
 		put(t, a, "k", "v")
 		b := reopen()
 		time.Sleep(time.Second) // what is written soon after the opening was written
-		b.AddPeer("a:9000")
+		require.NoError(t, b.AddPeer("a:9000"))
 		require.NoError(t, b.Sync(t.Context()))
 		require.NoError(t, b.Close()) // sooner than it is written again
 

@@ -156,7 +156,7 @@ func TestDamagedValueIsNotServedAsIfItWereWhole(t *testing.T) {
 			} else {
 				require.NoError(t, b.raw.Put([]byte("k"), []byte("changed"), nil))
 			}
-			b.AddPeer(a.Addr().String())
+			require.NoError(t, b.AddPeer(a.Addr().String()))
 			require.ErrorIs(t, b.Sync(t.Context()), store.ErrCorrupted)
 			require.Empty(t, shown(t, a))
 			require.Contains(t, b.Status().Peers[0].Error, `"k"`)

@@ -206,20 +206,32 @@ func (db *DB) advertised() string {
 	return db.network.listener.Addr().String()
 }
 
-// AddPeer adds the address of another server, "host:port", to those configured. One
-// that is known already, and rests after a failure, is tried at once.
-// One that is no address is logged and otherwise ignored.
-func (db *DB) AddPeer(addr string) {
+// AddPeer adds the address of another replica, "host:port", to those configured. One that is
+// already known, and rests after a failure, is tried at once. AddPeer returns an error if addr is
+// no address, and leveldb.ErrClosed after Close.
+func (db *DB) AddPeer(addr string) error {
+	if db.isClosing() {
+		return leveldb.ErrClosed
+	}
 	if err := netaddr.CheckAddr(addr); err != nil {
-		db.opts.Logger.Warn("replicator: AddPeer", "error", err)
-		return
+		return fmt.Errorf("replicator: AddPeer: %w", err)
 	}
 	db.peers.add(addr, fromList, time.Now())
 	db.peers.awaken(addr)
+	return nil
 }
 
-// RemovePeer forgets an address. It may come back if another source names it.
-func (db *DB) RemovePeer(addr string) { db.peers.remove(addr) }
+// RemovePeer forgets an address. It may come back if another source names it. RemovePeer
+// returns an error if the address is not known, and leveldb.ErrClosed after Close.
+func (db *DB) RemovePeer(addr string) error {
+	if db.isClosing() {
+		return leveldb.ErrClosed
+	}
+	if !db.peers.remove(addr) {
+		return fmt.Errorf("replicator: RemovePeer: %q is not the address of a peer", addr)
+	}
+	return nil
+}
 
 // Sync holds a session with every known peer, in which each pulls from the other,
 // and returns when the last has ended. Use it in tests and before a planned stop;

@@ -168,7 +168,7 @@ func TestWhatOthersChooseComesOutPrintable(t *testing.T) {
 	defer db.Close()
 	<-db.Ready()
 	<-found
-	db.AddPeer(steering + ":9000")
+	requirePrintable(t, db.AddPeer(steering+":9000").Error(), "the error of AddPeer")
 
 	r := greet(t, db.Addr().String(), func(h *session.Hello) { h.Name, h.Addr = steering, ":9"+steering })
 	kind, payload := r.next()

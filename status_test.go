@@ -180,7 +180,7 @@ func TestLongPullTellsHowFarItIs(t *testing.T) {
 		time.Sleep(25 * time.Second)
 		require.Len(t, b.Status().Work, 1)
 		p := b.Status().Work[0]
-		require.Equal(t, "pull", p.Work)
+		require.Equal(t, replicator.WorkPull, p.Work)
 		require.Equal(t, "a:9000", p.Peer)
 		require.EqualValues(t, 3000, p.Total)
 		require.InDelta(t, 1500, p.Keys, 1000)

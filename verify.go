@@ -93,7 +93,9 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	var found session.Comparison
 	known := slices.Contains(db.peers.all(), addr)
 	if !known {
-		db.AddPeer(addr)
+		if err := db.AddPeer(addr); err != nil {
+			return Comparison{}, err
+		}
 		defer db.RemovePeer(addr)
 	}
 	if _, err := db.syncOne(ctx, addr, session.Goal{Compare: &found}); err != nil && !isSelf(err) {

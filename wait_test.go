@@ -560,7 +560,7 @@ func TestWhatIsWrittenAgainForAReportIsNoNews(t *testing.T) {
 		put(t, b, "k", "b")
 		put(t, a, "gone", "v")
 		require.NoError(t, a.Delete([]byte("gone"), nil))
-		b.AddPeer("a:9000")
+		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
 		require.NoError(t, raw.Put([]byte("k"), []byte("past it"), nil))
 		time.Sleep(time.Minute)

@@ -224,8 +224,7 @@ func (e *env) besideResolving(name string) error {
 			return err
 		}
 	}
-	a.AddPeer(b.Addr().String())
-	err = errors.Join(agree(e.ctx, b, a), a.Close(), b.Close())
+	err = errors.Join(a.AddPeer(b.Addr().String()), agree(e.ctx, b, a), a.Close(), b.Close())
 	if err != nil {
 		return err
 	}

@@ -268,7 +268,9 @@ func stall() scenario {
 				return err
 			}
 			<-b.Ready() // the first write of a replica waits for its first attempt to replicate
-			b.AddPeer(a.Addr().String())
+			if err := b.AddPeer(a.Addr().String()); err != nil {
+				return errors.Join(err, b.Close())
+			}
 			db, work = b, func() error { return b.Sync(e.ctx) }
 		}
 		return errors.Join(e.stalls(db, work), db.Close())

@@ -175,7 +175,7 @@ func TestPageStaysSmallWhateverThereIs(t *testing.T) {
 		}
 	})
 	for i := range 3000 {
-		c.dbs[0].AddPeer(fmt.Sprintf("nobody%d:9000", i))
+		require.NoError(t, c.dbs[0].AddPeer(fmt.Sprintf("nobody%d:9000", i)))
 	}
 	h := statuspage.Handler(c.dbs[0])
 	body := ask(t, h, "/").Body.String()

@@ -71,11 +71,11 @@ func newView(p *Page) *view {
 	for _, c := range p.Conflicts {
 		v.Conflicts = append(v.Conflicts, newConflict(&c, s.Time))
 	}
-	switch {
-	case p.Error != "":
-		v.MoreConflicts = "The list ends here: " + strings.TrimPrefix(p.Error, "replicator: ") + "."
-	case p.More > 0:
+	if p.More > 0 {
 		v.MoreConflicts = fmt.Sprintf("… and %s more in conflict.", plural(p.More, "key"))
+	}
+	if p.Error != "" {
+		v.MoreConflicts = strings.TrimSpace(v.MoreConflicts + " The rest cannot be read: " + strings.TrimPrefix(p.Error, "replicator: ") + ".")
 	}
 	for _, b := range s.Blockers {
 		v.Blockers = append(v.Blockers, fmt.Sprintf("%s has not confirmed one for %s; last heard %s.",

@@ -51,7 +51,9 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 
 	// They meet. Sync goes both ways.
-	laptop.AddPeer(phone.Addr().String())
+	if err := laptop.AddPeer(phone.Addr().String()); err != nil {
+		return err
+	}
 	if err := laptop.Sync(ctx); err != nil {
 		return err
 	}

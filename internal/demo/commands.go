@@ -36,7 +36,9 @@ func (n *replica) commands() map[string]func(request, *reply) error {
 
 func (n *replica) addPeers(r request, _ *reply) error {
 	for _, addr := range r.Peers {
-		n.db.AddPeer(addr)
+		if err := n.db.AddPeer(addr); err != nil {
+			return err
+		}
 	}
 	return nil
 }
