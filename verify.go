@@ -28,14 +28,14 @@ type Comparison struct {
 }
 
 // Difference is a key of which one side holds versions that the other should hold,
-// too: it claims to know them, and holds nothing that saw them. Values are left out.
+// too: it covers them, and holds nothing that has seen them. Values are left out.
 type Difference struct {
 	Key   []byte    `json:"key"`
-	Here  []Version `json:"here"`  // that only this server holds
+	Here  []Version `json:"here"`  // that only this replica holds
 	There []Version `json:"there"` // that only the peer holds
 }
 
-// maxMends bounds the passes of one Repair, each of which mends up to maxFaults keys.
+// maxMends bounds the passes of one Repair, each of which repairs up to maxFaults keys.
 const maxMends = 1000
 
 // Report is what [DB.Verify] found.
@@ -62,25 +62,25 @@ type verification struct {
 	ctx           context.Context // of the one call that this belongs to
 	view          *replica.View
 	report        Report
-	damaged       map[string][]causal.Dot // keys to be mended, with log entries that their log-index does not name
+	damaged       map[string][]causal.Dot // keys to be repaired, with log entries that their log-index does not name
 	kept, counted store.Counters
 	rewound       *replica.Rewound
 	counting      bool       // all of it was counted
 	named, logged causal.Sum // dots in the index, in the log
 	progress      Progress
 	began         time.Time
-	tidied        bool // what the opening has to do is done: no crash's entries are in the log, and conflicts show what they should
+	tidied        bool // Tidying is done: no stale entries are in the log, and conflicts show what they should
 }
 
-// OK tells whether both hold the same, apart from writes that are on their way.
+// OK reports whether both hold the same, apart from writes that are on their way.
 func (c Comparison) OK() bool { return len(c.Differences) == 0 }
 
 // Compare holds a session with the peer at addr, "host:port", and then compares all
 // that the two hold, key by key where they differ. Writes that are still on their
 // way are no difference. If nothing differs it costs one round trip beyond the
 // session; both sides read their logs once. It changes nothing: what differs is
-// brought to terms in the usual sessions, whose digests tell, or by [DB.Repair].
-// Values are not compared, but every server can [DB.Verify] its own.
+// reconciled in the usual sessions, whose digests show it, or by [DB.Repair].
+// Values are not compared, but every replica can [DB.Verify] its own.
 //
 // The error is a [*PeerError] if the peer could not be reached or the session failed.
 func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
@@ -111,15 +111,15 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	return c, nil
 }
 
-// Repair does what [DB.Verify] does and mends what it finds: what log, log-index and
-// value together still tell is put right here, the rest is fetched from the peers,
+// Repair does what [DB.Verify] does and repairs what it finds: what log, log-index and
+// value together still say is put right here, the rest is fetched from the peers,
 // one after another, until one has it. A value that was changed past the wrapper is
 // put back as it was logged: run [DB.Adopt] first if such values are to stay. Values
 // that were never logged are left alone; they, too, are for Adopt.
 //
-// The report is of the database as it is then: what nobody could mend, and how many
-// faults were mended. Nothing is dropped that no peer had a replacement for. If the
-// store itself cannot be read, because a file of it is damaged, Repair cannot help;
+// The report is of the database as it is then: what nobody could repair, and how many
+// faults were repaired. Nothing is dropped that no peer had a replacement for. If the
+// store itself cannot be read, because one of its files is corrupted, Repair cannot help;
 // docs/operations.md says what to do.
 func (db *DB) Repair(ctx context.Context) (Report, error) {
 	if err := errors.Join(db.admit(nil), db.queue.broken()); err != nil {
@@ -145,12 +145,12 @@ func (db *DB) Repair(ctx context.Context) (Report, error) {
 	return v.report, err
 }
 
-// mend puts right what a verification found.
+// mend repairs what a verification found.
 func (db *DB) mend(ctx context.Context, v *verification) error {
 	if err := db.commit(func(t *replica.Txn) error { t.Recount(v.counting, v.counted, v.kept); return nil }); err != nil {
 		return err
 	}
-	var wanted [][]byte // that cannot be mended with what is here
+	var wanted [][]byte // that cannot be repaired with what is here
 	for _, key := range slices.Sorted(maps.Keys(v.damaged)) {
 		whole := false
 		err := db.commit(func(t *replica.Txn) (err error) {
@@ -179,7 +179,7 @@ func (db *DB) mend(ctx context.Context, v *verification) error {
 		}
 	}
 	if v.counting && v.counted.Digest != v.kept.Digest {
-		db.Sync(ctx) // whole keys are missing here: the digest tells now. Peers that fail are in Status
+		db.Sync(ctx) // whole keys are missing here: the digest shows it now. Peers that fail are in Status
 	}
 	return ctx.Err()
 }
@@ -198,7 +198,7 @@ func (db *DB) stillDamaged(ctx context.Context, keys [][]byte) (left [][]byte, e
 	return slices.DeleteFunc(slices.Clone(keys), func(key []byte) bool { return !damaged[string(key)] }), err
 }
 
-// OK tells whether nothing was wrong.
+// OK reports whether nothing was wrong.
 func (r Report) OK() bool { return len(r.Faults) == 0 }
 
 func (r *Report) fault(key []byte, format string, args ...any) {
@@ -209,8 +209,8 @@ func (r *Report) fault(key []byte, format string, args ...any) {
 	r.Faults = append(r.Faults, Fault{slices.Clone(key), fmt.Sprintf(format, args...)})
 }
 
-// Verify compares log-index, log and values of this server with each other, key by
-// key, and counts the digest anew. It reads everything, in one state of the
+// Verify compares log-index, log and values of this replica with each other, key by
+// key, and counts the digest again. It reads everything, in one state of the
 // database, and reports progress; writes go on meanwhile, but files that they
 // replace are kept until it ends.
 //
@@ -246,7 +246,7 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	return v, err
 }
 
-// fault reports what is wrong with a key, which can be mended.
+// fault reports what is wrong with a key, which can be repaired.
 func (v *verification) fault(key []byte, format string, args ...any) {
 	v.report.fault(key, format, args...)
 	if len(v.damaged) < maxFaults {
@@ -278,7 +278,7 @@ func (v *verification) run() error {
 	return nil
 }
 
-// tick reports progress now and then, and tells whether to go on.
+// tick reports progress now and then, and returns the error of a context that ended.
 func (v *verification) tick(key, value []byte) error {
 	v.progress.Keys++
 	v.progress.Bytes += int64(len(key) + len(value))
@@ -318,7 +318,7 @@ func (v *verification) checkIndex() error {
 	return it.Error()
 }
 
-// checkKey checks one key. An error is one of reading; damage is reported.
+// checkKey checks one key. An error is one of reading; corruption is reported.
 func (v *verification) checkKey(key []byte, s store.Siblings) error {
 	raw, err := v.view.Get(key, nil)
 	absent := errors.Is(err, leveldb.ErrNotFound)

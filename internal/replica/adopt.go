@@ -102,7 +102,7 @@ func (t *Txn) AdoptDeletes(keys [][]byte) error {
 			return err
 		}
 		if len(s) == 0 {
-			continue // forgotten meanwhile
+			continue // purged meanwhile
 		}
 		odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownValue{Deleted: true})
 		if err != nil {

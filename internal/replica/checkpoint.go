@@ -40,19 +40,20 @@ const (
 	maxKeysInDoubt = 512            // and keys, each of which is read for it while others wait
 )
 
+// ErrMuchInDoubt says that SecureAll would write too much.
 var ErrMuchInDoubt = errors.New("replicator: too much is in doubt to be written again")
 
-// undurable are the origins of which a proof, as far as the checkpoint goes, or what vvs
-// leave out, however far, may not be on disk. What a version rests on may have come in any earlier batch, and a power
+// undurable are the origins of which a watermark, as far as the checkpoint goes, or what contexts
+// leave out, however far, may not be on disk (C3). What a version rests on may have come in any earlier batch, and a power
 // failure can lose that one and keep the version; so the batch of each version has these
-// proofs along, until they are known to be on disk.
+// watermarks along, until they are known to be on disk.
 type undurable struct {
 	origins []causal.Origin
-	asOf    [2]uint64 // changes of proofs, and of checkpoint and disk, when they were worked out
+	asOf    [2]uint64 // changes of watermarks, and of checkpoint and disk, when they were worked out
 	moved   uint64    // changes of checkpoint and disk
 }
 
-// FlushMark is a claim taken when goleveldb had flushed its memtable count times.
+// FlushMark is the version vector as it was when goleveldb had flushed its memtable count times.
 type FlushMark struct {
 	count   uint64
 	Vector  causal.Vector
@@ -60,8 +61,8 @@ type FlushMark struct {
 	Resume  resumePoint
 }
 
-// RequireDurable raises a proof and has it written with Sync, unless it is on disk already.
-// What is no longer held, or no longer named in a vv, and all later versions of the
+// RequireDurable raises a watermark and has it written with Sync (W4), unless it is on disk already.
+// What is no longer held, or no longer named in a context, and all later versions of the
 // key rely on it, so a power failure must not take it and leave them. That it is
 // known here is not enough: it may have come with a pull that was not synced.
 func (t *Txn) RequireDurable(c causal.Column, d causal.Dot) {
@@ -76,8 +77,8 @@ func (t *Txn) RequireDurable(c causal.Column, d causal.Dot) {
 	t.Sync = true
 }
 
-// stageCheckpoint has the checkpoint of some origins written along with a proof
-// that relies on it: after a crash the proof counts no further than the claim,
+// stageCheckpoint has the checkpoint of some origins written along with a watermark that relies
+// on it (C2): after a crash the watermark counts no further than the version vector,
 // which restarts from there.
 func (t *Txn) stageCheckpoint(v causal.Vector) {
 	for _, d := range v {
@@ -87,13 +88,13 @@ func (t *Txn) stageCheckpoint(v causal.Vector) {
 	}
 }
 
-// isDurable tells whether a proof survives a power failure: it is on disk, and so is a
+// isDurable reports whether a watermark survives a power failure: it is on disk, and so is a
 // checkpoint that goes as far.
 func (r *Replica) isDurable(c causal.Column, d causal.Dot) bool {
 	return d.Seq <= min(r.Durable.Seq(c, d.Origin), r.Durable.Seq(causal.Durable, d.Origin))
 }
 
-// noteDurable notes the proofs and checkpoints that a synced transaction wrote.
+// noteDurable notes the watermarks and checkpoints that a synced transaction wrote.
 func (r *Replica) noteDurable(t *Txn) {
 	wrote := func(o causal.Origin) {
 		for c := causal.Durable; c < causal.Columns; c++ {
@@ -118,7 +119,7 @@ func (r *Replica) noteDurable(t *Txn) {
 	r.moved++
 }
 
-// UndurableOrigins are worked out anew when something changed that they depend on.
+// UndurableOrigins returns the origins whose watermarks a batch with versions must carry (C3).
 func (r *Replica) UndurableOrigins() []causal.Origin {
 	now := [2]uint64{r.Known.WatermarkRev, r.moved}
 	if r.undurable.asOf == now {
@@ -138,8 +139,8 @@ func (r *Replica) UndurableOrigins() []causal.Origin {
 	return r.undurable.origins
 }
 
-// Checkpoint raises the checkpoint to a claim that is known to be on disk, or to
-// the whole claim if v is nil.
+// Checkpoint raises the checkpoint to a vector that is known to be on disk, or to the whole
+// version vector if v is nil.
 func (r *Replica) Checkpoint(v causal.Vector) {
 	if v == nil {
 		v = r.Known.Vector(causal.Covered)
@@ -163,7 +164,7 @@ func (t *Txn) StageCheckpoints() {
 	t.stageResume()
 }
 
-// Flushed tells the replica how often goleveldb has flushed its memtable so far.
+// Flushed takes note of how often goleveldb has flushed its memtable so far (C1).
 // It has one frozen memtable at most, so once it has flushed twice since a batch
 // was acknowledged, that batch and all before it are on disk.
 func (r *Replica) Flushed(count uint64) {
@@ -184,7 +185,7 @@ func (r *Replica) Flushed(count uint64) {
 }
 
 // OnDisk raises the checkpoint to what a mark vouches for. If nothing was
-// committed without Sync since it was taken, that is the whole claim.
+// committed without Sync since it was taken, that is the whole version vector.
 func (r *Replica) OnDisk(m FlushMark) {
 	if r.Safe = max(r.Safe, m.Commits); r.Safe >= r.dirty {
 		r.Checkpoint(nil)

@@ -8,7 +8,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
-// MarkClean flushes what was not written with Sync; and the memtable as well if goleveldb has
+// MarkClean closes the store cleanly (O3). It flushes what was not written with Sync; and the memtable as well if goleveldb has
 // flushed any in this opening, so that the mark can name something that the table of the last
 // flush holds.
 func MarkClean(raw *leveldb.DB, r *Replica) error {

@@ -18,7 +18,7 @@ type Config struct {
 
 	MaxKey, MaxValue int
 	MaxSkew          time.Duration
-	TombstoneTTL     time.Duration // negative: deletions are never forgotten by age
+	TombstoneTTL     time.Duration // negative: deletions are never purged by age
 	PeerTTL          time.Duration
 	CacheSize        int // bytes for log-indexes that were read or written lately; 0 for none
 	FilterSize       int // bytes for the filter that knows which keys are new; 0 for none

@@ -37,8 +37,8 @@ func (t *Txn) resolveConflicts(key []byte) error {
 	return t.replace(key, s, nil, vs, false)
 }
 
-// unresolved gives keys in conflict, from one on, that do not show what the resolver
-// makes of them, and those of which only the mark is left; and where to go on, or nil at
+// unresolved returns keys in conflict, from one on, that do not show what the resolver makes
+// of them (M8), and those of which only the mark is left; and where to go on, or nil at
 // the end.
 func (v *View) unresolved(from []byte, limit int, resolve ResolveFunc, enough func() bool) (keys [][]byte, next []byte, err error) {
 	it := v.NewIterator(store.KindRangeFrom(store.KindConflict, from), nil)

@@ -43,7 +43,7 @@ const DecisionRounds = 8
 // ErrUndecided ends the staging of a request that a resolver has to be asked for.
 var ErrUndecided = errors.New("replicator: a resolver has to be asked first")
 
-// resolve gives what a key with several siblings shows. The answer may be one to go on
+// resolve returns what a key with several siblings shows. The answer may be one to go on
 // with only: then the request is given up in the end.
 func (t *Txn) resolve(key []byte, vs []store.Version) (shown store.Version, panicked any) {
 	ds := t.Decisions

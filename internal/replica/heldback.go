@@ -9,33 +9,33 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// A value that is larger than MaxValue, or whose key is larger than MaxKey, is held back:
-// it is not taken here, all else is. What is claimed must stay true, so of the peer's
-// claim all is taken but what such a version is, and what it may have seen: of that
+// M10: a value that is larger than MaxValue, or whose key is larger than MaxKey, is held back:
+// it is not taken here, all else is. What is covered must stay true, so of the peer's
+// version vector all is taken in but what such a version is, and what it may have seen: of that
 // nothing else may be here. What is known beyond these gaps is remembered, so that it is
 // not sent again; the gaps are.
 //
-// The rule that this rests on (design.md: M11): whatever a version that is held has seen is named in its vv
-// or within Pruned of who holds it. It holds where a vv is shortened, as Pruned rises there in the
-// same batch; where a version is written over others, as its vv joins theirs; where a version
+// The rule that this rests on (design.md: M11): whatever a version that is held has seen is named in its context
+// or within Pruned of who holds it. It holds where a context is shortened, as Pruned rises there in the
+// same batch; where a version is written over others, as its context joins theirs; where a version
 // is merged, as Pruned of who sent it, in that state or a later one, is taken in with the batch,
-// also above the claim; and after a power failure, as each batch with a version has along what
+// also above the version vector; and after a power failure, as each batch with a version has along what
 // of Pruned may not be on disk. Nothing of it is ever taken back.
 //
-// So the gaps suffice. Let d be within the peer's claim and in no gap. The peer holds a version
-// that is d or has seen d, or a purge that is known by now has forgotten d. If the version was
-// held back, d is the version itself, or in its vv, or within Pruned of the peer: in a gap. So it
+// So the gaps suffice. Let d be within the peer's version vector and in no gap. The peer holds a version
+// that is d or has seen d, or a purge that is known by now has purged d. If the version was
+// held back, d is the version itself, or in its context, or within Pruned of the peer: in a gap. So it
 // was merged, or is known here from before, and with it d.
 //
-// To go by what the peer can prove, which is Pruned as far as it claims, is not enough: who
-// took a version from a pull that was cut off, and wrote over it, has a vv that leaves out what
+// To go by what the peer can prove, which is Pruned as far as it covers, is not enough: whoever
+// took a version from a pull that was cut off, and wrote over it, has a context that leaves out what
 // he does not claim yet, and will claim once somebody else who has it tells him.
 
 // HeldBack are the versions that one peer holds and that are not taken here.
 type HeldBack struct {
 	Keys map[string][]store.Version
-	n    int  // entries, those of vvs included
-	Over bool // there were too many: nothing may be claimed
+	n    int  // entries, those of contexts included
+	Over bool // there were too many: nothing may be covered
 }
 
 // maxHeldBack bounds those of one pull.
@@ -81,7 +81,7 @@ func (b *HeldBack) cut(done causal.SpanMap) {
 	b.each(func(v *store.Version) { done[v.Origin] = done[v.Origin].Without(v.Seq) })
 }
 
-// Allow gives what may be claimed of a peer's claim, and what is known above that: nothing,
+// Allow returns what may be covered of a peer's version vector, and what is known above that: nothing,
 // if what the peer's versions have seen may be anything.
 func (b *HeldBack) Allow(known *causal.Knowledge, claim causal.Vector, peer *causal.Knowledge) (may causal.Vector, above causal.SpanMap) {
 	if peer.Seq(causal.Pruned, causal.Untold.Origin) > 0 {
@@ -109,8 +109,8 @@ func (b *HeldBack) Allow(known *causal.Knowledge, claim causal.Vector, peer *cau
 	return may, above
 }
 
-// gaps are what may not be claimed, in order: the versions themselves; what they have
-// seen that is not claimed here; and what a vv may leave out.
+// gaps are what may not be covered, in order: the versions themselves; what they have
+// seen that is not covered here; and what a context may leave out.
 func (b *HeldBack) gaps(known, peer *causal.Knowledge) map[causal.Origin][]causal.Span {
 	gaps := map[causal.Origin][]causal.Span{}
 	add := func(o causal.Origin, from, to uint64) {
@@ -134,7 +134,7 @@ func (b *HeldBack) gaps(known, peer *causal.Knowledge) map[causal.Origin][]causa
 }
 
 // HoldBack remembers, after a whole pull, what of it is not taken here, and what is known
-// above the claim.
+// above the version vector.
 func (r *Replica) HoldBack(b *HeldBack, above causal.SpanMap) {
 	r.Resume.Rev++
 	next := r.Above.Clone()

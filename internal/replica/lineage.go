@@ -23,7 +23,7 @@ func (r *Replica) Lineage(limit int) []causal.Origin {
 	return os
 }
 
-// NoteSuccession drops the members that a peer says were itself, opened earlier.
+// NoteSuccession drops the members that a peer says were its earlier incarnations (G4).
 func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
 	for _, o := range earlier {
 		if o != now && r.Members[o] != nil {
@@ -37,7 +37,7 @@ func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
 	}
 }
 
-// Ended reports whether an opening writes no more, as far as is known: it is an earlier
+// Ended reports whether an incarnation writes no more, as far as is known: it is an earlier
 // one of this database, or a peer said that it was its own, and nobody has answered
 // under it since.
 func (r *Replica) Ended(o causal.Origin) bool {
@@ -55,10 +55,10 @@ func (r *Replica) Ended(o causal.Origin) bool {
 	return false
 }
 
-// Lost reports whether a write that is not claimed here never will be, under this name,
-// as far as the peers that were heard know: its opening has ended, none of them claims
-// it, and nothing of it is held here. If something is, it may still be claimed, or it
-// is an orphan that is to be issued again.
+// Lost reports whether a write that is not covered here never will be, under this name (O5),
+// as far as the peers that were heard know: its incarnation has ended, none of them covers
+// it, and nothing of it is held here. If something is, it may still be covered, or it
+// is an orphan that will be reissued.
 func (r *Replica) Lost(d causal.Dot) (bool, error) {
 	if !r.Ended(d.Origin) {
 		return false, nil

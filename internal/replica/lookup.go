@@ -16,7 +16,7 @@ type caches struct {
 	Filter indexcache.Filter
 }
 
-// Lookup gives the state of a key as committed.
+// Lookup returns the state of a key as committed.
 func (r *Replica) Lookup(key []byte) (store.Siblings, error) {
 	rec, err := r.indexRecord(key)
 	if len(rec) == 0 || err != nil {
@@ -25,7 +25,7 @@ func (r *Replica) Lookup(key []byte) (store.Siblings, error) {
 	return r.decodeState(key, rec, nil, nil)
 }
 
-// indexRecord gives the log-index of a key as committed, empty if it has none. It is
+// indexRecord returns the log-index of a key as committed, empty if it has none. It is
 // valid until the next is asked for.
 func (r *Replica) indexRecord(key []byte) ([]byte, error) {
 	if r.Filter.Lacks(key) {

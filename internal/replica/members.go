@@ -24,8 +24,8 @@ type membership struct {
 	Succeeded map[causal.Origin]bool // members that were opened again since they were last heard
 }
 
-// Member is a server whose reports count when something is to be forgotten: one
-// that was seen within PeerTTL.
+// Member is a replica whose reports count before anything is purged: one that was heard within
+// PeerTTL.
 type Member struct {
 	Origin        causal.Origin
 	Name          string
@@ -35,11 +35,11 @@ type Member struct {
 	Known         causal.Knowledge // what it last told us of its knowledge
 	Rev           uint64           // its revision then
 	AddrHash      uint32           // sum of the addresses it last told us
-	VectorSum     causal.Sum       // what it claimed when last asked,
+	VectorSum     causal.Sum       // of its version vector, when last asked,
 	Digest        causal.Sum       // and of what it held then
 	Agreed        time.Time        // when it last held what we did
-	BlockingSince time.Time        // since when it is seen to hold back the forgetting of deletions; zero: it does not
-	earlier       []causal.Origin  // its earlier openings, the latest first, at most lineageLimit
+	BlockingSince time.Time        // since when it is seen to hold back purging; zero: it does not
+	earlier       []causal.Origin  // its earlier incarnations, the latest first, at most LineageLimit
 	Replaced      bool             // somebody else answered where it did: it counts no more until it is heard again
 }
 
@@ -131,12 +131,12 @@ func (r *Replica) ReadMembers() error {
 
 // unclear reports whether nothing can be said of what a member may still come up
 // with. What it wrote before it knew of a deletion may still be on its way, unless
-// all that it has on disk is claimed here.
+// all that it has on disk is covered here.
 func (r *Replica) unclear(m *Member) bool {
 	return m.Rev == 0 || !m.Known.Within(causal.Durable, &r.Known, causal.Covered)
 }
 
-// Blockers are the members that hold back the forgetting of deletions, and notes
+// Blockers returns the members that hold back purging, and notes
 // since when: those that are unclear, and those that have not reported to have on
 // disk what the deletions need that are held since the last look.
 func (r *Replica) Blockers() []*Member {
@@ -164,7 +164,7 @@ func (r *Replica) Blockers() []*Member {
 
 // unseenFor returns how long ago a member was last seen. One that was seen later than now
 // was seen while this replica's clock was ahead, and would count for as long: its time
-// starts anew.
+// starts again.
 func (m *Member) unseenFor(now time.Time) time.Duration {
 	if m.Seen.After(now) {
 		m.Seen = now

@@ -7,8 +7,8 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// JoinWatermarks takes in what the peer can prove, as far as it is claimed here too. A
-// version may rely on it, so it comes with the first that is merged.
+// JoinWatermarks takes in the watermarks of a peer. A version may rely on them, so they come with
+// the first that is merged (M7).
 func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
 	for _, w := range peer.Rows {
 		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
@@ -17,7 +17,7 @@ func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
 }
 
 // DropPurged takes in what the peer holds of a key, and then drops what the peer has
-// purged: held here, not there, and within both its proof and its claim.
+// purged: held here, not there, and within both its purged watermark and its version vector (R1).
 func (t *Txn) DropPurged(key []byte, theirs []store.Version, peer *causal.Knowledge) error {
 	if _, err := t.Merge(key, theirs, peer); err != nil {
 		return err
@@ -42,11 +42,10 @@ func (t *Txn) DropPurged(key []byte, theirs []store.Version, peer *causal.Knowle
 	return t.replace(key, old, k, kept, false)
 }
 
-// Reconcile brings a key to terms with a peer that claims the same and holds
-// something else. Where the peer holds versions of the key, its proof stands.
-// Where a whole key is missing, a purge cannot be told from damage, and what is
-// held comes back: a deleted key that returns is the lesser evil. It returns how
-// many versions came back.
+// Reconcile merges a key with the state of a peer that has an equal version vector and holds
+// something else. Where the peer holds versions of the key, its watermarks count (R2). Where a
+// whole key is missing, a purge cannot be told from corruption, and what is held comes back (R3):
+// a deleted key that returns is the lesser evil. It returns how many versions came back.
 func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowledge) (back int, err error) {
 	old, k, err := t.Lookup(key)
 	if err != nil {
@@ -79,7 +78,7 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 	if now.SameDots(old) && len(lost) == 0 {
 		return 0, nil
 	}
-	for _, y := range lost { // what nothing replaces stays, for somebody else to mend
+	for _, y := range lost { // what nothing replaces stays, for somebody else to repair
 		proved := len(theirs) > 0 && peer.Superseded(y.Dot)
 		if !proved && !now.Covers(y.Dot) {
 			return 0, nil
@@ -88,10 +87,9 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 	return back, t.stage(key, old, k, now, false)
 }
 
-// Merge takes in the state that a peer holds of one key; proof is what the peer could
-// prove then. All siblings are named. What is missing of their contents is left to a
-// later merge, and so is to drop what only the peer's proof is against: what has seen it
-// may be what is missing.
+// Merge takes in the state that a peer holds of one key; proof has the watermarks of the peer at
+// that state. All siblings are named (M6). Contents that are missing are left to a later merge, and
+// so is dropping what only the watermarks are against: what has seen it may be what is missing.
 func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge) (fresh int, err error) {
 	news, whole := false, true
 	for i := range theirs {
@@ -109,9 +107,9 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 	for i := range theirs {
 		x := &theirs[i]
 		if t.has(x.Dot) || !x.Whole() {
-			continue // held, superseded or forgotten here; or not here yet
+			continue // M1: held, superseded or purged here; or not here yet
 		}
-		if now.Covers(x.Dot) {
+		if now.Covers(x.Dot) { // M2
 			continue
 		}
 		if x.NameOnly && x.Listed {
@@ -120,6 +118,7 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		if x.NameOnly {
 			return fresh, ProtocolErrorf("key %q: version %v was sent without its content", key, x.Dot)
 		}
+		// M3, M5: x replaces what it has seen.
 		now = now.With(x, t.versions.Take(len(now)+1))
 		fresh++
 		t.R.clock.See(x.Stamp)
@@ -134,8 +133,8 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 	return fresh, t.replace(key, old, k, now, false)
 }
 
-// dropProved drops of a key what a peer knows and no longer holds, all of whose versions
-// are merged: something there saw it.
+// dropProved drops of a key, all of whose versions at the peer are merged, what the peer's
+// watermarks cover and the peer does not hold: something there has seen it (M4).
 func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *causal.Knowledge) store.Siblings {
 	proved := func(y store.Version) bool { return proof.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
 	if !slices.ContainsFunc(now, proved) {

@@ -13,7 +13,7 @@ type Change struct {
 	Conflict    bool // it is in conflict now
 	WasConflict bool // it was in conflict before
 	Panicked    any  // what the resolver panicked with
-	Quiet       bool // nobody wrote: something was forgotten or named anew
+	Quiet       bool // nobody wrote: something was purged or named again
 	Same        bool // nothing is different: it was only written again
 }
 

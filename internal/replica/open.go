@@ -10,8 +10,8 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// openReplica reads a database and stages what must be committed, with Sync,
-// before anything else: the new origin, and that the database is no longer
+// Open reads a database and stages what must be committed, with Sync, before anything
+// else (O1): the new origin, and that the database is no longer
 // cleanly closed.
 func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 	if err := r.readFormat(cluster); err != nil {
@@ -123,8 +123,8 @@ func (r *Replica) ReadClean() (bool, error) {
 	return true, nil
 }
 
-// Recount reads the whole index: after a crash the figures in memory are gone. It
-// gives the sum of all dots that the index names.
+// Recount reads the whole index: after a crash the counters in memory are gone. It
+// returns the sum of all dots that the index names.
 func (r *Replica) Recount() (named causal.Sum, err error) {
 	it := r.Store.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer it.Release()
@@ -151,8 +151,8 @@ func (r *Replica) Recount() (named causal.Sum, err error) {
 	return named, x.Error()
 }
 
-// readLog reads the whole log after a crash. It finds the entries above the claim
-// and the latest stamp among them, and gives the sum of all dots.
+// readLog reads the whole log after a crash. It finds the entries above the version vector
+// and the latest stamp among them, and returns the sum of all dots.
 func (r *Replica) readLog() (logged causal.Sum, err error) {
 	it := r.Store.NewIterator(store.KindRange(store.KindLog), nil)
 	defer it.Release()

@@ -24,10 +24,10 @@ type identity struct {
 	recorded int
 }
 
-// OriginStep is how many new origins the claim may bring in one batch.
+// OriginStep bounds the new origins that one batch adds to the version vector.
 const OriginStep = 1024
 
-// Assign gives an origin the next alias.
+// Assign assigns an origin the next alias.
 func (r *Replica) Assign(o causal.Origin) uint32 {
 	a := uint32(len(r.Aliases))
 	r.Aliases = append(r.Aliases, o)
@@ -38,7 +38,7 @@ func (r *Replica) Assign(o causal.Origin) uint32 {
 	return a
 }
 
-// stageOrigin writes what is stored of an origin. The claim itself is not: after
+// stageOrigin writes what is stored of an origin. The version vector itself is not (O2): after
 // a crash only the checkpoint may be believed, and after a clean close the two
 // are the same.
 func (r *Replica) stageOrigin(b leveldb.BatchReplay, o causal.Origin, w causal.Row) {
@@ -55,7 +55,7 @@ func (r *Replica) stageOrigin(b leveldb.BatchReplay, o causal.Origin, w causal.R
 
 // stageOrigins writes the new origin and, unless all was known to be on disk, those
 // that were read. A record may stem from a batch whose Sync failed: what was read
-// can still be lost, and what this opening writes builds on its aliases and proofs.
+// can still be lost, and what this opening writes builds on its aliases and watermarks.
 func (r *Replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
 	os := r.Aliases
 	if clean {
@@ -93,9 +93,9 @@ func (r *Replica) ReadOrigins() error {
 		if own {
 			r.Own[w.Origin] = true
 		}
-		// What lies above the checkpoint may be lost, so nothing above it is
-		// claimed, and absence proves nothing about it. What is there may have seen
-		// more than its vvs say all the same: Pruned stays.
+		// O2: what lies above the checkpoint may be lost, so nothing above it is
+		// covered, and absence proves nothing about it. What is there may have seen
+		// more than its contexts say all the same: Pruned stays.
 		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
 		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])
 		r.Known.Take([]causal.Row{w})

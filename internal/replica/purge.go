@@ -21,11 +21,11 @@ type stability struct {
 	ttl             time.Duration
 	disk            causal.Vector // the checkpoint here
 	stable          causal.Vector // on disk at every member, and all that they knew then is known here; nil if that cannot be said
-	contextsDurable bool          // what vvs leave out is within the checkpoint, as what they name must be
+	contextsDurable bool          // what contexts leave out is within the checkpoint, as what they name must be
 }
 
 // remaining sums up tombstones that are held: what has to change before the first of
-// them can be forgotten.
+// them can be purged (G5).
 type remaining struct {
 	looked time.Time                // when they were all looked at; zero: not yet
 	lacked map[causal.Origin]uint64 // of each tombstone one dot that has to be stable; of those the least of each origin
@@ -38,7 +38,7 @@ type remaining struct {
 const agedLooks = 64
 
 // Purging is one look at all tombstones. They are read in states of the database, with
-// the queue free, and those that may be forgotten are looked up again to be.
+// the queue free, and those that may be purged are looked up again then.
 type Purging struct {
 	s     stability
 	Step  int           // tombstones that are looked at in one state
@@ -49,7 +49,7 @@ type Purging struct {
 	found map[string]foundTombstone
 }
 
-// foundTombstone is a key that may be forgotten if it still is what it was.
+// foundTombstone is a key that may be purged if it still is what it was.
 type foundTombstone struct {
 	names causal.Sum
 	aged  bool // it is not stable, but old
@@ -67,7 +67,7 @@ func (r *Replica) stability() stability {
 	return s
 }
 
-// contextsDurable reports whether what vvs leave out is on disk as far as it is claimed.
+// contextsDurable reports whether what contexts leave out is on disk as far as it is covered.
 func (r *Replica) contextsDurable() bool {
 	return !slices.ContainsFunc(r.Known.Rows, func(w causal.Row) bool {
 		return min(w.Seqs[causal.Pruned], w.Seqs[causal.Covered]) > w.Seqs[causal.Durable]
@@ -75,7 +75,7 @@ func (r *Replica) contextsDurable() bool {
 }
 
 // causallyStable reports whether nothing that its writer did not see can still turn up
-// against a version; aged, that only its age says so. If it is not settled, lacks is
+// against a version; aged, that only its age says so. If it is not stable, lacks is
 // a dot that has to be stable before it is, unless it gets old.
 func (s *stability) causallyStable(v *store.Version) (settled, aged bool, lacks causal.Dot) {
 	onDisk, stable := true, true
@@ -142,7 +142,7 @@ func (r *Replica) buried(c *Change) {
 	}
 }
 
-// PurgeDue reports whether a look at the tombstones can find one that may be forgotten:
+// PurgeDue reports whether a look at the tombstones can find one that may be purged (G5):
 // only if something that one of them lacked at the last look is stable now, or one
 // has become old since.
 func (r *Replica) PurgeDue() bool {
@@ -180,7 +180,7 @@ func (p *Purging) end(r *Replica) {
 	r.Blockers() // notes since when
 }
 
-// Next looks at some more tombstones, and has those forgotten that may be.
+// Next looks at some more tombstones, and purges those that may go.
 func (p *Purging) Next(h keeper) error {
 	v, err := TakeView(h.With, nil)
 	if err != nil {
@@ -235,7 +235,7 @@ func (p *Purging) find(v *View) (keys [][]byte, err error) {
 	return keys, marks.Error()
 }
 
-// judge reports whether a key is to be forgotten, as far as can be seen, or its mark.
+// judge reports whether a key can be purged, as far as can be seen, or its mark.
 func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err error) {
 	if !s.HasTombstone() {
 		return true, nil // a mark that was left behind
@@ -271,7 +271,7 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 	return true, nil
 }
 
-// stage has keys forgotten that were found. The proof of all that were found comes with
+// stage purges keys that were found. The purged watermark of all that were found comes with
 // the first of them and is committed with Sync, unless it is on disk: none of them
 // is without it, and further ones need not wait for the disk.
 func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
@@ -288,8 +288,8 @@ func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 	return OneByOne(func(t *Txn, key []byte) error { return p.forget(t, &s, key) })(t, keys)
 }
 
-// forget forgets a key that holds tombstones only, if they still are what they were.
-// A key in conflict stays as it is until somebody writes it: a tombstone may not be
+// forget purges a key that holds tombstones only, if they still are what they were (G1).
+// G2: a key in conflict stays as it is until somebody writes it: a tombstone may not be
 // taken from beside a value, whether that is shown or not, for then nobody would ever
 // be told that somebody deleted it.
 func (p *Purging) forget(t *Txn, s *stability, key []byte) error {

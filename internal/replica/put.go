@@ -51,7 +51,7 @@ func (t *Txn) Put(writes []store.Write) error {
 	return nil
 }
 
-// absent tells whether there is nothing to delete: no version but a tombstone, nor
+// absent reports whether there is nothing to delete: no version but a tombstone, nor
 // a value that was written past us. A bare deletion of the raw key will not do: a
 // power failure could keep it and lose the batch before it, and a version would be
 // left without its value.
@@ -104,7 +104,7 @@ func (t *Txn) putOne(w *store.Write, offset, count uint64) error {
 	if err != nil {
 		return err
 	}
-	t.seq++
+	t.seq++ // W1: a new dot, which has seen all siblings
 	seen := 0
 	for i := range old {
 		seen += len(old[i].Context) + 1
@@ -125,12 +125,12 @@ func (t *Txn) putOne(w *store.Write, offset, count uint64) error {
 	return t.replace(w.Key, old, k, append(t.versions.Take(1), v), true)
 }
 
-// PruneAbove is how many entries a vv may have before it is worth a proof to
-// shorten it.
+// PruneAbove is how many entries a context may have before shortening it is worth a raised
+// watermark (G3).
 const PruneAbove = 4
 
-// prune shortens the vv of a new version by what every member is known to have
-// seen: that this server no longer holds it is proof enough from now on.
+// prune leaves out of a new version's context what every member is known to have on disk (G3):
+// from now on it is enough that this replica does not hold it.
 func (t *Txn) prune(v *store.Version) {
 	stable := t.R.stableVector()
 	v.Context = slices.DeleteFunc(v.Context, func(d causal.Dot) bool {
@@ -139,7 +139,7 @@ func (t *Txn) prune(v *store.Version) {
 			return false
 		}
 		if !t.R.isDurable(causal.Pruned, d) {
-			// As it costs a sync, the proof is taken as far as it goes, and serves the
+			// As it costs a sync, the watermark is raised as far as it goes, and serves the
 			// next keys too.
 			t.RequireDurable(causal.Pruned, causal.Dot{Origin: d.Origin, Seq: n})
 		}

@@ -7,13 +7,13 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Orphans tells whether there are writes of earlier openings that nobody turned
-// out to claim.
+// Orphans reports whether there are writes of earlier incarnations that nobody turned out to
+// cover.
 func (r *Replica) Orphans() bool {
 	return slices.ContainsFunc(r.Cloud, func(d causal.Dot) bool { return r.Own[d.Origin] && !r.Known.Covers(d) })
 }
 
-// Reissue gives at most limit orphans a new name, so that they can be claimed:
+// Reissue writes at most limit orphans under a new dot, so that they can be covered (O5):
 // same content, clock and time, and the old dot seen. On one key a later dot of
 // an origin must have seen the earlier ones, so they get an origin drawn for the
 // purpose, and a further one for each further orphan of one key.
@@ -44,8 +44,8 @@ func (t *Txn) Reissue(limit int) error {
 	return nil
 }
 
-// orphanKeys reads the log of an own origin above the claim. An entry that its
-// key's log-index does not name is garbage.
+// orphanKeys reads the log of an own origin above the version vector. An entry that its key's
+// log-index does not name is stale.
 func (r *Replica) orphanKeys(l causal.Dot, limit int) (keys [][]byte, garbage []causal.Dot, err error) {
 	it := r.Store.NewIterator(store.LogRange(r.Alias[l.Origin], r.Known.Seq(causal.Covered, l.Origin)+1, causal.MaxSeq), nil)
 	defer it.Release()

@@ -13,12 +13,12 @@ type RemoteKey struct {
 	Over     bool // the key is larger than is taken here
 }
 
-// Lacks tells whether a value of a key is not here.
+// Lacks reports whether a value of a key is not here.
 func (k *RemoteKey) Lacks() bool {
 	return slices.ContainsFunc(k.Versions, func(v store.Version) bool { return !v.Whole() })
 }
 
-// Begins tells whether a key was written first in its writer's batch: the log is
+// Begins reports whether a key was written first in its writer's batch: the log is
 // read in reverse, so the batch ends with it.
 func (k *RemoteKey) Begins() bool {
 	return !slices.ContainsFunc(k.Versions, func(v store.Version) bool { return !v.NameOnly && v.Offset > 0 })

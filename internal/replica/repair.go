@@ -9,7 +9,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Recount puts the figures right that a verification counted anew. What changed
+// Recount corrects the counters by what a verification counted. What changed
 // since it began is in both.
 func (t *Txn) Recount(whole bool, counted, kept store.Counters) {
 	t.R.Cache = indexcache.Cache{Limit: t.R.Cache.Limit} // it may have kept what the store lost
@@ -21,8 +21,8 @@ func (t *Txn) Recount(whole bool, counted, kept store.Counters) {
 	t.Tombstones += counted.Tombstones - kept.Tombstones
 }
 
-// Intact gives the versions of a key that can be read as they were logged, with
-// values and times, and those that cannot.
+// Intact returns the versions of a key that can be read as they were logged, with values and
+// times, and those that are corrupted (R4).
 func (t *Txn) Intact(key []byte, s store.Siblings, k *stagedKey) (full, lost store.Siblings, err error) {
 	if k != nil && k.full {
 		return s, nil, nil
@@ -42,7 +42,7 @@ func (t *Txn) Intact(key []byte, s store.Siblings, k *stagedKey) (full, lost sto
 }
 
 // RepairLocal puts a key right with what is here of it; litter are log entries that its
-// log-index does not name. It tells whether that was enough.
+// log-index does not name. It reports whether that was enough.
 func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err error) {
 	rec, err := t.R.Store.Get(store.KindKey(store.KindIndex, key), nil)
 	if err != nil && !errors.Is(err, leveldb.ErrNotFound) {
@@ -75,8 +75,8 @@ func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err erro
 	return unreadable == nil, nil
 }
 
-// unindexed gives the versions of a key without a log-index that the log still has:
-// those that no other saw, if their values are there. What a proof covers is garbage
+// unindexed returns the versions of a key without a log-index that the log still has:
+// those that no other saw, if their values are there. What a watermark covers is an entry
 // that a crash left.
 func (t *Txn) unindexed(key []byte, litter []causal.Dot) (vs store.Siblings, err error) {
 	for _, d := range litter {

@@ -29,14 +29,14 @@ func InConflict(vs []store.Version) bool {
 	return false
 }
 
-// Canonical returns the versions of a key in the order that all servers agree on.
+// Canonical returns the versions of a key in the order that all replicas agree on.
 func Canonical(vs []store.Version) []store.Version {
 	return slices.SortedFunc(slices.Values(vs), func(a, b store.Version) int { return a.Compare(&b) })
 }
 
 // Resolve folds a resolver over the versions of a key. Of versions with equal
 // content only the last in canonical order takes part. If the resolver panics,
-// highestClock decides, and what it panicked with is returned.
+// HighestClock decides, and what it panicked with is returned (M8).
 func Resolve(resolve ResolveFunc, key []byte, vs []store.Version) (shown store.Version, panicked any) {
 	sorted := Canonical(vs)
 	distinct := sorted[:0:0]

@@ -21,11 +21,11 @@ type resumption struct {
 // sent again.
 type PendingPull struct {
 	Done  causal.SpanMap // all live entries in these were merged
-	Basis causal.Vector  // but only at a peer that claims all of this may they be skipped
+	Basis causal.Vector  // but only at a peer that covers all of this may they be skipped
 }
 
-// Remember notes what an unfinished pull brought: the regions of the log that are merged, but
-// for what is held back, and all that the peer claimed or held then. A pull that needs a
+// Remember notes what an unfinished pull brought (P5): the regions of the log that are merged, but
+// for what is held back, and all that the peer covered or held then. A pull that needs a
 // repair cannot be resumed.
 func (r *Replica) Remember(done []causal.Region, reach causal.Vector, back *HeldBack, peer *causal.Knowledge) {
 	r.Resume.Rev++
@@ -46,9 +46,9 @@ func (r *Replica) Remember(done []causal.Region, reach causal.Vector, back *Held
 	r.Pending.Basis = r.Pending.Basis.Join(reach)
 }
 
-// Skippable is what need not be sent by a peer: what is known here above the claim, and
-// what an unfinished pull brought, if the peer claims all that its server knew and that
-// is not claimed here.
+// Skippable is what need not be sent by a peer: what is known here above the version vector, and
+// what an unfinished pull brought, if the peer covers all that its server knew and that
+// is not covered here.
 func (r *Replica) Skippable(peer *causal.Knowledge) causal.SpanMap {
 	skip := r.Above.Clone()
 	if p := r.Pending; p != nil && !slices.ContainsFunc(p.Basis, func(d causal.Dot) bool { return !peer.Covers(d) && !r.Known.Covers(d) }) {
@@ -59,8 +59,8 @@ func (r *Replica) Skippable(peer *causal.Knowledge) causal.SpanMap {
 
 // resume is what is stored of the above, so that a replica that is opened again goes on where
 // a pull broke off. A record says only what was merged, and is true for as long as that
-// is on disk: after a crash the claim is what may be less than it was then, and what may
-// be skipped goes by the claim of now.
+// is on disk: after a crash the version vector is what may be less than it was then, and what may
+// be skipped goes by the version vector of now.
 type resume struct {
 	Rev    uint64 // grows with each change of what is remembered
 	saved  uint64 // of what is stored

@@ -53,7 +53,7 @@ func (r *Replica) StageClosed(b leveldb.BatchReplay) error {
 }
 
 // checkFlushed reports whether the store has what its clean mark names. If not, nobody
-// knows what is missing: nothing is claimed or proved any more, and the peers send
+// knows what is missing: nothing is covered or proved any more, and the peers send
 // whatever is not held, as to a directory that was restored from a backup.
 func (r *Replica) checkFlushed() (bool, error) {
 	closed, err := r.Store.Get(metaClosed, nil)

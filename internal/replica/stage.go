@@ -32,7 +32,7 @@ func (t *Txn) replace(key []byte, old store.Siblings, k *stagedKey, now store.Si
 	return t.stage(key, old, k, now, local)
 }
 
-// stage stages the new state of a key; all its versions carry value and time.
+// stage stages the whole new state of a key (W2, W3); all its versions carry value and time.
 func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Siblings, local bool) error {
 	now.Sort()
 	was := k != nil && k.conflict

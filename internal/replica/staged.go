@@ -24,7 +24,7 @@ type stagedKeys struct {
 
 const stagedFew = 8
 
-// find gives a key that was staged, or nil. It is valid until another key is added.
+// find returns a key that was staged, or nil. It is valid until another key is added.
 func (s *stagedKeys) find(key []byte) *stagedKey {
 	if len(s.List) <= stagedFew {
 		for i := range s.List {

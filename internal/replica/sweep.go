@@ -26,9 +26,9 @@ func (t *Txn) sweep(logKey []byte) error {
 	return err
 }
 
-// garbage gives the log keys of entries that no log-index names, of those from a log
+// stale returns the log keys of entries that no log-index names (O4), of those from a log
 // key on, and where to go on, or nil at the end.
-func (v *View) garbage(from []byte, limit int) (keys [][]byte, next []byte, err error) {
+func (v *View) stale(from []byte, limit int) (keys [][]byte, next []byte, err error) {
 	rg := store.KindRange(store.KindLog)
 	if from != nil {
 		rg.Start = from

@@ -4,13 +4,13 @@ import (
 	"cmp"
 )
 
-// keeper is what looking after a store needs of the server that it belongs to.
+// keeper is what maintenance needs of whoever owns the replica.
 type keeper interface {
-	// at calls f while nothing else uses the replica. f must not wait.
+	// With calls f while nothing else uses the replica. f must not wait.
 	With(f func(r *Replica))
-	// commit stages a transaction and commits it.
+	// Commit stages a transaction and commits it.
 	Commit(stage func(t *Txn) error) error
-	// each has something staged and committed for all of some keys, a few at a time, so
+	// Each has something staged and committed for all of some keys, a few at a time, so
 	// that nobody waits long. Its first error is the last.
 	Each(keys [][]byte, stage Stager) error
 }
@@ -32,7 +32,7 @@ func OneByOne(stage func(t *Txn, key []byte) error) Stager {
 	}
 }
 
-// Tidying does what an opening has to: it clears away what a crash left in the log, and
+// Tidying does what every opening has to: it clears away what a crash left in the log, and
 // has the resolver, which may be another one than last time, decide again what keys in
 // conflict show. Both are read with the queue free, go on where they were, and hold up
 // nothing: while the log may hold such entries, whoever reads it checks each one.
@@ -66,7 +66,7 @@ func (p *Tidying) Next(h keeper, resolve ResolveFunc, enough func() bool) error 
 
 // sweep deletes log entries that a crash left and that no log-index names.
 func (p *Tidying) sweep(h keeper, v *View) error {
-	garbage, next, err := v.garbage(p.from, cmp.Or(p.Step, sweepStep))
+	garbage, next, err := v.stale(p.from, cmp.Or(p.Step, sweepStep))
 	v.Release()
 	if err == nil && len(garbage) > 0 {
 		err = h.Each(garbage, OneByOne((*Txn).sweep))

@@ -9,12 +9,12 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// BatchLimit is what the server's own transactions stop at. What is left to
+// BatchLimit is what the replica's own transactions stop at. What is left to
 // groupSize is for small writes of callers that were staged before in the same
 // batch, and for the records of origins.
 const BatchLimit = store.GroupSize - 2*GroupSlack
 
-// GroupSlack is how large a batch may be to be joined by the server's own
+// GroupSlack is how large a batch may be to be joined by the replica's own
 // transactions, whose size is not known beforehand, or to follow them.
 const GroupSlack = 128 << 10
 
@@ -68,10 +68,10 @@ type scratch struct {
 	last        indexcache.Table          // of lastWrites
 }
 
-// Large tells whether a transaction of the server's own should end.
+// Large reports whether a transaction of the replica's own should end.
 func (t *Txn) Large() bool { return t.Size() > BatchLimit }
 
-// Size is how many bytes are staged.
+// Size returns how many bytes are staged.
 func (t *Txn) Size() int { return t.Batch.Size() }
 
 // Begin starts a transaction. There is one at a time, and its batch and what it
@@ -96,7 +96,7 @@ func (t *Txn) Clear() {
 	t.records.Reset()
 }
 
-// Empty tells whether there is nothing to commit.
+// Empty reports whether there is nothing to commit.
 func (t *Txn) Empty() bool {
 	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.Counters == (store.Counters{}) && len(t.R.Aliases) == t.aliases
 }
@@ -119,12 +119,13 @@ func (t *Txn) raise(c causal.Column, d causal.Dot) {
 	t.Rows[i].Seqs[c] = max(t.Rows[i].Seqs[c], d.Seq)
 }
 
+// Covers reports whether d will be covered once this is committed.
 func (t *Txn) Covers(d causal.Dot) bool { return d.Seq <= t.column(causal.Covered, d.Origin) }
 
-// has tells whether a write is held, superseded or forgotten here.
+// has reports whether a write is held, superseded or purged here (M1).
 func (t *Txn) has(d causal.Dot) bool { return t.Covers(d) || t.R.Above.Has(d) }
 
-// RaiseWatermark raises a proof: that of a purge never above the claim.
+// RaiseWatermark raises a watermark: the purged one never above the version vector (M7).
 func (t *Txn) RaiseWatermark(c causal.Column, d causal.Dot) {
 	if c == causal.Purged {
 		d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin))
@@ -140,14 +141,14 @@ func (t *Txn) superseded(d causal.Dot) bool {
 	return d.Seq <= min(t.column(causal.Covered, d.Origin), max(t.column(causal.Pruned, d.Origin), t.column(causal.Purged, d.Origin)))
 }
 
-// Cover raises the claim.
+// Cover raises the version vector.
 func (t *Txn) Cover(d causal.Dot) {
 	if d.Seq > t.R.Known.Seq(causal.Covered, d.Origin) {
 		t.raise(causal.Covered, d)
 	}
 }
 
-// Lookup gives a key's state as this transaction has it so far.
+// Lookup returns a key's state as this transaction has it so far.
 func (t *Txn) Lookup(key []byte) (store.Siblings, *stagedKey, error) {
 	if k := t.Staged.find(key); k != nil {
 		return k.state, k, nil
@@ -160,7 +161,7 @@ func (t *Txn) Lookup(key []byte) (store.Siblings, *stagedKey, error) {
 	return s, nil, err
 }
 
-// full gives a key's versions with values and times.
+// full returns a key's versions with values and times.
 func (t *Txn) full(key []byte, s store.Siblings, k *stagedKey) (store.Siblings, error) {
 	if k != nil && k.full || len(s) == 0 {
 		return s, nil
@@ -169,10 +170,10 @@ func (t *Txn) full(key []byte, s store.Siblings, k *stagedKey) (store.Siblings, 
 	return vs, err
 }
 
-// Finish stages what the transaction learnt of origins and gives the batch.
+// Finish stages what the transaction learnt of origins and returns the batch.
 func (t *Txn) Finish() *leveldb.Batch {
 	if t.ownSafe = t.Sync && t.seq > t.R.Seq && t.R.Safe >= t.R.ownDirty; t.ownSafe {
-		// All own writes are on disk with this batch: a crash takes no name from them.
+		// O6: all own writes are on disk with this batch: a crash takes no name from them.
 		t.raise(causal.Durable, causal.Dot{Origin: t.R.Self, Seq: t.seq})
 	}
 	for i := range t.Rows {
@@ -182,18 +183,18 @@ func (t *Txn) Finish() *leveldb.Batch {
 			a = uint32(t.R.Number(w.Origin))
 		}
 		if had && int(a) < t.aliases && w.Seqs[causal.Durable]|w.Seqs[causal.Pruned]|w.Seqs[causal.Purged] == 0 {
-			continue // only the claim rose, and that is not stored
+			continue // only the version vector rose, which is not stored
 		}
 		t.R.stageOrigin(&t.Batch, w.Origin, t.mergedRow(*w))
 	}
 	if len(t.Changes) > 0 {
-		t.undurable = t.R.UndurableOrigins()
+		t.undurable = t.R.UndurableOrigins() // C3
 		for _, o := range t.undurable {
 			t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
 		}
 	}
 	for a := t.aliases; a < len(t.R.Aliases); a++ {
-		// A later batch may survive a power failure that loses this one, and
+		// W4: a later batch may survive a power failure that loses this one, and
 		// would make no sense without the alias.
 		t.Sync = true
 		o := t.R.Aliases[a]

@@ -15,7 +15,7 @@ type View struct {
 	Rev          uint64
 	Cloud        causal.Vector
 	Keys         int64           // that hold a value
-	MayHaveStale bool            // log entries may be garbage
+	MayHaveStale bool            // log entries may be stale
 	sorted       []causal.Origin // the known origins, in order; nil until asked for
 }
 
@@ -48,7 +48,7 @@ func (v *View) AliasOf(o causal.Origin) (uint32, bool) {
 	return a, ok
 }
 
-// indexOf looks a key up. One whose log-index is damaged, which Verify names, is not
+// indexOf looks a key up. One whose log-index is corrupted, which Verify names, is not
 // readable; that the store cannot be read is an error.
 func (v *View) indexOf(key []byte) (s store.Siblings, readable bool, err error) {
 	rec, err := v.Get(store.KindKey(store.KindIndex, key), nil)

@@ -7,7 +7,7 @@ import "github.com/level-replicator/replicator/internal/causal"
 // replica is at rest may be read while it goes on.
 type AliasTable []causal.Origin
 
-// Aliasing gives the origins of what a store holds their aliases, and back.
+// Aliasing maps the origins of a store to their aliases, and back.
 type Aliasing interface {
 	numbering
 	AliasOf(causal.Origin) (uint32, bool)

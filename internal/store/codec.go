@@ -25,7 +25,7 @@ type Decoder struct {
 	dots *Slab[causal.Dot] // for vectors; may be nil
 }
 
-// numbering gives short names to origins where many dots are written: on disk the
+// numbering has short names for origins where many dots are written: on disk the
 // aliases of the database, on the wire the numbers of the conversation.
 type numbering interface {
 	Number(o causal.Origin) uint64 // may assign a number
@@ -110,7 +110,7 @@ func (d *Decoder) Uint() uint64 {
 	return v
 }
 
-// below reads a number that must be less than or equal to limit.
+// UpTo reads a number that must not exceed limit.
 func (d *Decoder) UpTo(limit uint64) uint64 {
 	v := d.Uint()
 	if v > limit {
@@ -184,7 +184,7 @@ func (d *Decoder) Sum() causal.Sum { return causal.Sum{d.Uint64(), d.Uint64()} }
 // Seq reads a position in a log.
 func (d *Decoder) Seq() uint64 { return d.UpTo(causal.MaxSeq) }
 
-// End gives the first fault, which may be that something is left over.
+// End returns the first fault, which may be trailing bytes.
 func (d *Decoder) End() error {
 	if d.Err == nil && len(d.B) > 0 {
 		return ErrTrailing

@@ -6,11 +6,11 @@ import (
 )
 
 // ErrCorrupted says that log-index, log and value of a key do not fit together: the
-// store is damaged, or was written past the wrapper. [DB.Verify] names all such keys,
-// [DB.Repair] mends them, and [DB.Adopt] logs what is to stay as it is.
+// store is corrupted, or was written past the wrapper. [DB.Verify] names all such keys,
+// [DB.Repair] repairs them, and [DB.Adopt] logs what shall stay as it is.
 var ErrCorrupted = errors.New("replicator: the database is damaged, run Verify")
 
-// CorruptionError tells what is wrong with one version.
+// CorruptionError says what is wrong with one version (R4).
 type CorruptionError struct {
 	key     []byte
 	Problem string
@@ -22,6 +22,7 @@ func (e *CorruptionError) Error() string {
 
 func (e *CorruptionError) Unwrap() error { return ErrCorrupted }
 
+// Corrupted returns the error that a version of a key does not fit together.
 func Corrupted(key []byte, format string, args ...any) error {
 	return &CorruptionError{key, fmt.Sprintf(format, args...)}
 }

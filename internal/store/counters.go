@@ -11,7 +11,7 @@ type Counters struct {
 	Conflicts  int64 // keys in conflict; count leaves them alone
 }
 
-// Count adds the state of a key to the figures (n is 1), or takes it away (-1).
+// Count adds the state of a key to the counters (n is 1), or subtracts it (-1).
 func (f *Counters) Count(s Siblings, n int64) {
 	switch {
 	case len(s) == 0:
@@ -26,6 +26,7 @@ func (f *Counters) Count(s Siblings, n int64) {
 	}
 }
 
+// Add adds other counters.
 func (f *Counters) Add(g Counters) {
 	f.Digest = f.Digest.Add(g.Digest)
 	f.Keys += g.Keys

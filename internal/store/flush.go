@@ -23,7 +23,7 @@ var (
 	MetaOrder  = KindKey(KindMeta, []byte("order")) // and what follows: see checkOrder
 )
 
-// MemtableFlushes tells how often goleveldb has flushed its memtable since it was opened.
+// MemtableFlushes returns how often goleveldb has flushed its memtable since it was opened.
 func MemtableFlushes(db *leveldb.DB) (uint64, error) {
 	s, err := db.GetProperty("leveldb.compcount")
 	if err != nil {

@@ -48,17 +48,17 @@ func (s Siblings) With(x *Version, dst Siblings) Siblings {
 	return append(dst, *x)
 }
 
-// SameDots tells whether two states name the same versions.
+// SameDots reports whether two states name the same versions.
 func (s Siblings) SameDots(t Siblings) bool {
 	return len(s) == len(t) && !slices.ContainsFunc(s, func(v Version) bool { return !t.Has(v.Dot) })
 }
 
-// HasValue tells whether the key holds a value, so that its dots are in the digest.
+// HasValue reports whether the key holds a value, so that its dots are in the digest.
 func (s Siblings) HasValue() bool {
 	return slices.ContainsFunc(s, func(v Version) bool { return !v.Deleted })
 }
 
-// HasTombstone reports whether all versions are tombstones, so that the key is forgotten in
+// HasTombstone reports whether all versions are tombstones, so that the key is purged in
 // the end.
 func (s Siblings) HasTombstone() bool { return len(s) > 0 && !s.HasValue() }
 
@@ -103,7 +103,7 @@ func DecodeIndex(record []byte, os numbering) (Siblings, error) {
 	return DecodeIndexInto(record, os, nil, nil)
 }
 
-// DecodeIndexInto is decodeIndex with memory for what is read.
+// DecodeIndexInto is DecodeIndex with memory for what is read.
 func DecodeIndexInto(record []byte, os numbering, versions *Slab[Version], dots *Slab[causal.Dot]) (Siblings, error) {
 	d := Decoder{B: record, dots: dots}
 	if err := d.Format(); err != nil {

@@ -1,3 +1,5 @@
+// Package store is what a replica keeps in goleveldb: the layout of keys, the codecs of records,
+// the readers of values, log and log-index, and the batch that a transaction commits.
 package store
 
 import (
@@ -21,8 +23,8 @@ const (
 	KindIndex     = 'i' // user key → the dots of its versions, with what a local write needs
 	KindLog       = 'l' // alias (4 bytes), seq (8 bytes) → one version
 	KindMeta      = 'm' // name → format version, mark of a clean close, …
-	KindMember    = 'n' // origin → a server that counts when deletions are forgotten
-	KindOrigin    = 'o' // alias (4 bytes) → origin, checkpoint and proofs
+	KindMember    = 'n' // origin → a member, whose reports count before anything is purged
+	KindOrigin    = 'o' // alias (4 bytes) → origin, checkpoint and watermarks
 	KindTombstone = 't' // user key → nothing: all its versions are tombstones
 	KindConflict  = 'x' // user key → what it shows: it has several versions whose content differs
 
@@ -48,7 +50,7 @@ func Visible(slice *util.Range) *util.Range {
 	return &r
 }
 
-// Reserved tells whether a user may not use a key.
+// Reserved reports whether a user may not use a key.
 func Reserved(key []byte) bool { return bytes.HasPrefix(key, ReservedStart) }
 
 func KindRange(kind byte) *util.Range {

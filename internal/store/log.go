@@ -29,8 +29,8 @@ type ShownValue struct {
 
 var ErrVersion = errors.New("replicator: record has an unknown format version; it was written by a later release")
 
-// Checksum of a value: the low half of xxHash64. It tells whether the value at
-// the raw key is still the one that was written here.
+// Checksum of a value: the low half of xxHash64. By it the value at the
+// raw key is known to be the one that was logged.
 func Checksum(value []byte) uint32 { return uint32(xxhash.Sum64(value)) }
 
 func ShownOf(value []byte, deleted bool) ShownValue {
@@ -123,7 +123,7 @@ func DecodeEntry(logKey, record []byte, os numbering) (Entry, error) {
 }
 
 // ReadEntry reads the log entry of a version that a log-index names. If there is
-// none that fits, the error is [ErrDamaged].
+// none that fits, the error is [ErrCorrupted].
 func ReadEntry(rd Reader, key []byte, want *Version, os Aliasing) (e Entry, err error) {
 	a, ok := os.AliasOf(want.Origin)
 	if !ok {
@@ -174,7 +174,7 @@ func (e *Entry) CheckValue() error {
 }
 
 // ReadVersions reads the versions that a state names, with their values. If one of
-// them is not what was logged the error is [ErrDamaged].
+// them is not what was logged the error is [ErrCorrupted].
 func ReadVersions(rd Reader, key []byte, s Siblings, os Aliasing) ([]Version, error) {
 	vs := make([]Version, 0, len(s))
 	for i := range s {

@@ -7,7 +7,7 @@ type Slab[T any] struct{ Used []T }
 // SlabMost is how many items a slab allocates at once. Twice as many are kept for later use.
 const SlabMost = 1 << 12
 
-// Take gives an empty slice with room for n items. It is valid until the slab is reset.
+// Take returns an empty slice with room for n items. It is valid until the slab is reset.
 func (s *Slab[T]) Take(n int) []T {
 	if s == nil {
 		return make([]T, 0, n)

@@ -41,10 +41,10 @@ func (v *Version) SameContent(w *Version) bool {
 	return v.Deleted == w.Deleted && bytes.Equal(v.Value, w.Value)
 }
 
-// held tells whether all of a version is here: of some only the name was sent.
+// Whole reports whether all of a version is here: of some only the name was sent.
 func (v *Version) Whole() bool { return !v.Apart && v.Large == 0 }
 
-// HasSeen tells whether the writer of v had seen the write d of the same key.
+// HasSeen reports whether the writer of v had seen the write d of the same key.
 func (v *Version) HasSeen(d causal.Dot) bool { return v.Context.Contains(d) }
 
 // AppendBody writes what an entry has beside dot, key and value: the same bytes

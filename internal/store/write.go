@@ -1,7 +1,7 @@
 package store
 
 // WriteOverhead is what log entry and log-index take beside key and value, with a
-// vv of a few entries.
+// context of a few entries.
 const WriteOverhead = 160
 
 // Write is one operation of a caller's batch.
