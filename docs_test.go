@@ -244,3 +244,27 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	}
 	require.Greater(t, names, 50, "names are no longer recognized")
 }
+
+// TestTrackRecordNamesTestsThatExist keeps the last column of docs/track-record.md true when a
+// test is renamed.
+func TestTrackRecordNamesTestsThatExist(t *testing.T) {
+	declared := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	require.NoError(t, filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range function.FindAllSubmatch(text, -1) {
+			declared[string(m[1])] = true
+		}
+		return err
+	}))
+	text, err := os.ReadFile("docs/track-record.md")
+	require.NoError(t, err)
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(text, -1)
+	require.Greater(t, len(named), 50, "names are no longer recognized")
+	for _, m := range named {
+		require.True(t, declared[string(m[1])], "docs/track-record.md names %s", m[1])
+	}
+}
