@@ -263,7 +263,7 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		}},
 		"claims 2^64-1":   {"18446744073709551615", func(r *rogue) { r.vectors(r.self, math.MaxUint64, 0, 0, 0) }},
 		"claims of ours":  {"has made only", func(r *rogue) { r.vectors(r.theirs.Origin, 99, 0, 0, 0) }},
-		"proves too much": {"prove more than they claim", func(r *rogue) { r.vectors(r.self, 1, 1, 0, 2) }},
+		"proves too much": {"watermarks beyond the version vector", func(r *rogue) { r.vectors(r.self, 1, 1, 0, 2) }},
 		"chunks without end": {"in one page, MaxValue is 1024", func(r *rogue) {
 			r.turn()
 			for range session.FrameCap/1000 + 10 {

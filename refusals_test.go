@@ -61,7 +61,7 @@ func TestRefusalIsExplainedOnBothSidesAndLoggedOnce(t *testing.T) {
 	}{
 		"another cluster": {
 			replicator.Options{Cluster: "red"}, replicator.Options{Cluster: "blue"},
-			`another cluster than "red"`, `cluster "red", this server of "blue"`, "refused",
+			`another cluster than "red"`, `cluster "red", this replica of "blue"`, "refused",
 		},
 		"another secret": {
 			replicator.Options{Secret: secret("one")}, replicator.Options{Secret: secret("two")},
@@ -152,7 +152,7 @@ func TestPeerOfOtherProtocolVersionsIsToldWhichAreSpoken(t *testing.T) {
 			require.EqualValues(t, 3, payload[0], "the code for a version")
 			require.Contains(t, string(payload), "want one of 1 to 1")
 			time.Sleep(3 * time.Second) // it lingers for the refusal to be read
-			require.Contains(t, a.Status().Refusals[0].Reason, fmt.Sprintf("versions %d to %d, this server 1 to 1", versions[0], versions[1]))
+			require.Contains(t, a.Status().Refusals[0].Reason, fmt.Sprintf("versions %d to %d, this replica 1 to 1", versions[0], versions[1]))
 		})
 	}
 }

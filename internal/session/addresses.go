@@ -11,10 +11,10 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// MaxAddresses bounds what a peer may tell of others.
+// MaxAddresses bounds how many addresses a peer may send.
 const MaxAddresses = 1024
 
-// addrHash stands for addresses in the hello, so that they are told once and again
+// addrHash stands for addresses in the hello, so that they are sent once, and again
 // when they have changed: 32 bits, as a missed change only costs a detour.
 func addrHash(addrs []string) uint32 {
 	if len(addrs) == 0 {

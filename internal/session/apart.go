@@ -8,7 +8,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// A key is transferred with all its siblings, which may be far more together than
+// P9: a key is transferred with all its siblings, which may be far more together than
 // anybody would hold in memory or send at a stretch. Then they are named only, and the
 // puller, once it has all else, asks for the values: some of them at a time, of a state
 // of their own, with all siblings named anew each time. So no key holds up others, and
@@ -58,10 +58,10 @@ func (s *Session) contents(st *replica.View, key []byte, held store.Siblings, ha
 	return vs, apart, nil
 }
 
-// SentAtLeast is what a version comes to on the wire, about, without value and vv.
+// SentAtLeast is what a version comes to on the wire, about, without value and context.
 const SentAtLeast = 32
 
-// tooLarge gives the size of a value that the peer will not take, or 0.
+// tooLarge returns the size of a value that the peer does not take, or 0 (M10).
 func (s *Session) tooLarge(key []byte, v *store.Version) uint64 {
 	if s.theirs.Apart && !v.Deleted && uint64(len(v.Value)) > s.theirs.maxValue || s.theirs.Apart && uint64(len(key)) > s.theirs.maxKey {
 		return max(1, uint64(len(v.Value)))
@@ -88,9 +88,9 @@ type sender struct {
 	left  bool          // something was not sent: the peer must come again
 }
 
-// add puts a key with its whole state into the page. Of what the peer claims only
-// the names are sent. It tells whether values are still to be sent, which happens when
-// they are asked for, or in another pull.
+// add puts a key with its whole state into the page (M6). Of what the peer covers only
+// the dots are sent. It reports whether values are still to be sent, when they are asked for or
+// in another pull (P9).
 func (v *sender) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
 	vs, apart, err := p.session.contents(st, key, held, v.peer.Contains, p.session.most())
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *Session) gotWant(payload []byte) error {
 		return err
 	}
 	w := &wanting{}
-	claims := d.Byte()&1 != 0
+	covers := d.Byte()&1 != 0
 	n := d.Count(2)
 	if n > WantKeys {
 		return replica.ProtocolErrorf("want of %d keys, at most %d are allowed", n, WantKeys)
@@ -149,7 +149,7 @@ func (s *Session) gotWant(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("want: %v", err)
 	}
-	if claims {
+	if covers {
 		w.peer = s.known.Vector(causal.Covered)
 	}
 	s.serving = w

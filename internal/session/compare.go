@@ -64,7 +64,7 @@ func (s *Session) compareKeys(keys []replica.RemoteKey) error {
 	return nil
 }
 
-// lacking gives the versions that are held on one side, and that the other claims
+// lacking returns the versions that are held on one side, and that the other covers
 // and yet has neither them nor anything in their place.
 func lacking(held, other store.Siblings, known *causal.Knowledge) (vs []store.Version) {
 	for i := range held {

@@ -14,9 +14,9 @@ type FrameType byte
 
 const (
 	FrameHello      FrameType = 1  // who speaks, and digests of what it knows and holds
-	FrameRefuse     FrameType = 2  // code, text: why the conversation ends
-	FrameVectors    FrameType = 3  // what the speaker claims, has on disk and can prove, as far as it is news
-	FrameAddresses  FrameType = 4  // addresses of servers the speaker knows
+	FrameRefuse     FrameType = 2  // code, text: why the session ends
+	FrameVectors    FrameType = 3  // version vector, checkpoint and watermarks of the speaker, as far as they are news
+	FrameAddresses  FrameType = 4  // addresses of replicas that the speaker knows
 	FramePull       FrameType = 5  // send me what I lack; with what may be skipped
 	FramePage       FrameType = 6  // keys with all their versions, as of one state
 	FrameChunk      FrameType = 7  // a part of a value too large for a page

@@ -11,24 +11,24 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Hello introduces a server.
+// Hello introduces a replica.
 type Hello struct {
 	Min, Max       uint64 // protocol versions
 	Cluster        string
 	Name           string
 	Addr           string // what peers should dial, or just ":port"
 	Origin         causal.Origin
-	Wall           time.Time
-	Rev            uint64 // revision of its knowledge
+	Wall           time.Time // the speaker's clock; for people, nothing goes by a peer's
+	Rev            uint64    // revision of its knowledge
 	VectorSum      causal.Sum
 	digest         causal.Sum
 	CachedOrigin   causal.Origin // of whom it remembers the knowledge,
 	cachedRev      uint64        // up to this revision
 	following      bool          // vectors and addresses follow
-	wants          bool          // the peer should bring to disk what it claims, and report it
+	wants          bool          // the peer should bring to disk what it covers, and report it
 	hasGoal        bool          // there is something to talk about, even if both hold the same
 	AddrHash       uint32        // sum of the addresses it would tell; 0 for none
-	cachedAddrHash uint32        // sum of the addresses that base last told it
+	cachedAddrHash uint32        // sum of the addresses that CachedOrigin last sent
 	Apart          bool          // it asks for values that are named only, and says what it takes:
 	maxValue       uint64        // the greatest value, and
 	maxKey         uint64        // the greatest key
@@ -83,7 +83,7 @@ func DecodeHello(b []byte) (h Hello, err error) {
 	return h, d.Err
 }
 
-// sendHello introduces this server; peer is whose knowledge may be remembered.
+// sendHello introduces this replica. The vectors of peer may be remembered from an earlier session.
 func (s *Session) sendHello(peer causal.Origin) {
 	s.host.With(func(r *replica.Replica) {
 		s.mine = Hello{
@@ -109,7 +109,7 @@ func (s *Session) sendHello(peer causal.Origin) {
 }
 
 // gotHello judges the peer's introduction. An acceptor tells nothing of its own
-// before it has: a stranger, or a server of another cluster, gets a refusal
+// before it has: a stranger, or a replica of another cluster, gets a refusal
 // and no name, digest or address. Nothing of a refused hello is remembered.
 func (s *Session) gotHello(payload []byte) error {
 	h, err := DecodeHello(payload)
@@ -117,14 +117,14 @@ func (s *Session) gotHello(payload []byte) error {
 		return err
 	}
 	if err := s.validateHello(&h); err != nil {
-		return s.refuseSaying(err.code, err, err.told)
+		return s.refuseSaying(err.code, err, err.reply)
 	}
 	h.Name = printable.Printable(h.Name)
 	s.theirs = h
 	if !s.dialed {
 		s.sendHello(h.Origin)
 	} else if s.mine.CachedOrigin != h.Origin {
-		s.known = causal.Knowledge{} // another server, or the same opened anew: it may know less than it did
+		s.known = causal.Knowledge{} // another replica, or the same in a new incarnation: it may know less than it did
 	}
 	s.host.With(func(r *replica.Replica) {
 		m := r.NoteSeen(h.Origin, h.Name)
@@ -140,19 +140,19 @@ func (s *Session) gotHello(payload []byte) error {
 	return s.afterHello()
 }
 
-// validateHello tells why a peer is not one to talk to, if so.
+// validateHello returns why this replica does not talk to a peer, or nil.
 func (s *Session) validateHello(h *Hello) *RejectedError {
 	var self causal.Origin
 	s.host.With(func(r *replica.Replica) { self = r.Self })
 	switch {
 	case h.Min > ProtocolMax || h.Max < ProtocolMin || h.Max < h.Min:
 		return &RejectedError{RefuseVersion,
-			fmt.Sprintf("the peer speaks protocol versions %d to %d, this server %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax),
+			fmt.Sprintf("the peer speaks protocol versions %d to %d, this replica %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax),
 			fmt.Sprintf("protocol versions %d to %d, want one of %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax)}
 	case h.Cluster != s.params.Cluster:
 		return &RejectedError{refuseCluster,
-			fmt.Sprintf("the peer is of cluster %q, this server of %q", h.Cluster, s.params.Cluster),
-			fmt.Sprintf("this server is of another cluster than %q", h.Cluster)}
+			fmt.Sprintf("the peer is of cluster %q, this replica of %q", h.Cluster, s.params.Cluster),
+			fmt.Sprintf("this server is of another cluster than %q", h.Cluster)} // testdata/format has this text
 	case h.Origin == self:
 		return &RejectedError{RefuseSelf, ErrSelf.Error(), ErrSelf.Error()}
 	case h.Origin == causal.Origin{}:
@@ -168,8 +168,8 @@ func (s *Session) afterHello() error {
 		dialer, acceptor = acceptor, dialer
 	}
 	equal := dialer.VectorSum == acceptor.VectorSum && dialer.digest == acceptor.digest
-	told := acceptor.CachedOrigin == dialer.Origin && acceptor.cachedRev == dialer.Rev && acceptor.cachedAddrHash == dialer.AddrHash
-	if equal && told && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.hasGoal {
+	known := acceptor.CachedOrigin == dialer.Origin && acceptor.cachedRev == dialer.Rev && acceptor.cachedAddrHash == dialer.AddrHash
+	if equal && known && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.hasGoal {
 		s.result.Idle = true
 		s.finishWell()
 		return nil

@@ -9,8 +9,8 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// maxOrigins bounds the origins that one conversation may name: one for each
-// opening of each database that ever wrote.
+// maxOrigins bounds the origins that one session may name: one for each incarnation of each database
+// that ever wrote.
 const maxOrigins = 100_000
 
 // Names numbers origins in the frames of one direction: each is spelt out in the

@@ -278,7 +278,7 @@ func (s *Session) checkKeys(keys []replica.RemoteKey) (err error) {
 					continue
 				}
 				if n := v.Context.Seq(r.Self); n > r.Seq {
-					err = replica.ProtocolErrorf("a write that has seen write %d of this server, which has made only %d", n, r.Seq)
+					err = replica.ProtocolErrorf("a write that has seen write %d of this replica, which has made only %d", n, r.Seq)
 				}
 				if v.Stamp > latest {
 					err = fmt.Errorf("%w: a write by %s is %v ahead", replica.ErrClockSkew, v.Origin.Short(), v.Stamp.Time().Sub(r.Now()))
@@ -286,7 +286,7 @@ func (s *Session) checkKeys(keys []replica.RemoteKey) (err error) {
 			}
 			for i := range k.Versions {
 				if v := &k.Versions[i]; v.Origin == r.Self && v.Seq > r.Seq {
-					err = replica.ProtocolErrorf("a write %d of this server, which has made only %d", v.Seq, r.Seq)
+					err = replica.ProtocolErrorf("a write %d of this replica, which has made only %d", v.Seq, r.Seq)
 				}
 			}
 			if err != nil {

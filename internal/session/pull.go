@@ -40,7 +40,7 @@ type pages struct {
 }
 
 // startPull asks for what we lack. What an unfinished pull brought may be skipped
-// by a peer whose claim covers all that its server knew.
+// by a peer that covers everything its server knew (P5).
 func (s *Session) startPull() error {
 	var news int64
 	none := false
@@ -66,8 +66,8 @@ func (s *Session) startPull() error {
 		p.repair = &repair{kind: forRepair, keys: s.params.Repair}
 		return s.fetchNext()
 	}
-	// A pull would bring nothing, if what the peer told of its claim since its hello is no
-	// more than it claimed then; and so there is no claim to be taken.
+	// A pull would bring nothing if the peer has reported no more since its hello than it covered then,
+	// and there is no version vector to take in.
 	if p.reconcile && len(s.cloud) == 0 && s.known.VectorSum == s.theirs.VectorSum {
 		p.rounds = 1
 		return s.startRepair(forReconcile)
@@ -88,13 +88,13 @@ func (s *Session) startPull() error {
 	return nil
 }
 
-// differs tells that the two claimed the same when they met, and did not hold the same.
+// differs reports whether the two covered the same when they met and held different things (R2).
 func (s *Session) differs() bool {
 	return s.mine.VectorSum == s.theirs.VectorSum && s.mine.digest != s.theirs.digest
 }
 
-// nothingNew tells that a pull would bring nothing: all that the peer claims, holds
-// beyond that, and can prove is known here. What it has learnt since it told of that is
+// nothingNew reports whether a pull would bring nothing (P6): the peer's version vector, dot cloud and
+// watermarks are within those here. What it has learnt since it reported them is
 // left to the next session.
 func (s *Session) nothingNew(r *replica.Replica) bool {
 	return !s.differs() && !s.params.Goal.any() && len(s.cloud) == 0 &&
@@ -118,7 +118,7 @@ func (p *pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
 	}), err
 }
 
-// sameWatermarks tells whether the pages that wait are of a state with the same proofs
+// sameWatermarks reports whether the pages that wait are of a state with the same watermarks
 // as the one that the peer speaks of now.
 func (s *Session) sameWatermarks() bool {
 	return s.pulling.pages.watermarks.WatermarkRev == s.known.WatermarkRev
@@ -144,7 +144,7 @@ func (s *Session) merging() chunkedCommit {
 	return m
 }
 
-// Retained is how many bytes of received frames the session still needs.
+// Retained returns how many bytes of received frames the session still needs.
 func (s *Session) Retained() int {
 	n := s.spool.bytes
 	if s.pulling != nil {
@@ -168,7 +168,7 @@ func (s *Session) commitPages() error {
 	return nil
 }
 
-// keepPull keeps what came of a pull that was cut off.
+// keepPull keeps what came of a pull that was cut off, and covers nothing by it (P5).
 func (s *Session) keepPull() error {
 	p := s.pulling
 	if p == nil || p.repair != nil {
@@ -223,13 +223,13 @@ func (s *Session) allCame() error {
 	return s.conclude()
 }
 
-// conclude takes the peer's claim, unless a repair must come first: the peer may
-// have forgotten deletions that we never heard of, or one side may be damaged.
+// conclude takes in the peer's version vector (P1), unless a repair must come first: the peer may
+// have purged deletions that never came here (R1), or one side may be corrupted (R2).
 func (s *Session) conclude() error {
 	p := s.pulling
 	repair := false
 	s.host.With(func(r *replica.Replica) { repair = !s.watermarksCovered(r) })
-	if settle := p.reconcile && p.rounds == 0; repair || settle {
+	if reconcile := p.reconcile && p.rounds == 0; repair || reconcile {
 		if len(p.pages.keys) > 0 {
 			if err := s.commitPages(); err != nil {
 				return err
@@ -238,7 +238,7 @@ func (s *Session) conclude() error {
 		if p.rounds++; p.rounds > replica.MaxRepairs {
 			return s.pulled()
 		}
-		if settle {
+		if reconcile {
 			return s.startRepair(forReconcile)
 		}
 		return s.startRepair(forPurge)
@@ -247,15 +247,15 @@ func (s *Session) conclude() error {
 		return err
 	}
 	m := s.merging()
-	var claim causal.Vector
+	var covers causal.Vector
 	var above causal.SpanMap
 	m.last = func(t *replica.Txn) error {
 		t.Sync = t.Sync || s.theirs.wants
-		claim, above = p.vector, nil
+		covers, above = p.vector, nil // P2
 		if len(p.back.Keys) > 0 {
-			claim, above = p.back.Allow(&t.R.Known, p.vector, &s.known)
+			covers, above = p.back.Allow(&t.R.Known, p.vector, &s.known)
 		}
-		for _, d := range claim {
+		for _, d := range covers {
 			t.Cover(d)
 		}
 		t.JoinWatermarks(&s.known)
@@ -267,7 +267,7 @@ func (s *Session) conclude() error {
 	s.host.With(func(r *replica.Replica) {
 		if r.Resume.Rev++; len(p.back.Keys) == 0 {
 			r.Pending = nil
-		} else { // the next pull brings what is above the claim once more
+		} else { // the next pull brings what is above the version vector once more
 			r.Remember(p.pages.marks, p.pages.basis, &p.back, &s.known)
 		}
 		s.result.HeldBefore = len(r.HeldBack)
@@ -282,7 +282,7 @@ func (s *Session) conclude() error {
 	return s.pulled()
 }
 
-// recordOrigins gives aliases to the origins of a claim that brings very many.
+// recordOrigins assigns aliases to the origins of a version vector that brings very many.
 func (s *Session) recordOrigins() error {
 	var fresh []causal.Origin
 	s.host.With(func(r *replica.Replica) {
@@ -307,7 +307,7 @@ func (s *Session) recordOrigins() error {
 	return nil
 }
 
-// watermarksCovered tells whether what the peer purged is claimed here or was repaired.
+// watermarksCovered reports whether what the peer purged is covered here or was repaired (R1).
 func (s *Session) watermarksCovered(r *replica.Replica) bool {
 	for _, w := range s.known.Rows {
 		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > s.pulling.repaired.Seq(w.Origin) {
@@ -347,8 +347,8 @@ func (s *Session) gotBye(payload []byte) error {
 	return nil
 }
 
-// reportDurable brings to disk what is claimed here, if the peer waits for that,
-// and tells it. If that fails it tells what is on disk.
+// reportDurable brings to disk what is covered here, if the peer waits for that,
+// and reports it. If that fails it tells what is on disk.
 func (s *Session) reportDurable() {
 	if h, ok := s.host.(Flusher); ok && s.theirs.wants {
 		h.MakeDurable()

@@ -9,7 +9,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// overlap tells whether ranges have a dot in common: those of an honest probe have
+// overlap reports whether ranges have a dot in common: those of an honest probe have
 // not, so that answering it is one pass over the log at most.
 func overlap(gs []replica.DotRange) bool {
 	sorted := slices.SortedFunc(slices.Values(gs), func(a, b replica.DotRange) int { return a.First.Compare(b.First) })

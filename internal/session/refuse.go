@@ -10,7 +10,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// RefuseCode says why a conversation ends early.
+// RefuseCode says why a session ends early.
 type RefuseCode uint64
 
 const (
@@ -22,9 +22,9 @@ const (
 	RefuseClock                     // a version from too far in the future
 )
 
-// RefusedError is the reason that a peer gave for ending a conversation.
+// RefusedError is the reason that a peer gave for ending a session.
 type RefusedError struct {
-	Code int    // see refuseCode
+	Code int    // see RefuseCode
 	Text string // for people; printable
 }
 
@@ -32,24 +32,25 @@ func (e *RefusedError) Error() string { return "refused by the peer: " + e.Text 
 
 // RejectedError is why a hello was not accepted here.
 type RejectedError struct {
-	code RefuseCode
-	Why  string // for our log
-	told string // for the peer, who is told nothing of ours
+	code  RefuseCode
+	Why   string // for our log
+	reply string // for the peer, which learns nothing of ours
 }
 
 func (e *RejectedError) Error() string { return e.Why }
 
-// Is makes errors.Is(err, errSelf) true of a connection to oneself.
+// Is makes errors.Is(err, ErrSelf) true of a connection to oneself.
 func (e *RejectedError) Is(target error) bool { return target == ErrSelf && e.code == RefuseSelf }
 
-var ErrSelf = errors.New("this is the server itself")
+// ErrSelf is why a session with oneself ends.
+var ErrSelf = errors.New("this is the replica itself")
 
 // PrintableError is an error's text on one line, as printable has it.
 func PrintableError(err error) string {
 	return printable.Printable(strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-// Reject ends the conversation because of what the peer sent, and returns why.
+// Reject ends the session because of what the peer sent, and returns why.
 func (s *Session) Reject(err error) error {
 	code := refuseError
 	if errors.Is(err, replica.ErrClockSkew) {
@@ -62,7 +63,7 @@ func (s *Session) Reject(err error) error {
 	return s.Refuse(code, err)
 }
 
-// Refuse ends the conversation and tells the peer why.
+// Refuse ends the session and tells the peer why.
 func (s *Session) Refuse(code RefuseCode, err error) error {
 	return s.refuseSaying(code, err, err.Error())
 }

@@ -10,17 +10,17 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// A repair finds where two servers differ by comparing ranges of their logs, in
+// repair finds where two replicas differ by comparing ranges of their logs, in
 // the order of origin and seq, by the sum of their dots' hashes, and splitting
 // what differs (range-based set reconciliation, Meyer 2022). Then the keys in
-// question are fetched as they are at the peer, and what the peer has proof
-// against is dropped.
+// question are fetched as they are at the peer, and what the peer's watermarks
+// exclude is dropped.
 //
 // There are two reasons for one: the peer purged what we never heard was
-// deleted; or both claim the same and hold different versions, because a purge
-// by age went two ways or because one of them is damaged. The second is settled.
+// deleted (R1); or both cover the same and hold different versions, because a purge
+// by age went two ways or because one of them is corrupted: they reconcile (R2).
 //
-// The same conversation fetches keys that are damaged here, and finds what differs
+// The same frames fetch keys that are corrupted here (R4), and find what differs
 // when somebody asks.
 //
 // Both sides split what differs, in turn, so that a range shrinks by the square of
@@ -38,13 +38,13 @@ type repairKind byte
 
 const (
 	forPurge     repairKind = iota // what the peer has purged
-	forReconcile                   // claims are equal, digests are not
-	forRepair                      // fetches keys that are damaged here
+	forReconcile                   // version vectors are equal, digests are not
+	forRepair                      // fetches keys that are corrupted here
 	forCompare                     // changes nothing
 )
 
-// inDigest tells whether only dots matter that are in the digest: tombstones may
-// be forgotten any time.
+// inDigest reports whether only dots matter that are in the digest: tombstones may
+// be purged any time.
 func (p *repair) inDigest() bool { return p.kind != forPurge }
 
 func (s *Session) startRepair(kind repairKind) error {
@@ -229,7 +229,7 @@ func (s *Session) compare(state *replica.View, g replica.DotRange, theirs map[ca
 			return nil
 		}
 		if !p.inDigest() && e.Seq > s.known.Seq(causal.Purged, e.Origin) {
-			return nil // the peer has no proof against it
+			return nil // no watermark of the peer excludes it
 		}
 		p.keys = append(p.keys, slices.Clone(e.Key))
 		return nil

@@ -89,7 +89,7 @@ func (s *Session) view(f func(r *replica.Replica)) (v replica.View, err error) {
 	return v, err
 }
 
-// tell sends what is news in the state of a page, before the page.
+// tell sends what is news in the state of a page, before the page (P4).
 func (s *Session) tell(v *replica.View) {
 	if v.Rev > s.told.rev || len(v.Cloud) > 0 {
 		s.sendRows(v.Rows, v.Rev, v.Cloud, nil)
@@ -119,7 +119,7 @@ func (s *Session) gotPull(payload []byte) error {
 	return nil
 }
 
-// More tells whether produce has something to send.
+// More reports whether Produce has something to send.
 func (s *Session) More() bool { return s.serving != nil || len(s.outbox.queue) > 0 }
 
 // Produce sends the next page of what is being served, or its end.
@@ -171,7 +171,7 @@ func (v *serving) produce(s *Session) error {
 		return err
 	}
 	defer state.Release()
-	if first { // what is claimed in this state is what the peer will claim at the end
+	if first { // P2: what is covered in this state is what the peer will cover at the end
 		s.sendRows(state.Rows, state.Rev, state.Cloud, nil)
 	} else {
 		s.tell(&state)
@@ -237,7 +237,7 @@ func (v *serving) begin(r *replica.Replica) {
 	}
 }
 
-// addChanged sends keys that changed meanwhile, and gives those that found no room.
+// addChanged sends keys that changed meanwhile, and returns those that found no room.
 func (v *serving) addChanged(st *replica.View, p *page, keys map[string]struct{}) (left map[string]struct{}, err error) {
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if p.full() {
@@ -257,7 +257,7 @@ func (v *serving) addChanged(st *replica.View, p *page, keys map[string]struct{}
 	return keys, nil
 }
 
-// readRegion reads of the first region what belongs together, at its end, and tells
+// readRegion reads of the first region what belongs together, at its end, and reports
 // whether enough was sent of this state.
 func (v *serving) readRegion(st *replica.View, p *page) (ended bool, err error) {
 	g := &v.regions[0]
@@ -310,7 +310,7 @@ func (v *serving) readRegion(st *replica.View, p *page) (ended bool, err error) 
 	return false, nil
 }
 
-// enough tells whether a state was read long enough, when a page is full.
+// enough reports whether a state was read long enough, when a page is full.
 func (v *serving) enough(p *page) bool {
 	if n := p.sent + p.size(); p.versions > 0 {
 		v.average = n / p.versions
@@ -318,7 +318,7 @@ func (v *serving) enough(p *page) bool {
 	return p.sent+p.size() >= min(v.window, p.session.params.Window)
 }
 
-// addEntry sends the key of a log entry, with all its versions, and tells whether
+// addEntry sends the key of a log entry, with all its versions, and reports whether
 // values of it are still to be sent.
 func (v *serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, err error) {
 	if !e.Inline && !st.MayHaveStale { // it is alone: the log has one entry for each version
@@ -338,7 +338,7 @@ func (v *serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, er
 		return false, err
 	}
 	if !s.Has(e.Dot) {
-		return false, nil // garbage that a crash left
+		return false, nil // a stale entry that a crash left (O4)
 	}
 	if len(s) > 1 {
 		// Only what is still the same was sent: the page also says that all of this

@@ -39,7 +39,7 @@ type Session struct {
 	result       Result // what is counted for it so far
 
 	// What each side knows of the other.
-	told  told
+	told  advertised
 	known causal.Knowledge // the peer's vectors, as of the state that it last spoke of,
 	cloud causal.Vector    // and its dot cloud then
 

@@ -8,34 +8,34 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// told is what the peer was told of this replica.
-type told struct {
+// advertised is what the peer was told of this replica.
+type advertised struct {
 	rev       uint64     // up to which revision of our vectors,
 	vectorSum causal.Sum // and our version vector in that state
 	addrs     []string   // addresses that it is told, if they are news
 }
 
-// sendVectors tells the peer what changed of our knowledge since it was told, of
-// the state that the next page shows. first adds what is said only once.
+// sendVectors reports what changed of the vectors here since the peer last heard of them. first adds
+// what is said only once.
 func (s *Session) sendVectors(first bool) {
 	var rows []causal.Row
 	var lineage []causal.Origin
 	var rev uint64
-	var loose causal.Vector
+	var cloud causal.Vector
 	s.host.With(func(r *replica.Replica) {
-		rows, rev, loose = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
+		rows, rev, cloud = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
 		s.told.vectorSum = r.Known.VectorSum
 		if first && s.told.rev == 0 {
 			lineage = r.Lineage(replica.LineageLimit)
 		}
 	})
-	s.sendRows(rows, rev, loose, lineage)
+	s.sendRows(rows, rev, cloud, lineage)
 }
 
-func (s *Session) sendRows(rows []causal.Row, rev uint64, loose causal.Vector, lineage []causal.Origin) {
+func (s *Session) sendRows(rows []causal.Row, rev uint64, cloud causal.Vector, lineage []causal.Origin) {
 	s.send(FrameVectors, s.sending.Frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, rev)
-		b = store.AppendVector(b, loose, &s.sending)
+		b = store.AppendVector(b, cloud, &s.sending)
 		b = binary.AppendUvarint(b, uint64(len(lineage)))
 		for _, o := range lineage {
 			b = append(b, o[:]...)
@@ -61,7 +61,7 @@ func (s *Session) gotVectors(payload []byte) error {
 		return err
 	}
 	rev := d.Uint()
-	loose := d.Vector(&s.reading)
+	cloud := d.Vector(&s.reading)
 	var lineage []causal.Origin
 	for range d.Count(16) {
 		lineage = append(lineage, d.Origin())
@@ -83,7 +83,7 @@ func (s *Session) gotVectors(payload []byte) error {
 		}
 		for c := range causal.Columns {
 			if w.Seqs[c] = d.Seq(); c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
-				return replica.ProtocolErrorf("vectors prove more than they claim")
+				return replica.ProtocolErrorf("watermarks beyond the version vector")
 			}
 		}
 		if w.Origin == s.mine.Origin && w.Seqs[causal.Covered] > 0 && d.Err == nil {
@@ -93,7 +93,7 @@ func (s *Session) gotVectors(payload []byte) error {
 		}
 		rows = append(rows, w)
 	}
-	if n := loose.Seq(s.mine.Origin); n > 0 && d.Err == nil {
+	if n := cloud.Seq(s.mine.Origin); n > 0 && d.Err == nil {
 		if err := s.checkOwn(n); err != nil {
 			return err
 		}
@@ -101,7 +101,7 @@ func (s *Session) gotVectors(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("vectors: %v", err)
 	}
-	s.known, s.cloud = s.known.Clone(), loose
+	s.known, s.cloud = s.known.Clone(), cloud
 	s.known.Take(rows)
 	if !s.theirs.Apart { // it says only a part of it
 		s.known.Raise(causal.Pruned, causal.Untold)
@@ -126,11 +126,11 @@ func (s *Session) gotVectors(payload []byte) error {
 	return nil
 }
 
-// checkOwn refuses a peer that claims more of our own writes than we made.
+// checkOwn refuses a peer that covers more of our own writes than we made (P8).
 func (s *Session) checkOwn(seq uint64) (err error) {
 	s.host.With(func(r *replica.Replica) {
 		if seq > r.Seq {
-			err = replica.ProtocolErrorf("the peer claims write %d of this server, which has made only %d", seq, r.Seq)
+			err = replica.ProtocolErrorf("the peer covers write %d of this replica, which has made only %d", seq, r.Seq)
 		}
 	})
 	return err

@@ -28,7 +28,7 @@ type apartKey struct {
 	listed map[causal.Dot]bool
 }
 
-// setApart notes a key whose values are to be asked for, in place of what was told of
+// setApart notes a key whose values are to be asked for, in place of what was said of
 // it before.
 func (p *pulling) setApart(k replica.RemoteKey) error {
 	if i := slices.IndexFunc(p.wants.keys, func(a *apartKey) bool { return bytes.Equal(a.key, k.Key) }); i >= 0 {
@@ -74,7 +74,7 @@ func (s *Session) wantNext() error {
 	return nil
 }
 
-// listApart works out what need not be sent of the next keys, and gives those that fit
+// listApart works out what need not be sent of the next keys, and returns those that fit
 // into one question.
 func (s *Session) listApart() (asked []*apartKey, err error) {
 	p := s.pulling
@@ -139,7 +139,7 @@ func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 	return nil
 }
 
-// takePart takes in some values of a key, and tells whether they were the last.
+// takePart takes in some values of a key, and reports whether they were the last.
 func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err error) {
 	p := s.pulling
 	came := false

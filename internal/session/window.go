@@ -30,12 +30,12 @@ const (
 	windowLeast   = 16       // entries that are read together
 	windowMost    = 1 << 17
 	sortedFrom    = 64  // fewer values are looked up one by one
-	hop           = 32  // keys that are passed over rather than sought
+	seekThreshold = 32  // keys that are passed over rather than sought
 	loggedAtLeast = 100 // bytes, about, that an entry comes to on the wire, before one was seen
 )
 
 // readLog reads the end of a region, which is where a pull begins, about as many
-// entries as come to some bytes. It tells whether that was all.
+// entries as come to some bytes. It reports whether that was all.
 func (v *serving) readLog(st *replica.View, g causal.Region, bytes int) (entries []logged, all bool, err error) {
 	n := min(max(bytes/max(v.average, loggedAtLeast), windowLeast), windowMost)
 	it := st.NewIterator(store.LogRange(g.Alias, g.From, g.To), nil)
@@ -60,7 +60,7 @@ func (v *serving) readLog(st *replica.View, g causal.Region, bytes int) (entries
 	return entries, true, it.Error()
 }
 
-// keep appends bytes to others and gives them as they are there.
+// keep appends bytes to others and returns where they are now.
 func keep(room, b []byte) ([]byte, []byte) {
 	if len(b) == 0 {
 		return room, b
@@ -84,7 +84,7 @@ func readValues(st *replica.View, entries []logged, most int) error {
 	}
 	// Where keys lie far apart a lookup is as good, and better for values that were
 	// written just now: it ends in the memtable, while an iterator moves in all tables.
-	if st.MayHaveStale || len(due) < sortedFrom || st.Keys/int64(len(due)) > hop {
+	if st.MayHaveStale || len(due) < sortedFrom || st.Keys/int64(len(due)) > seekThreshold {
 		return nil
 	}
 	slices.SortFunc(due, func(a, b *logged) int { return bytes.Compare(a.Key, b.Key) })
@@ -93,7 +93,7 @@ func readValues(st *replica.View, entries []logged, most int) error {
 	var room []byte
 	at := false
 	for _, e := range due {
-		for i := 0; at && i < hop && bytes.Compare(it.Key(), e.Key) < 0; i++ {
+		for i := 0; at && i < seekThreshold && bytes.Compare(it.Key(), e.Key) < 0; i++ {
 			at = it.Next()
 		}
 		if !at || bytes.Compare(it.Key(), e.Key) < 0 {

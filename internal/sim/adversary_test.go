@@ -70,7 +70,7 @@ func TestPull_RefusesAPeerThatCoversMoreThanWeWrote(t *testing.T) {
 	d := newDry(t)
 	s := d.prepared(false, session.WaitPull)
 	rows := append([]byte{0, 9, 0, 0, 1, 1}, 200, 1, 0, 0, 0) // origin 1, beta itself: claims 200
-	require.ErrorContains(t, s.Receive(session.FrameVectors, rows), "claims write 200 of this server")
+	require.ErrorContains(t, s.Receive(session.FrameVectors, rows), "covers write 200 of this replica")
 }
 
 // A clock at its bound, which a hostile peer may have brought, leaves the key usable.

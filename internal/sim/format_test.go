@@ -393,7 +393,7 @@ func TestFormat_VersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
 	s := session.New(b, false, b.params())
 	h := session.Hello{Min: 2, Max: 3, Cluster: "c1", Origin: causal.Origin{1}}
 	err := s.Receive(session.FrameHello, h.Append(nil))
-	require.ErrorContains(t, err, "the peer speaks protocol versions 2 to 3, this server 1 to 1")
+	require.ErrorContains(t, err, "the peer speaks protocol versions 2 to 3, this replica 1 to 1")
 	out := s.Frames()
 	require.Len(t, out, 1, "no hello of ours goes out")
 	var refused *session.RefusedError
@@ -412,7 +412,7 @@ func TestFormat_ReplicaOfAnotherClusterIsToldNothing(t *testing.T) {
 	sa.Start()
 	hello := sa.Frames()[0]
 	err := sb.Receive(hello.Kind, hello.Payload)
-	require.ErrorContains(t, err, `the peer is of cluster "c1", this server of "a very secret project"`)
+	require.ErrorContains(t, err, `the peer is of cluster "c1", this replica of "a very secret project"`)
 	out := sb.Frames()
 	require.Len(t, out, 1)
 	for _, ours := range []string{"secret", "beta", string(b.r.Self[:])} {

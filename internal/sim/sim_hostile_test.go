@@ -65,7 +65,7 @@ func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 		"seq beyond bounds": {"k", func(v *store.Version) { v.Seq = causal.MaxSeq + 1 }, "at most"},
 		"seq of 0":          {"k", func(v *store.Version) { v.Seq = 0 }, "seq"},
 		"not in its batch":  {"k", func(v *store.Version) { v.Offset = 1 }, "batch"},
-		"write of ours":     {"k", func(v *store.Version) { v.Dot = causal.Dot{Origin: b.r.Self, Seq: 7} }, "this server"},
+		"write of ours":     {"k", func(v *store.Version) { v.Dot = causal.Dot{Origin: b.r.Self, Seq: 7} }, "this replica"},
 		"from the future":   {"k", func(v *store.Version) { v.Stamp = causal.StampOf(s.now.Add(time.Hour)) }, "future"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
