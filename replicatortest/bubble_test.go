@@ -18,7 +18,7 @@ import (
 	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// tlsConfig is a server's with a certificate of its own, for a client that trusts it.
+// tlsConfig is a replica's with a certificate of its own, for a client that trusts it.
 func tlsConfig(t *testing.T) (server, client *tls.Config) {
 	public, private, err := ed25519.GenerateKey(nil)
 	require.NoError(t, err)

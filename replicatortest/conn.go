@@ -120,7 +120,7 @@ func (l *link) wait(until time.Time) {
 	timer.Stop()
 }
 
-// draw gives a latency. The caller holds the link's lock.
+// draw returns a latency. The caller holds the link's lock.
 func (s *stream) draw() time.Duration {
 	min, max := s.net.latency()
 	if max == min {
@@ -332,7 +332,7 @@ func (c *conn) fail(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-// earlier gives the earlier of two moments, of which the first may be zero for none.
+// earlier returns the earlier of two moments, of which the first may be zero for none.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {
 		return b

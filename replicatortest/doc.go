@@ -1,10 +1,10 @@
-// Package replicatortest runs a cluster of replicator servers inside one test:
+// Package replicatortest runs a cluster of replicas inside one test:
 // a network in memory that can be slow, split, and cut at any byte, and stores
-// in memory.
+// in memory. [TestResolver] and [TestDiscoverer] test what a program plugs in against its contract.
 //
 // # A cluster
 //
-// Every server gets a host, a listener and a dialer of the same [Network]:
+// Every replica gets a host, a listener and a dialer of the same [Network]:
 //
 //	net := replicatortest.NewNetwork(1)
 //	for _, name := range []string{"a", "b", "c"} {

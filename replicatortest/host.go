@@ -77,7 +77,7 @@ func (h *Host) Listen(port string) (net.Listener, error) {
 	return l, nil
 }
 
-// freePort gives a port that no listener has. The caller holds net.mu.
+// freePort returns a port that no listener has. The caller holds net.mu.
 func (h *Host) freePort() string {
 	for {
 		port := strconv.Itoa(int(h.port))

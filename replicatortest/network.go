@@ -44,7 +44,7 @@ func NewNetwork(seed uint64) *Network {
 	}
 }
 
-// Host gives the host of that name and makes it at the first call. The name is
+// Host returns the host of that name and makes it at the first call. The name is
 // the host in addresses: host "a" listens on "a:9000". It panics on an empty name.
 func (n *Network) Host(name string) *Host {
 	if name == "" {
@@ -171,7 +171,7 @@ func (n *Network) latency() (min, max time.Duration) {
 	return n.min, n.max
 }
 
-// reaches tells whether one host may hold connections that it opened to another.
+// reaches reports whether one host may hold connections that it opened to another.
 // The caller holds n.mu.
 func (n *Network) reaches(from, to string) bool {
 	switch {

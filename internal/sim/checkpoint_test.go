@@ -20,8 +20,8 @@ func TestCheckpoint_WriteCarriesTheWatermarkThatItsContextNeeds(t *testing.T) {
 	relyOnLearntProof(t, "k") // whose vv was shortened elsewhere
 }
 
-// relyOnLearntProof has a server write a key while the proof of what is missing in its
-// vv is known and not on disk, and lose all but that write.
+// relyOnLearntProof has a replica write a key while the watermark of what is missing in its
+// context is known and not on disk, and lose all but that write.
 func relyOnLearntProof(t *testing.T, key string) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]

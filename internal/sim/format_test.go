@@ -92,8 +92,8 @@ func converseFixed(t testing.TB, a, b fixedNode) []said {
 	return overhear(t, session.New(a, true, p), session.New(b, false, b.params()))
 }
 
-// repairFixed is a conversation of two servers that claim the same, while a key
-// is damaged at one.
+// repairFixed is a conversation of two replicas with equal version vectors, while a key
+// is corrupted at one.
 func repairFixed(t testing.TB) []said {
 	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
 	for i := range 5000 {
@@ -265,7 +265,7 @@ func TestFormat_GoldenHelloIsUnderstood(t *testing.T) {
 	}
 }
 
-// The frames that alpha once sent, played to a server like the one that got them,
+// The frames that alpha once sent, played to a replica like the one that got them,
 // bring it what alpha held, and the answers are those that it gave.
 func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
@@ -290,7 +290,7 @@ func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 	require.Len(t, b.versions("both"), 2)
 }
 
-// A server of before values were asked for says so by leaving it out of its hello.
+// A replica of before values were asked for says so by leaving it out of its hello.
 func TestFormat_GoldenPullOfAnEarlierReleaseIsUnderstood(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	b.put("both", "from beta")

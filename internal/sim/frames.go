@@ -21,7 +21,7 @@ func Speak(s *session.Session) (out []session.Frame, err error) {
 	return slices.Clone(out), err
 }
 
-// Incompressible gives a value of n bytes.
+// Incompressible returns a value of n bytes.
 func Incompressible(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	r := rand.New(rand.NewPCG(seed, 1))

@@ -36,7 +36,7 @@ import (
 
 var fuzzNames = []causal.Origin{{'a', 'l', 'p', 'h', 'a', 15: 1}, {'b', 'e', 't', 'a', 15: 1}}
 
-// dry is a server whose commits are staged and checked, and then forgotten, so
+// dry is a replica whose commits are staged and checked, and then forgotten, so
 // that each execution begins in the same state.
 type dry struct {
 	*node

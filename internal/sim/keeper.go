@@ -2,7 +2,7 @@ package sim
 
 import "github.com/level-replicator/replicator/internal/replica"
 
-// testHost is a server without a shell.
+// testHost is a replica without a shell.
 type testHost interface {
 	With(f func(r *replica.Replica))
 	Commit(stage func(t *replica.Txn) error) error
@@ -33,7 +33,7 @@ func (k testKeeper) Each(keys [][]byte, stage replica.Stager) error {
 	return nil
 }
 
-// LookOnce has a server look at all its tombstones, some at a time, and forget those that
+// LookOnce has a replica look at all its tombstones, some at a time, and forget those that
 // may be.
 func LookOnce(h testHost, step int) error {
 	var p *replica.Purging

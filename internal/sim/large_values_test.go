@@ -57,7 +57,7 @@ func shellParams(maxValue int) session.Params {
 }
 
 // siblings makes so many writes of one key, none of which has seen another, and brings
-// them to one server.
+// them to one replica.
 func siblings(t testing.TB, key string, n, size int) *node {
 	a := newNode(t)
 	for i := range n {
@@ -148,7 +148,7 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 	requireEqualNodes(t, a, b)
 }
 
-// b takes x from a pull that breaks off: x has seen a write that its vv leaves out, and that b
+// b takes x from a pull that breaks off: x has seen a write that its context leaves out, and that b
 // does not claim. What b writes over it hides that write from who holds b's version back, also
 // when b has come to claim it by somebody who knows nothing of that.
 //
@@ -183,7 +183,7 @@ func TestMerge_CoversNothingThatAHeldBackVersionMayHaveSeen(t *testing.T) {
 	require.True(t, c.r.Known.Superseded(hidden.Dot))
 }
 
-// Nothing is claimed of who holds what came from a peer of before, for nobody knows what it has seen.
+// Nothing is covered of who holds what came from a peer of before, for nobody knows what it has seen.
 //
 // design.md: M11
 func TestMerge_CoversNothingOfAPeerWhosePruningIsUntold(t *testing.T) {

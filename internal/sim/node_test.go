@@ -56,7 +56,7 @@ func (it countingIterator) Prev() bool { return it.count(it.Iterator.Prev()) }
 
 func (it countingIterator) Next() bool { return it.count(it.Iterator.Next()) }
 
-// node is a server without a shell: a replica over goleveldb, whose sessions are
+// node is a replica without a shell: a replica over goleveldb, whose sessions are
 // driven frame by frame.
 type node struct {
 	t  testing.TB
@@ -203,7 +203,7 @@ func userData(t testing.TB, db *leveldb.DB) map[string]string {
 	return m
 }
 
-// foreign is a version by another server.
+// foreign is a version by another replica.
 func foreign(o byte, seq uint64, vv ...causal.Dot) store.Version {
 	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: vv, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
 }

@@ -25,7 +25,7 @@ func talkInWindows(t *testing.T, a, b *node, window int, between func()) (pages 
 	return pages
 }
 
-// written are two servers that have written much, some of it without knowing of each
+// written are two replicas that have written much, some of it without knowing of each
 // other, and have met: values of all sizes, overwrites, deletions, batches.
 func written(t *testing.T) *node {
 	a, b := newNode(t), newNode(t)

@@ -89,7 +89,7 @@ func TestPull_InPagesWhileItsServerIsWrittenTo(t *testing.T) {
 	requireEqualNodes(t, a, b)
 }
 
-// busyNode is a server that is pulling in another session.
+// busyNode is a replica that is pulling in another session.
 type busyNode struct{ *node }
 
 func (busyNode) EnterPull(causal.Origin, int64) session.SkipReason { return session.SkippedBusy }

@@ -215,7 +215,7 @@ func (x *scaleNode) EnterPull(causal.Origin, int64) session.SkipReason { return 
 
 func (x *scaleNode) LeavePull(causal.Origin) {}
 
-// spread measures how long a write takes to reach all servers.
+// spread measures how long a write takes to reach all replicas.
 func (w *scaleWorld) spread(t testing.TB, key string) (took []time.Duration, rounds int) {
 	start := w.now
 	for _, x := range w.nodes {
@@ -238,8 +238,8 @@ func (w *scaleWorld) spread(t testing.TB, key string) (took []time.Duration, rou
 	return took, rounds
 }
 
-// traffic is how many bytes a server sends per second, over some virtual time
-// during which writes happen at a rate, at random servers.
+// traffic is how many bytes a replica sends per second, over some virtual time
+// during which writes happen at a rate, at random replicas.
 func (w *scaleWorld) traffic(t testing.TB, span time.Duration, perSecond float64) float64 {
 	for _, x := range w.nodes {
 		x.bytes = 0
@@ -260,7 +260,7 @@ func (w *scaleWorld) traffic(t testing.TB, span time.Duration, perSecond float64
 	return float64(total) / w.now.Sub(start).Seconds() / float64(len(w.nodes))
 }
 
-// handshake measures the first and a later, idle session of two servers that know
+// handshake measures the first and a later, idle session of two replicas that know
 // of many origins.
 func handshake(t testing.TB, origins int) (first, idle int64) {
 	w := newScaleWorld(t, 2, 1)

@@ -110,7 +110,7 @@ func (n *simNode) check() error {
 	return n.checkKnowledge()
 }
 
-// checkShortened checks that all that the versions here have seen is named in their vvs, or
+// checkShortened checks that all that the versions here have seen is named in their contexts, or
 // known here to be left out (design.md: M11).
 func (n *simNode) checkShortened() error {
 	if n.r.Known.Seq(causal.Pruned, causal.Untold.Origin) > 0 {
@@ -258,7 +258,7 @@ func (w *simWorld) outcomes() map[string]simOutcome {
 	return os
 }
 
-// counts tells whether a write is still anywhere: somebody claims it or holds it.
+// counts reports whether a write is still anywhere: somebody covers it or holds it.
 // One that a power failure took from all who had it never was.
 func (w *simWorld) counts(v *ghostWrite) bool {
 	for _, n := range w.nodes {
@@ -284,7 +284,7 @@ func (w *simWorld) checkOutcome(before map[*ghostWrite]bool) error {
 		}
 	}
 	// What was superseded may be back beside what superseded it where that relied on
-	// what servers had said to have on disk, and they went back to older disks.
+	// what replicas had said to have on disk, and they went back to older disks.
 	mayReturn := w.conf.tombstoneTTL >= 0 || w.stats.restores > 0
 	first := w.up()[0]
 	for name, o := range w.outcomes() {

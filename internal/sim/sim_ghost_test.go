@@ -9,7 +9,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// ghost is what no server can know: every write that was ever made, with all that
+// ghost is what no replica can know: every write that was ever made, with all that
 // its writer had seen. It shares no code with merge, pull and repair; versions are
 // told apart by their dots alone.
 type ghost struct {
@@ -51,7 +51,7 @@ func (b writeSet) set(i int) writeSet {
 	return b
 }
 
-// or gives b, changed, with all of c.
+// or returns b, changed, with all of c.
 func (b writeSet) or(c writeSet) writeSet {
 	for len(b) < len(c) {
 		b = append(b, 0)
@@ -62,7 +62,7 @@ func (b writeSet) or(c writeSet) writeSet {
 	return b
 }
 
-// without gives one member of b that is in neither c nor d, or -1.
+// without returns one member of b that is in neither c nor d, or -1.
 func (b writeSet) without(c, d writeSet) int {
 	for i, x := range b {
 		if i < len(c) {
@@ -101,7 +101,7 @@ func (k *ghostKey) hold(live []*ghostWrite) *held {
 }
 
 // wrote records a write that was just made, by somebody who held what is given
-// and claimed what is given: what it claims and does not hold it has seen as well.
+// and covered what is given: what it covers and does not hold it has seen as well.
 func (g *ghost) wrote(v store.Version, k *ghostKey, past writeSet, covers func(causal.Dot) bool) (*ghostWrite, error) {
 	w := &ghostWrite{Version: v, key: k, nth: len(k.writes), past: slices.Clone(past)}
 	w.Value, w.Context = bytes.Clone(v.Value), v.Context.Clone()
@@ -141,7 +141,7 @@ func (w *ghostWrite) same(key string, v *store.Version, withValue bool) error {
 	return nil
 }
 
-// maximal gives the writes, among some of one key, that no other of them had seen.
+// maximal returns the writes, among some of one key, that no other of them had seen.
 func (k *ghostKey) maximal(among func(w *ghostWrite) bool) []*ghostWrite {
 	var seen writeSet
 	var ws []*ghostWrite

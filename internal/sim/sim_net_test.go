@@ -85,7 +85,7 @@ func earlierHello(hello []byte) []byte {
 }
 
 // move lets one end of a connection take in one frame, or send one page. It
-// tells whether anything happened.
+// reports whether anything happened.
 func (w *simWorld) move(c *simConn, i int) bool {
 	e, f := c.ends[i], c.ends[1-i]
 	switch {
@@ -153,7 +153,7 @@ func (w *simWorld) end(c *simConn, i int) {
 	}
 }
 
-// hangUpEnd is what a server does when a connection breaks.
+// hangUpEnd is what a replica does when a connection breaks.
 func (w *simWorld) hangUpEnd(c *simConn, i int) {
 	e := c.ends[i]
 	if e.over {

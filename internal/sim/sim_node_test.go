@@ -14,7 +14,7 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// simNode is one server: the real replica on a simulated disk.
+// simNode is one replica: the real replica on a simulated disk.
 type simNode struct {
 	w        *simWorld
 	id       int
@@ -90,7 +90,7 @@ func (n *simNode) tidy(p *replica.Tidying) error {
 }
 
 // findOut makes the ghost look at what a disk holds after an opening, and checks
-// that all that is claimed is there.
+// that all that is covered is there.
 func (n *simNode) findOut() error {
 	n.holds = map[string]*held{}
 	g := n.w.ghost
@@ -126,7 +126,7 @@ func (n *simNode) findOut() error {
 	return nil
 }
 
-// covered checks that a claimed write is held here, seen by something held, or
+// covered checks that a covered write is held here, seen by something held, or
 // rightly forgotten.
 func (n *simNode) covered(w *ghostWrite) error {
 	if h := n.holds[w.key.name]; h != nil && h.seen.has(w.nth) || w.key.forgotten.has(w.nth) || w.key.hurt {
@@ -137,7 +137,7 @@ func (n *simNode) covered(w *ghostWrite) error {
 
 func (n *simNode) With(f func(r *replica.Replica)) { f(n.r) }
 
-// Commit is the queue of a real server: it may put writes of callers into the same
+// Commit is the queue of a real replica: it may put writes of callers into the same
 // batch.
 func (n *simNode) Commit(stage func(t *replica.Txn) error) error {
 	return n.commitWith(stage, n.syncPulls)
@@ -297,7 +297,7 @@ func (n *simNode) newWrite(t *replica.Txn, k *ghostKey, prev *held, now []store.
 	return nil, fmt.Errorf("version %v of key %s was issued again, but what was it?", v.Dot, k.name)
 }
 
-// mayForget checks a purge against all other servers: of those that count as
+// mayForget checks a purge against all other replicas: of those that count as
 // members, none may hold a write of its own that is news here and had not seen what
 // goes. What it took from others is theirs to hold back: they may be no members.
 func (n *simNode) mayForget(prev, now *held) error {
@@ -327,7 +327,7 @@ func (n *simNode) mayForget(prev, now *held) error {
 	return nil
 }
 
-// claimsHold checks the claims that rose: rows have the old claim as durable.
+// claimsHold checks what rose of the version vector; rows have the old one as durable.
 func (n *simNode) claimsHold(rows []causal.Row) error {
 	for _, row := range rows {
 		for seq := row.Seqs[causal.Durable] + 1; seq <= row.Seqs[causal.Covered]; seq++ {
@@ -414,7 +414,7 @@ func (n *simNode) flushMemtable() {
 	n.r.Flushed(n.disk.flushes)
 }
 
-// upkeep is what a server does now and then.
+// upkeep is what a replica does now and then.
 func (n *simNode) upkeep() error {
 	return n.commitWith(func(t *replica.Txn) error {
 		t.StageCheckpoints()
@@ -423,7 +423,7 @@ func (n *simNode) upkeep() error {
 	}, n.w.chance(0.2))
 }
 
-// secure brings to disk what is claimed, as for a peer that waits for that.
+// secure brings to disk what is covered, as for a peer that waits for that.
 func (n *simNode) secure() error {
 	err := n.commitWith((*replica.Txn).SecureAll, true)
 	if errors.Is(err, replica.ErrMuchInDoubt) || errors.Is(err, store.ErrCorrupted) {

@@ -58,7 +58,7 @@ func simResolvers(r *rand.Rand) []simResolve {
 	}
 }
 
-// check tells whether a raw key shows what the resolver makes of the versions.
+// check reports whether a raw key shows what the resolver makes of the versions.
 func (s *simResolve) check(key string, vs []store.Version, raw []byte, there bool) error {
 	if !s.deterministic {
 		for i := range vs {

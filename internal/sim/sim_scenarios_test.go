@@ -17,7 +17,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// reopen opens the database of a node anew, as after a crash, with another
+// reopen reopens the database of a node, as after a crash, with another
 // resolver.
 func (n *node) reopen(resolve replica.ResolveFunc) {
 	require.NoError(n.t, n.db.CompactRange(*store.KindRange(store.KindOrigin))) // an opening starts with an empty memtable
@@ -30,7 +30,7 @@ func (n *node) reopen(resolve replica.ResolveFunc) {
 	require.NoError(n.t, TidyUp(n, 100, Never))
 }
 
-// copied opens a copy of a node's database, as another server or as a backup.
+// copied opens a copy of a node's database, as another replica or as a backup.
 func (n *node) copied() *node {
 	st := storage.NewMemStorage()
 	db, err := leveldb.Open(st, nil)

@@ -54,7 +54,7 @@ func TestPull_ResumeSendsAKeyThatGrew(t *testing.T) {
 	s.talk(server, q)
 	s.put(o, "k", "o")
 	s.put(o, "later", "o")
-	// The server holds o's third write and not the second.
+	// The replica holds o's third write and not the second.
 	half := s.pullUntil(server, o, func() bool { return server.holds["later"] != nil })
 	require.Len(t, server.holds["k"].live, 2)
 	// It has sent the key when it hears of o's second write, which joins the key …

@@ -182,7 +182,7 @@ func (w *simWorld) partition() {
 	}
 }
 
-// copyDisk keeps an image of a disk, or starts a further server on one, or goes
+// copyDisk keeps an image of a disk, or starts a further replica on one, or goes
 // back to an earlier one.
 func (w *simWorld) copyDisk(n *simNode) {
 	image := n.disk.now

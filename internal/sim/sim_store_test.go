@@ -28,7 +28,7 @@ func (im simImage) search(key string) (int, bool) {
 	return i, i < len(im) && im[i].key == key
 }
 
-// with gives the image that a batch makes of this one. The pairs of a batch are
+// with returns the image that a batch makes of this one. The pairs of a batch are
 // sorted, each key once; one without a value is a deletion.
 func (im simImage) with(batch []simPair) simImage {
 	next := make(simImage, 0, len(im)+len(batch))
@@ -127,7 +127,7 @@ func (d *simDisk) afterPowerFailure(r *rand.Rand, survive float64) simImage {
 var errSimRead = errors.New("simulated: the disk cannot read this block")
 
 // simReader reads an image. Like goleveldb it hands out iterators whose key and
-// value are overwritten by the next step, and like a damaged table some of them
+// value are overwritten by the next step, and like a corrupted table some of them
 // end early, with nothing but Error to tell it.
 type simReader struct {
 	image simImage

@@ -230,7 +230,7 @@ func (w *simWorld) configure() {
 	w.logf("seed %d: %+v", w.seed, w.conf)
 }
 
-// addNode starts a server on an image of a disk, or on an empty one.
+// addNode starts a replica on an image of a disk, or on an empty one.
 func (w *simWorld) addNode(im simImage) *simNode {
 	n := &simNode{w: w, id: len(w.nodes), disk: newSimDisk(im), met: map[int]causal.Origin{}, crashed: im != nil}
 	n.maxValue = 1 << 16
@@ -260,7 +260,7 @@ func (w *simWorld) someSkew() time.Duration {
 // try takes an error of an opening: a fault that was asked for leaves it down.
 func (w *simWorld) try(err error) { w.ignore(err) }
 
-// someWrites is what a client wants of a server.
+// someWrites is what a client wants of a replica.
 func (w *simWorld) someWrites(n *simNode) []store.Write {
 	k := 1
 	if w.chance(0.1) {
