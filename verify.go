@@ -102,7 +102,7 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 		return Comparison{Peer: addr}, err
 	}
 	if !found.Begun {
-		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this server itself, or was removed meanwhile", addr)
+		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this replica itself, or was removed meanwhile", addr)
 	}
 	c := Comparison{Peer: addr, Name: found.Name, Digest: Digest(found.Ours.Digest()), Theirs: Digest(found.Theirs.Digest()), Omitted: found.More}
 	for _, d := range found.List {

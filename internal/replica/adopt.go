@@ -21,7 +21,7 @@ func Strange(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte
 
 // expected returns what a key shows by its log, and whether that can be said. Of a key
 // in conflict its mark tells; in that of an earlier release it is not written, and
-// the resolver is asked, if it gives the same twice.
+// the resolver is asked, if it decides the same twice.
 func expected(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte, s store.Siblings) (want store.ShownValue, known bool, err error) {
 	if len(s) > 1 {
 		marked, known, err := store.ReadShown(rd, key)

@@ -27,6 +27,7 @@ type Question struct {
 	Names causal.Sum
 }
 
+// Decision is what a resolver answered.
 type Decision struct {
 	Shown    store.Version
 	panicked any

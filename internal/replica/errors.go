@@ -13,6 +13,7 @@ type ProtocolError string
 
 func (e ProtocolError) Error() string { return "replicator: protocol error: " + string(e) }
 
+// ProtocolErrorf returns a ProtocolError.
 func ProtocolErrorf(format string, args ...any) error {
 	return ProtocolError(fmt.Sprintf(format, args...))
 }

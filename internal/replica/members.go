@@ -55,7 +55,7 @@ func (r *Replica) ActiveMembers() []*Member {
 	return ms
 }
 
-// NoteSeen notes that a peer was heard, and gives what is known of it.
+// NoteSeen notes that a peer was heard, and returns what is known of it.
 func (r *Replica) NoteSeen(o causal.Origin, name string) *Member {
 	m := r.Members[o]
 	if m == nil {

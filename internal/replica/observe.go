@@ -17,11 +17,11 @@ type Change struct {
 	Same        bool // nothing is different: it was only written again
 }
 
-// observer is told of the changes that a replica takes in, while nobody else uses the
-// replica. It must not keep c.
+// observer learns of the changes that a replica takes in, while nobody else uses the replica.
+// Note must not keep c.
 type observer interface{ Note(c *Change) }
 
-// Observe has an observer told of all changes from now on, until it is let go.
+// Observe registers an observer of all changes from now on, until Unobserve.
 func (r *Replica) Observe(o observer) {
 	if r.observers == nil {
 		r.observers = map[observer]struct{}{}
@@ -29,6 +29,7 @@ func (r *Replica) Observe(o observer) {
 	r.observers[o] = struct{}{}
 }
 
+// Unobserve removes an observer.
 func (r *Replica) Unobserve(o observer) { delete(r.observers, o) }
 
 // Winner is what the key shows now.

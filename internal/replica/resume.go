@@ -146,6 +146,7 @@ func (r *Replica) readResume() error {
 	return nil
 }
 
+// DecodeResume reads the record of a resume point.
 func DecodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
 	d := store.Decoder{B: record}
 	if d.Format() != nil {

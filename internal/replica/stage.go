@@ -7,6 +7,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
+// stageWinner stages the resolved value of a key (M8).
 func stageWinner(b leveldb.BatchReplay, key []byte, shown store.Version) {
 	if shown.Deleted {
 		b.Delete(key)
@@ -121,7 +122,7 @@ func (t *Txn) stageHints(key []byte, old, now store.Siblings, was, is bool, reso
 	mark(store.KindConflict, was, is, shown)
 }
 
-// stageIndex writes the log-index and gives its record.
+// stageIndex writes the log-index and returns its record.
 func (t *Txn) stageIndex(key []byte, now store.Siblings) []byte {
 	t.keyBuf = store.AppendKey(t.keyBuf[:0], store.KindIndex, key)
 	if len(now) == 0 {
