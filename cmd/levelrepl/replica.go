@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
@@ -205,7 +206,16 @@ func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, er
 			p.Next = c.Key
 			break
 		}
-		p.Entries = append(p.Entries, entry{Key: c.Key, Value: octets(c.Value), Versions: versionsOf(c.Versions, true)})
+		e := entry{Key: c.Key, Versions: versionsOf(c.Versions, true)}
+		// Not c.Value, which a stopped directory resolves with the resolver of this command.
+		stored, err := l.reader.Get(c.Key, nil)
+		switch {
+		case err == nil:
+			e.Value = append(octets{}, stored...)
+		case !errors.Is(err, leveldb.ErrNotFound):
+			return p, err
+		}
+		p.Entries = append(p.Entries, e)
 		for _, v := range c.Versions {
 			size += len(v.Value)
 		}
