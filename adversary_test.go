@@ -364,7 +364,7 @@ func TestRefusalsAreBoundedAndLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
 	for i := range 1000 {
-		r.note(logger, &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(i%100)), Port: 1000 + i}, &session.RejectedError{Why: "another cluster"})
+		r.note(logger, &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(i%100)), Port: 1000 + i}, &session.HelloError{Why: "another cluster"})
 	}
 	list := r.status()
 	require.Len(t, list, maxRefusals+1)

@@ -75,9 +75,22 @@ var ErrCorrupted = store.ErrCorrupted
 // RefusedError is the reason that a peer gave for ending a session. errors.As finds it in a
 // [*PeerError].
 type RefusedError struct {
-	Code int
+	Code Code
 	Text string // for people; printable
 }
+
+// Code classifies why a peer ended a session. A later release may send others.
+type Code int
+
+// The codes of a [RefusedError].
+const (
+	CodeOther   Code = 0 // only the text says why
+	CodeCluster Code = 1 // the peer belongs to another cluster
+	CodeSelf    Code = 2 // the peer is this replica itself
+	CodeVersion Code = 3 // no version of the protocol in common
+	CodeBusy    Code = 4 // the peer has too many connections
+	CodeClock   Code = 5 // we sent a version from too far in the future, see Options.MaxClockSkew
+)
 
 func (e *RefusedError) Error() string { return (&session.RefusedError{Text: e.Text}).Error() }
 
@@ -88,6 +101,6 @@ func (e *PeerError) As(target any) bool {
 	if !ok || !errors.As(e.Err, &refused) {
 		return false
 	}
-	*public = &RefusedError{Code: refused.Code, Text: refused.Text}
+	*public = &RefusedError{Code: Code(refused.Code), Text: refused.Text}
 	return true
 }

@@ -99,7 +99,7 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 	p.err = err
 	state := PeerFailing
 	var refused *session.RefusedError
-	var rejected *session.RejectedError
+	var rejected *session.HelloError
 	var step *PeerError
 	switch {
 	case isSelf(err):

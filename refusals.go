@@ -83,7 +83,7 @@ func (r *refusals) status() []Refusal {
 func reasonOf(err error) string {
 	var (
 		step     *PeerError
-		rejected *session.RejectedError
+		rejected *session.HelloError
 		refused  *transport.HandshakeFailure
 		op       *net.OpError
 	)

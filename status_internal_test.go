@@ -240,3 +240,11 @@ func TestServersWithoutANameAreToldApart(t *testing.T) {
 	db := serve(t, Options{Listen: "0.0.0.0:0", Insecure: true})
 	require.True(t, strings.HasPrefix(db.Status().Name, host+":"), db.Status().Name)
 }
+
+func TestRefusalReachesTheCallerWithItsCode(t *testing.T) {
+	for code, sent := range map[Code]session.RefuseCode{CodeSelf: session.RefuseSelf, CodeVersion: session.RefuseVersion, CodeBusy: session.RefuseBusy, CodeClock: session.RefuseClock} {
+		var refused *RefusedError
+		require.ErrorAs(t, &PeerError{"a:9000", OpHello, &session.RefusedError{Code: int(sent), Text: "no"}}, &refused)
+		require.Equal(t, RefusedError{code, "no"}, *refused)
+	}
+}

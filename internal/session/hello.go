@@ -141,22 +141,22 @@ func (s *Session) gotHello(payload []byte) error {
 }
 
 // validateHello returns why this replica does not talk to a peer, or nil.
-func (s *Session) validateHello(h *Hello) *RejectedError {
+func (s *Session) validateHello(h *Hello) *HelloError {
 	var self causal.Origin
 	s.host.With(func(r *replica.Replica) { self = r.Self })
 	switch {
 	case h.Min > ProtocolMax || h.Max < ProtocolMin || h.Max < h.Min:
-		return &RejectedError{RefuseVersion,
+		return &HelloError{RefuseVersion,
 			fmt.Sprintf("the peer speaks protocol versions %d to %d, this replica %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax),
 			fmt.Sprintf("protocol versions %d to %d, want one of %d to %d", h.Min, h.Max, ProtocolMin, ProtocolMax)}
 	case h.Cluster != s.params.Cluster:
-		return &RejectedError{refuseCluster,
+		return &HelloError{refuseCluster,
 			fmt.Sprintf("the peer is of cluster %q, this replica of %q", h.Cluster, s.params.Cluster),
 			fmt.Sprintf("this server is of another cluster than %q", h.Cluster)} // testdata/format has this text
 	case h.Origin == self:
-		return &RejectedError{RefuseSelf, ErrSelf.Error(), ErrSelf.Error()}
+		return &HelloError{RefuseSelf, ErrSelf.Error(), ErrSelf.Error()}
 	case h.Origin == causal.Origin{}:
-		return &RejectedError{refuseError, "the peer has no origin", "a hello without an origin"}
+		return &HelloError{refuseError, "the peer has no origin", "a hello without an origin"}
 	}
 	return nil
 }

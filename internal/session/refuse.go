@@ -30,17 +30,17 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return "refused by the peer: " + e.Text }
 
-// RejectedError is why a hello was not accepted here.
-type RejectedError struct {
+// HelloError reports why a hello was not accepted here.
+type HelloError struct {
 	code  RefuseCode
 	Why   string // for our log
 	reply string // for the peer, which learns nothing of ours
 }
 
-func (e *RejectedError) Error() string { return e.Why }
+func (e *HelloError) Error() string { return e.Why }
 
 // Is makes errors.Is(err, ErrSelf) true of a connection to oneself.
-func (e *RejectedError) Is(target error) bool { return target == ErrSelf && e.code == RefuseSelf }
+func (e *HelloError) Is(target error) bool { return target == ErrSelf && e.code == RefuseSelf }
 
 // ErrSelf is why a session with oneself ends.
 var ErrSelf = errors.New("this is the replica itself")
