@@ -30,7 +30,7 @@ type conversation struct {
 	memory  reservation
 }
 
-// sessionHost is this server as the host of one session.
+// sessionHost is this replica as the host of one session.
 type sessionHost struct {
 	db     *DB
 	remote string // where the peer is
@@ -58,7 +58,7 @@ func (db *DB) params(remembered causal.Origin) session.Params {
 }
 
 // converse holds a session over a connection that is through with its handshake.
-// The connection is closed then. peer gives the peer's address, once it is greeted.
+// The connection is closed then. peer returns the peer's address, once it is greeted.
 func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.ProgressConn, s *session.Session, tk *transport.Ticket, peer func() string) error {
 	defer conn.Close()
 	db.network.talking.Add(1)

@@ -22,7 +22,7 @@ var (
 	errNoLeft  = errors.New("an address of the name led to this server itself, or to nobody who would talk, a moment ago; and no other one answers")
 )
 
-// avoided are addresses that a peer's name has, and that led to this server itself, or to
+// avoided are addresses that a peer's name has, and that led to this replica itself, or to
 // nobody who would talk to us; each until it is tried again.
 type avoided map[string]time.Time
 
@@ -35,7 +35,7 @@ type detour struct {
 type detourKey struct{}
 
 // Avoid reports whether a function for [Options].Dial should pass over an address that it
-// found for a name, "host:port" with an IP address: a moment ago it led to this server
+// found for a name, "host:port" with an IP address: a moment ago it led to this replica
 // itself, or to nobody who would talk to us, and the name may have others. If none is
 // left, Dial returns an error. One that does not ask is called again at the usual pauses.
 func Avoid(ctx context.Context, addr string) bool {

@@ -28,7 +28,7 @@ func (d *durability) askedLately() bool {
 	return time.Now().UnixNano()-d.asked.Load() < int64(syncAfterAsked)
 }
 
-// makeDurable brings to disk what is claimed, and waits for it. All who ask while it is
+// makeDurable brings to disk what is covered, and waits for it. All who ask while it is
 // under way are served by the next one.
 func (db *DB) makeDurable() error {
 	defer db.durability.noteAsked() // it may have taken longer than syncAfterAsked
@@ -36,7 +36,7 @@ func (db *DB) makeDurable() error {
 	return db.flushAll()
 }
 
-// flushAll brings to disk what is claimed. At most one flush is under way.
+// flushAll brings to disk what is covered. At most one flush is under way.
 func (db *DB) flushAll() error {
 	var need uint64
 	db.with(func(r *replica.Replica) { need = r.Commits })
@@ -68,7 +68,7 @@ func (db *DB) flushAll() error {
 		return err
 	}
 	db.with(func(r *replica.Replica) { r.OnDisk(m) })
-	// A claim that a crash could take back would be no report.
+	// A version vector that a crash could cut down would be no report.
 	return db.commit(func(t *replica.Txn) error {
 		t.StageCheckpoints()
 		t.Sync = true

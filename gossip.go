@@ -113,15 +113,15 @@ func (db *DB) noteAlone() {
 	}
 }
 
-// isSelf reports whether a session failed since it led back to this server.
+// isSelf reports whether a session failed because it led back to this replica.
 func isSelf(err error) bool {
 	var refused *session.RefusedError
 	return errors.Is(err, session.ErrSelf) || errors.As(err, &refused) && refused.Code == int(session.RefuseSelf)
 }
 
-// selfLocked notes that an address has led to this server itself. That may be another one
+// selfLocked notes that an address has led to this replica itself. That may be another one
 // the next time, as a name or a virtual address leads to several and any address
-// may pass to another server; so it rests no longer than one that failed.
+// may pass to another replica; so it rests no longer than one that failed.
 func (p *peer) selfLocked(now time.Time, lately time.Duration) {
 	p.err, p.failed, p.next = nil, 0, now.Add(p.backoff.NextBackOff())
 	p.who.shared = p.who.shared || p.who.proven

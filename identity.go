@@ -25,10 +25,10 @@ type identity struct {
 // maxPast bounds the origins that are remembered of one address.
 const maxPast = 8
 
-// becomesLocked notes who is there.
+// becomesLocked notes which replica is there.
 func (p *peer) becomesLocked(o causal.Origin, name string, now time.Time) {
 	if p.origin != o {
-		p.origin, p.has, p.claims, p.covered = o, nil, causal.Sum{}, now
+		p.origin, p.has, p.vectorSum, p.covered = o, nil, causal.Sum{}, now
 	}
 	p.name = name
 }
@@ -66,7 +66,7 @@ func (ps *peers) thereLocked(p *peer, now time.Time) bool {
 	return p.answering > 0 || !p.last.IsZero() && now.Sub(p.last) < ps.lately
 }
 
-// absorbLocked gives a peer what is known of it as a guest.
+// absorbLocked adds to a peer what is known of it as a guest.
 func (ps *peers) absorbLocked(p *peer) {
 	g := ps.guests[p.origin]
 	if g == nil || g.answering > 0 || p.who.shared {
@@ -75,7 +75,7 @@ func (ps *peers) absorbLocked(p *peer) {
 	delete(ps.guests, p.origin)
 	p.pulled, p.served, p.in, p.out = p.pulled+g.pulled, p.served+g.served, p.in+g.in, p.out+g.out
 	if g.last.After(p.last) {
-		p.last, p.claims, p.has, p.covered = g.last, g.claims, g.has, g.covered
+		p.last, p.vectorSum, p.has, p.covered = g.last, g.vectorSum, g.has, g.covered
 	}
 	if g.came.After(p.came) {
 		p.came = g.came
@@ -83,7 +83,7 @@ func (ps *peers) absorbLocked(p *peer) {
 	p.asked = max(p.asked, g.asked)
 }
 
-// holder is who is thought to be behind an address.
+// holder returns the origin thought to be behind an address.
 func (ps *peers) holder(addr string) (o causal.Origin) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -151,7 +151,7 @@ func (ps *peers) whereLocked(o causal.Origin, addr string, over bool, now time.T
 	return nil
 }
 
-// behindLocked lists those who are thought to be behind an address and nowhere else.
+// behindLocked lists the origins that are thought to be behind an address and nowhere else.
 func (ps *peers) behindLocked(addr string, now time.Time) (os []causal.Origin) {
 	for o, g := range ps.guests {
 		if g.addr == addr && addr != "" {

@@ -11,18 +11,18 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
-// queue is the one place that commits. Who wants to write joins it, and whoever
-// gets hold of the replica first commits for all who wait, in one batch, so that
+// queue is the one place that commits. Every writer joins it, and the one that
+// gets the slot first commits for all that wait, in one batch, so that
 // writers with Sync share an fsync as they do in goleveldb itself.
 type queue struct {
 	raw     *leveldb.DB
-	replica *replica.Replica     // used by who holds the slot
+	replica *replica.Replica     // guarded by the slot
 	slot    chan struct{}        // capacity 1
 	commits func(t *replica.Txn) // called with the slot held, after each commit
 	failed  func(error)          // called with the slot held, once the store failed to write
 	starved func(error)          // called with the slot held, when file handles are wanting; with nil when they no longer are
 
-	shortage shortage // used by who holds the slot
+	shortage shortage // guarded by the slot
 
 	requests sync.Pool     // of *request; one for each database, as a channel of one bubble is no good in another
 	over     chan struct{} // closed when Close is through or has given up: nobody waits any more
@@ -32,7 +32,7 @@ type queue struct {
 	err     error // once set, nothing is committed any more
 }
 
-// request gives one that was used before, or a new one.
+// request returns one that was used before, or a new one.
 func (q *queue) request() *request {
 	if r, ok := q.requests.Get().(*request); ok {
 		return r
@@ -43,13 +43,13 @@ func (q *queue) request() *request {
 // request is something to be staged and committed.
 type request struct {
 	writes  []store.Write              // of a caller, or
-	stage   func(t *replica.Txn) error // of the server itself
+	stage   func(t *replica.Txn) error // of the replica itself
 	sync    bool
 	notable []replica.Change // of what it did, for the caller to report
 
 	decisions *replica.Decisions // nil: the resolver is asked while the request is staged
 	done      chan error
-	// answered tells whether an answer was taken from done. If not, the queue may
+	// answered reports whether an answer was taken from done. If not, the queue may
 	// still hold the request.
 	answered bool
 }
@@ -131,7 +131,7 @@ func (req *request) answer() (given bool, err error) {
 	}
 }
 
-// lead commits for those who wait, as many as fit into one batch.
+// lead commits for those that wait, as many as fit into one batch at a time.
 func (q *queue) lead() {
 	group, err := q.next()
 	for len(group) > 0 && err == nil {
@@ -144,7 +144,7 @@ func (q *queue) lead() {
 	}
 }
 
-// next takes who is to be committed for: all small requests that wait, and one large one
+// next takes the requests to commit: all small ones that wait, and one large one
 // behind them. Further large ones stay, each with a goroutine that will lead, so that a
 // small one waits for one of them at most.
 func (q *queue) next() (group []*request, err error) {
@@ -166,7 +166,7 @@ func (q *queue) next() (group []*request, err error) {
 	return group, q.err
 }
 
-// commit stages and commits the first requests of a group, and tells how many
+// commit stages and commits the first requests of a group, and returns how many
 // were answered. An error is one that refuses all others, too.
 func (q *queue) commit(group []*request) (int, error) {
 	t, staged, bad, badErr := q.stageGroup(group)
@@ -218,7 +218,7 @@ func (q *queue) stageGroup(group []*request) (t *replica.Txn, staged, bad int, e
 	return t, staged, 0, nil
 }
 
-// notable gives those changes that there are events for, with memory of their own.
+// notable returns the changes that there are events for, with memory of their own.
 func notable(changes []replica.Change) (list []replica.Change) {
 	for _, c := range changes {
 		if c.Panicked != nil || !c.Same && (c.Conflict || c.WasConflict) {
@@ -229,7 +229,7 @@ func notable(changes []replica.Change) (list []replica.Change) {
 	return list
 }
 
-// joins tells whether a request may go into the batch of those before it.
+// joins reports whether a request may go into the batch of those before it.
 func joins(t *replica.Txn, before, req *request) bool {
 	if before.stage != nil || req.stage != nil {
 		return t.Size() <= replica.GroupSlack && req.size() <= replica.GroupSlack

@@ -79,7 +79,7 @@ func (db *DB) requestMaintenance() {
 }
 
 // maintain looks after the store: it moves the checkpoint, forgets deletions, and
-// gives orphans a new name.
+// reissues orphans.
 func (db *DB) maintain(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -136,9 +136,9 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 	if now.Sub(u.saved) >= checkpointInterval {
 		u.saved = now
 		if err := db.commit(func(t *replica.Txn) error {
-			// Who writes with Sync only has all on disk, at all times: this must not be
+			// With Sync alone all is on disk at all times: this must not be
 			// the one write for which a flush has to be waited for.
-			// And proofs that are not known to be on disk ride along with every write.
+			// And watermarks that are not known to be on disk ride along with every write (C3).
 			t.Sync = t.Sync || !t.R.Unsynced || len(t.R.UndurableOrigins()) > 0
 			t.StageCheckpoints()
 			t.StageMembers()
@@ -201,8 +201,8 @@ func (db *DB) purge(ctx context.Context, u *upkeep) error {
 	return nil
 }
 
-// reissueOrphans gives writes of earlier openings that nobody turned out to claim
-// a new name, once all peers that can be reached have been heard.
+// reissueOrphans reissues writes of earlier incarnations that no peer turned out to cover,
+// once all peers that can be reached have been heard.
 func (db *DB) reissueOrphans(ctx context.Context) error {
 	if !isClosed(db.ready) {
 		return nil
@@ -219,7 +219,7 @@ func (db *DB) reissueOrphans(ctx context.Context) error {
 		if err := db.commit(func(t *replica.Txn) error { return t.Reissue(reissueStep) }); err != nil {
 			return err
 		}
-		db.requestSync() // who waits for a name that is gone is told
+		db.requestSync() // waits for a name that is gone can end
 	}
 	return nil
 }

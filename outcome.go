@@ -15,12 +15,12 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 	now := time.Now()
 	broken := db.queue.broken()
 	theirs := s.VectorSum
-	var claims causal.Sum
+	var ours causal.Sum
 	var has causal.Vector
 	db.logHeldBack(s.HeldBefore, s.HeldNow)
 	covered := s.Idle || s.ServedAll
 	db.with(func(r *replica.Replica) {
-		if claims = r.Known.VectorSum; err == nil && theirs == claims {
+		if ours = r.Known.VectorSum; err == nil && theirs == ours {
 			has = r.Known.Vector(causal.Covered)
 		}
 		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
@@ -44,7 +44,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 	}
 	if err == nil {
 		p.endedWellLocked(s.Dialed, now)
-		p.claims = theirs
+		p.vectorSum = theirs
 		if has != nil {
 			p.has = has
 		}
@@ -60,10 +60,10 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 		}
 		p.failedLocked(s.Dialed, now, err, 4*db.opts.MaxInterval)
 	}
-	// Who left out a pull comes back to it when the other pull is over.
+	// A pull that was left out follows when the other one is over.
 	// What is held back stays so, however often they talk.
 	whole := s.Skipped == session.NotSkipped && s.TheirSkip == session.NotSkipped && !s.Withheld && !s.HeldBack
-	state, name, behind := p.state, p.name, whole && p.claims != claims
+	state, name, behind := p.state, p.name, whole && p.vectorSum != ours
 	db.peers.mu.Unlock()
 	if state != was && state != PeerSelf && was != PeerSelf {
 		db.logState(p, name, state, err)
@@ -77,7 +77,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 }
 
 // endedWellLocked: only a session that we dialed proves that we can dial. Of two
-// servers of which one cannot reach the other, the one goes on resting between its
+// replicas of which one cannot reach the other, the one goes on resting between its
 // attempts while the other's sessions keep both up to date.
 func (p *peer) endedWellLocked(dialed bool, now time.Time) {
 	p.last, p.seen = now, now
@@ -127,7 +127,7 @@ func (db *DB) logState(p *peer, name string, state PeerState, err error) {
 	}
 }
 
-// report tells those who asked for it of a session.
+// report counts a session and reports it to Events.
 func (db *DB) report(addr string, s session.Result, pace *transport.ProgressConn, took time.Duration, err error) {
 	ev := SessionEvent{Peer: addr, Dialed: s.Dialed, Idle: s.Idle, Pulled: s.Pulled, Served: s.Served, Duration: took, Err: err}
 	if pace != nil {

@@ -16,11 +16,11 @@ import (
 )
 
 // peer is an address, and what is known of the replica that answers there; or a replica
-// that dials us and whose address cannot be told, see peers.guests.
+// that dials us and whose address is not known, see peers.guests.
 type peer struct {
 	addr      string
 	source    source
-	origin    causal.Origin // who answered, or came, last
+	origin    causal.Origin // of the replica that answered, or came, last
 	name      string
 	who       identity
 	avoid     avoided // addresses that its name has, and that led nowhere lately
@@ -36,8 +36,8 @@ type peer struct {
 	next      time.Time     // not dialed before
 	seen      time.Time     // when its address was last heard of
 	failed    int           // sessions in a row
-	claims    causal.Sum    // what it claimed at the end of the last good session
-	has       causal.Vector // that it is sure to claim; nil if nothing is
+	vectorSum causal.Sum    // of its version vector, at the end of the last good session
+	has       causal.Vector // that it is sure to cover; nil if none is
 	covered   time.Time     // all that was known here then it has
 	pulled    int64
 	served    int64
@@ -65,12 +65,12 @@ func (s source) public() PeerSource {
 type peers struct {
 	mu         sync.Mutex
 	list       []*peer                 // sorted by address
-	guests     map[causal.Origin]*peer // they dial us, and where they could be dialed cannot be told
+	guests     map[causal.Origin]*peer // they dial us, and their addresses are not known
 	candidates []schedule.Candidate    // of list, in the last round; kept for its memory
 	found      signal                  // an address is new, or may be tried again
 	least      time.Duration           // first pause after a failure
 	most       time.Duration
-	lately     time.Duration // who came within it counts as there
+	lately     time.Duration // a peer that came within it counts as there
 	alone      bool          // it was said that all configured addresses are this replica's own
 }
 
@@ -105,7 +105,7 @@ func (ps *peers) search(addr string) (int, bool) {
 	})
 }
 
-// add notes an address and tells whether it is new.
+// add notes an address and reports whether it is new.
 func (ps *peers) add(addr string, s source, now time.Time) bool {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -172,7 +172,7 @@ func (ps *peers) addresses() []string {
 func (p *peer) candidate(now time.Time, vector causal.Sum) schedule.Candidate {
 	return schedule.Candidate{
 		Answers: p.live(), Busy: p.busy, Rests: p.next, Lately: p.answeredLately(now), Tried: p.tried,
-		Current: p.claims == vector, Calling: p.answering > 0, Reached: p.reached, Came: p.came,
+		Current: p.vectorSum == vector, Calling: p.answering > 0, Reached: p.reached, Came: p.came,
 	}
 }
 
@@ -214,7 +214,7 @@ func (ps *peers) awaken(addr string) {
 	}
 }
 
-// aloneLocked reports whether addresses are configured, all of them lead to this server
+// aloneLocked reports whether addresses are configured, all of them lead to this replica
 // itself, and nobody else is there.
 func (ps *peers) aloneLocked(now time.Time) bool {
 	configured := false
@@ -239,7 +239,7 @@ func (ps *peers) isAlone(now time.Time) bool {
 	return ps.aloneLocked(now)
 }
 
-// noteAlone notes whether this server is alone, and reports whether that is new.
+// noteAlone notes whether this replica is alone, and reports whether that is new.
 func (ps *peers) noteAlone(now time.Time) (alone, changed bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -266,7 +266,7 @@ func (ps *peers) nextProbe(now time.Time) (next time.Time, ok bool) {
 	return schedule.NextProbe(ps.candidatesLocked(now, causal.Sum{}))
 }
 
-// forgetLocked drops who was not configured, and was neither heard of nor there for long.
+// forgetLocked drops peers that were not configured, and were neither heard of nor there for long.
 func (ps *peers) forgetLocked(now time.Time) {
 	ps.list = slices.DeleteFunc(ps.list, func(p *peer) bool {
 		return p.source != fromList && !p.busy && p.answering == 0 && p.state != PeerOK && now.Sub(p.seen) > forgetAfter
@@ -305,7 +305,7 @@ func (p *peer) freeLocked() {
 	}
 }
 
-// broke tells whether the last session with a peer was cut off in the midst.
+// broke reports whether the last session with a peer was cut off in the midst.
 func (ps *peers) broke(p *peer) bool {
 	if p == nil {
 		return false
@@ -348,14 +348,14 @@ func (ps *peers) all() []string {
 	return append(live, others...)
 }
 
-// tried tells whether a session has ended with every peer, and how many there are.
+// tried reports whether a session has ended with every peer, and how many there are.
 func (ps *peers) tried() (all bool, n int) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	return !slices.ContainsFunc(ps.list, func(p *peer) bool { return !p.tried }), len(ps.list)
 }
 
-// met counts those who answer.
+// met returns how many peers answer.
 func (ps *peers) met() (n int) {
 	ps.each(func(p *peer) { n += int(store.Btoi(p.state == PeerOK)) })
 	return n

@@ -15,20 +15,20 @@ func (db *DB) progress(p Progress) {
 	}
 }
 
-// pullWork follows what one session brings over, and tells of it if it takes long.
+// pullWork follows what one session pulls, and reports it if it takes long.
 type pullWork struct {
 	db   *DB
 	peer func() string // its address
 
-	now   Progress  // Work is empty if nothing is under way
-	began time.Time // of it
-	told  time.Time
-	bytes int64 // of the connection, and
-	keys  int64 // of the session, when it began
+	now      Progress  // Work is empty if nothing is under way
+	began    time.Time // of it
+	reported time.Time // when that was last reported
+	bytes    int64     // of the connection, and
+	keys     int64     // of the session, when it began
 }
 
-// Who takes less than tellAfter is not worth telling of.
-const tellAfter = time.Second
+// reportAfter is how long work takes before it is worth reporting.
+const reportAfter = time.Second
 
 // follow is called after each frame that came.
 func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
@@ -45,22 +45,22 @@ func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
 	if work != w.now.Work {
 		w.end()
-		w.now, w.began, w.told, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
+		w.now, w.began, w.reported, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
 		if work == WorkPull {
 			w.now.Total = s.Behind()
 		}
 	}
-	if work == "" || now.Sub(w.told) < tellAfter {
+	if work == "" || now.Sub(w.reported) < reportAfter {
 		return
 	}
-	w.told, w.now.Peer, w.now.Remaining = now, w.peer(), 0
+	w.reported, w.now.Peer, w.now.Remaining = now, w.peer(), 0
 	if left := w.now.Total - w.now.Keys; left > 0 && w.now.Keys > 0 {
 		w.now.Remaining = time.Duration(float64(now.Sub(w.began)) * float64(left) / float64(w.now.Keys))
 	}
 	w.db.progress(w.now)
 }
 
-// end tells that what was told of is over.
+// end reports that what was reported is over.
 func (w *pullWork) end() {
 	if w.now.Peer != "" {
 		w.now.Done, w.now.Remaining = true, 0

@@ -17,7 +17,7 @@ type pulls struct {
 	left   chan struct{} // closed when the next of them ends; nil if nobody waits for that
 }
 
-// next gives a channel that is closed when a pull ends.
+// next returns a channel that is closed when a pull ends.
 func (ps *pulls) next() <-chan struct{} {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

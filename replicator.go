@@ -182,7 +182,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 	return d
 }
 
-// nameAt is what a server is called that was given no name. One that listens on any
+// nameAt returns the name of a replica that was given none. One that listens on any
 // address says the same there as its peers on other hosts, so it goes by its host's name.
 func nameAt(listener net.Addr) string {
 	host, port, err := net.SplitHostPort(listener.String())
@@ -195,10 +195,10 @@ func nameAt(listener net.Addr) string {
 	return net.JoinHostPort(printable.Printable(host), port)
 }
 
-// Addr is the address that the server listens on for peers.
+// Addr returns the address that the replica listens on for peers.
 func (db *DB) Addr() net.Addr { return db.network.listener.Addr() }
 
-// advertised is where peers should dial, as far as this server can tell.
+// advertised returns the address that peers should dial, as far as is known here.
 func (db *DB) advertised() string {
 	if db.opts.Advertise != "" {
 		return db.opts.Advertise
@@ -330,7 +330,7 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 	return err
 }
 
-// committed is called with the replica in hand after each commit.
+// committed is called with the queue's slot held after each commit.
 func (db *DB) committed(t *replica.Txn) {
 	db.watchers.publish(t.Changes)
 	n := 0

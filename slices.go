@@ -7,7 +7,7 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 )
 
-// What the server does on its own account for many keys it commits in slices, as
+// What the replica does on its own account for many keys it commits in slices, as
 // whoever writes meanwhile has to wait for one of them. How many keys that are is
 // found out: they differ by a factor of a thousand, and so do machines.
 const (
@@ -16,7 +16,7 @@ const (
 	mostSlice  = 128                  // what was quick for these may not be for the next
 )
 
-// background makes a server a keeper, until ctx ends.
+// background makes a DB a keeper, until ctx ends.
 type background struct {
 	db  *DB
 	ctx context.Context // of the one task that this belongs to

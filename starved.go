@@ -22,8 +22,8 @@ func starved(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
-// shortage is what is known of a want of file handles. It belongs to who holds the
-// queue's slot.
+// shortage is what is known of a want of file handles. The queue's slot
+// guards it.
 type shortage struct {
 	since time.Time      // of the last write that failed so; zero if there is none
 	size  int            // of the largest batch that failed so

@@ -58,16 +58,16 @@ func (db *DB) WaitFor(ctx context.Context, t Token) error {
 	}
 }
 
-// WaitReplicated returns when so many peers have on disk all that was written at
-// this server before the call, in this opening of the database and in earlier
+// WaitReplicated returns once that many peers have on disk all that was written at
+// this replica before the call, in this incarnation of the database and in earlier
 // ones. It has sessions held at once with peers that are not known to have it, and
 // they bring it to disk for this: a peer that writes nothing without Sync has it
 // there with the pull. Another writes again what is not yet on disk, with Sync, or, if
 // that is more than a few hundred keys, flushes its store, which takes about 0.1 s and
 // is done once for all who wait.
 //
-// This server's own disk does not count, and nothing is said of it: use Sync where
-// the write should also survive a power failure of this server alone. Each peer
+// This replica's own disk does not count, and nothing is said of it: use Sync where
+// the write should also survive a power failure of this replica alone. Each peer
 // counts once, however often it was opened or under how many addresses it is
 // known. What a peer once reported counts for as long as the peer is a member
 // (Options.PeerTTL). Peers are those that this replica holds sessions with: of three
@@ -93,7 +93,7 @@ func (db *DB) WaitReplicated(ctx context.Context, peers int) error {
 }
 
 // NotReplicatedError is why [DB.WaitReplicated] ended before enough peers held
-// what was written. Unwrap gives the error of the context.
+// what was written. Unwrap returns the error of the context.
 type NotReplicatedError struct {
 	Have, Want int // peers
 	Err        error
@@ -103,14 +103,14 @@ func (e *NotReplicatedError) Error() string {
 	return fmt.Sprintf("replicator: %d of %d peers have it on disk: %v", e.Have, e.Want, e.Err)
 }
 
-// Unwrap gives the error of the context.
+// Unwrap returns the error of the context.
 func (e *NotReplicatedError) Unwrap() error { return e.Err }
 
-// waiter is a call that waits for this server, or for its peers, to know something.
+// waiter is a call that waits for this replica, or for its peers, to know something.
 type waiter struct {
 	done   chan struct{} // closed when it is so
 	number uint64        // calls are numbered, from 1
-	token  bool          // for this server; else for peers
+	token  bool          // for this replica; else for peers
 	peers  int
 	target causal.Vector // nil: not known yet, see aim
 	err    error         // why it is over, if it is not met; set before done is closed
@@ -148,7 +148,7 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 }
 
 // barred returns why a wait that is not over never will be, if nothing is written here
-// any more. The replica is in hand.
+// any more. The queue's slot is held.
 func (w *waiter) barred(r *replica.Replica, broken error) error {
 	switch {
 	case broken == nil:
@@ -219,7 +219,7 @@ func (ws *waiters) end(f func(w *waiter) error) {
 	}
 }
 
-// met tells whether the wait is over. The replica is in hand.
+// met reports whether the wait is over. The queue's slot is held.
 func (w *waiter) met(r *replica.Replica) bool {
 	if !w.token {
 		return w.holders(r) >= w.peers
@@ -229,7 +229,7 @@ func (w *waiter) met(r *replica.Replica) bool {
 }
 
 // aim fixes what peers must hold. Writes of an earlier opening that a crash left
-// without a claim cannot be asked for under their name: they get another.
+// as orphans cannot be asked for under their name: they are reissued.
 func (w *waiter) aim(r *replica.Replica) bool {
 	if w.target == nil && !r.Orphans() {
 		w.target = causal.Vector{}
@@ -293,12 +293,12 @@ func (ws *waiters) wants(r *replica.Replica, peer causal.Origin) bool {
 	return false
 }
 
-// requestSync has sessions held for those who wait.
+// requestSync starts sessions for callers that wait.
 func (db *DB) requestSync() {
 	db.gossip.requests.Set()
 }
 
-// serveRequests starts sessions for those who wait, with as many peers at once as they
+// serveRequests starts sessions for callers that wait, with as many peers at once as they
 // need: first with those that have what is missing here, if that is known. A peer
 // is asked once for each call; after that the usual rounds go on.
 func (db *DB) serveRequests(ctx context.Context, rounds *schedule.Rounds) {
@@ -364,7 +364,7 @@ func (w *waiter) lost(r *replica.Replica) error {
 	return nil
 }
 
-// need is whom to hold sessions with for those who wait.
+// need is what sessions the callers that wait need.
 type need struct {
 	peers  int                    // at once
 	newest uint64                 // the latest call that waits

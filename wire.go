@@ -23,7 +23,7 @@ var (
 	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 )
 
-// Compression says what is sent to peers in compressed form. Every server can read
+// Compression says what is sent to peers in compressed form. Every replica can read
 // it, whatever its own setting.
 type Compression int
 
@@ -119,7 +119,7 @@ func (t *conversation) flush() error {
 }
 
 // withKeepalive does work that may take long, such as adding up a whole log or committing
-// while goleveldb is behind, and tells the peer now and then that it goes on. Nothing
+// while goleveldb is behind, and sends the peer a keepalive now and then. Nothing
 // else is sent meanwhile.
 func (t *conversation) withKeepalive(work func() error) error {
 	var mu sync.Mutex
@@ -133,7 +133,7 @@ func (t *conversation) withKeepalive(work func() error) error {
 			return
 		}
 		if _, err := t.w.Write(session.AppendHead(t.w.AvailableBuffer(), session.FrameKeepalive, 0)); err != nil {
-			return // whoever flushes next is told
+			return // the next flush returns the error
 		}
 		if t.w.Flush() == nil {
 			again.Reset(session.KeepaliveInterval)
@@ -148,12 +148,12 @@ func (t *conversation) withKeepalive(work func() error) error {
 	return err
 }
 
-// packs tells whether frames over a connection are to be compressed.
+// packs reports whether to compress frames over a connection.
 func (c Compression) packs(conn net.Conn) bool {
 	return c == CompressAll || c == CompressRemote && !netaddr.IsLoopbackAddr(conn.RemoteAddr().String())
 }
 
-// pack gives the frame that is sent instead of another: the same, if packing it
+// pack returns the frame that is sent instead of another: the same, if packing it
 // saves less than an eighth. Its payload is valid until the next call.
 func (t *conversation) pack(f session.Frame) session.Frame {
 	if !t.packs || len(f.Payload) < packAbove || !packable(f.Kind) {
@@ -171,7 +171,7 @@ func (t *conversation) pack(f session.Frame) session.Frame {
 	return session.Frame{Kind: session.FramePacked, Payload: b[:n]}
 }
 
-// packable tells which frames may be packed: those that carry much. What introduces
+// packable reports which frames may be packed: those that carry much. What introduces
 // a peer, or is its last word, can be read by everybody.
 func packable(kind session.FrameType) bool {
 	switch kind {
@@ -181,7 +181,7 @@ func packable(kind session.FrameType) bool {
 	return false
 }
 
-// unpack gives the frame within a packed one. What it will take is looked at, and
+// unpack returns the frame within a packed one. What it will take is looked at, and
 // counted among MaxInFlight, before it is unpacked.
 func (t *conversation) unpack(ctx context.Context, packed []byte) (session.FrameType, []byte, error) {
 	if len(packed) == 0 || !packable(session.FrameType(packed[0])) {

@@ -43,7 +43,7 @@ func (v *Velocity) Pause(now time.Time, least, most time.Duration) time.Duration
 	return min(most, max(least, time.Duration(float64(least)/rate)))
 }
 
-// Jitter spreads a pause by ±20 %, so that servers do not beat in time.
+// Jitter spreads a pause by ±20 %, so that replicas do not fall into step.
 func Jitter(d time.Duration) time.Duration { return jitter(d, rand.Float64()) }
 
 // jitter spreads by a number drawn from 0 to 1.
@@ -76,7 +76,7 @@ func (r *Recent) Add(now time.Time, changes int) {
 	r.counts[r.second%(recentSeconds+1)] += int64(changes)
 }
 
-// List gives the counts of the whole seconds before now, the latest last.
+// List returns the counts of the whole seconds before now, the latest last.
 func (r *Recent) List(now time.Time) []int64 {
 	r.roll(now)
 	counts := make([]int64, recentSeconds)
