@@ -64,7 +64,7 @@ func (db *DB) Digest() Digest {
 	return Digest(s.Digest())
 }
 
-// MarshalBinary gives the token as bytes.
+// MarshalBinary returns the token as bytes.
 func (t Token) MarshalBinary() ([]byte, error) {
 	b := []byte{tokenVersion}
 	for _, d := range t.claim {
@@ -95,7 +95,7 @@ func (t *Token) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// String gives the token as text that may stand in an HTTP header, a cookie or a
+// String returns the token as text that may stand in an HTTP header, a cookie or a
 // URL: letters, digits, '-' and '_'.
 func (t Token) String() string {
 	b, _ := t.MarshalBinary()
@@ -118,7 +118,7 @@ func (t *Token) UnmarshalText(text []byte) error {
 }
 
 // ParseToken reads what [Token.String] gave. Text that comes from a client may be
-// anything: what is no token gives an error.
+// anything: ParseToken returns an error for what is no token.
 func ParseToken(text string) (t Token, err error) {
 	return t, t.UnmarshalText([]byte(text))
 }

@@ -14,7 +14,7 @@ func (db *DB) Get(key []byte, ro *opt.ReadOptions) (value []byte, err error) {
 	return get(db.raw, key, ro)
 }
 
-// Has tells whether the database holds a value for a key.
+// Has reports whether the database holds a value for a key.
 func (db *DB) Has(key []byte, ro *opt.ReadOptions) (bool, error) { return has(db.raw, key, ro) }
 
 func get(rd store.Reader, key []byte, ro *opt.ReadOptions) ([]byte, error) {
@@ -32,7 +32,7 @@ func has(rd interface {
 	return ok && !store.Reserved(key), err
 }
 
-// NewIterator gives an iterator over the keys in a range, or over all if it is nil,
+// NewIterator returns an iterator over the keys in a range, or over all if it is nil,
 // with goleveldb's rules: it sees the database as it is now, must be released, and
 // is used by one goroutine at a time.
 func (db *DB) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {

@@ -116,7 +116,7 @@ func (d *dnsName) lookupHost(ctx context.Context, host, port string) ([]string, 
 
 // lookupSRV takes all records alike, whatever their priority: every server of
 // a cluster counts. Targets are resolved here, since whoever dials does not
-// know of our Resolver. It fails if no target gives an address.
+// know of our Resolver. It fails if no target has an address.
 func (d *dnsName) lookupSRV(ctx context.Context) ([]string, error) {
 	// With records that have bad targets the good ones come beside an error.
 	_, records, err := d.o.Resolver.LookupSRV(ctx, "", "", d.name)

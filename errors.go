@@ -41,7 +41,7 @@ func (e *PeerError) Error() string {
 	return "replicator: " + string(e.Op) + " " + e.Peer + ": " + strings.TrimPrefix(session.PrintableError(e.Err), "replicator: ")
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *PeerError) Unwrap() error { return e.Err }
 
 // PeerOp is a part of a session.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
@@ -222,4 +224,129 @@ func (db *DB) reissueOrphans(ctx context.Context) error {
 		db.requestSync() // waits for a name that is gone can end
 	}
 	return nil
+}
+
+// What the replica does on its own account for many keys it commits in slices, as
+// whoever writes meanwhile has to wait for one of them. How many keys that are is
+// found out: they differ by a factor of a thousand, and so do machines.
+const (
+	holdTime   = 2 * time.Millisecond // to stage and write a slice may take about so long
+	firstSlice = 16                   // keys
+	mostSlice  = 128                  // what was quick for these may not be for the next
+)
+
+// background makes a DB a keeper, until ctx ends.
+type background struct {
+	db  *DB
+	ctx context.Context // of the one task that this belongs to
+}
+
+func (b background) With(f func(r *replica.Replica)) { b.db.with(f) }
+
+func (b background) Commit(stage func(t *replica.Txn) error) error { return b.db.commit(stage) }
+
+func (b background) Each(keys [][]byte, stage replica.Stager) error {
+	return b.db.inSlices(b.ctx, keys, stage)
+}
+
+// inSlices has something staged for each of some keys, and committed.
+func (db *DB) inSlices(ctx context.Context, keys [][]byte, stage replica.Stager) error {
+	n := firstSlice
+	for len(keys) > 0 && ctx.Err() == nil {
+		slice := keys[:min(n, len(keys))]
+		var began time.Time
+		var took time.Duration
+		var done int
+		synced := false
+		err := db.commit(func(t *replica.Txn) (err error) {
+			began = time.Now()
+			done, err = stage(t, slice)
+			took, synced = time.Since(began), t.Sync
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !synced { // how long a disk takes says nothing of the number of keys
+			took = time.Since(began)
+		}
+		keys = keys[done:]
+		n = nextSlice(done, took)
+	}
+	return ctx.Err()
+}
+
+// nextSlice is how many keys the next slice should have, if those of the last took
+// so long. One that took long by accident does not count for much, nor for long.
+func nextSlice(n int, took time.Duration) int {
+	want := 2 * n
+	if took > 0 {
+		want = int(min(int64(n)*int64(holdTime)/int64(took), int64(want)))
+	}
+	return min(max(want, n/2, 1), mostSlice)
+}
+
+// syncAfterAsked is for how long after a peer asked for it what is pulled is written
+// with Sync: more will be asked for, and then nothing need be flushed.
+const syncAfterAsked = 10 * time.Second
+
+// durability is what is known of those who wait until the store is on disk. It guards itself.
+type durability struct {
+	flushing chan struct{} // capacity 1: holds a place while the store is brought to disk
+	asked    atomic.Int64  // when a peer last asked for a report of what is on disk, in Unix nanoseconds
+}
+
+func (d *durability) noteAsked() { d.asked.Store(time.Now().UnixNano()) }
+
+// askedLately reports whether to write with Sync what is pulled, see syncAfterAsked.
+func (d *durability) askedLately() bool {
+	return time.Now().UnixNano()-d.asked.Load() < int64(syncAfterAsked)
+}
+
+// makeDurable brings to disk what is covered, and waits for it. All who ask while it is
+// under way are served by the next one.
+func (db *DB) makeDurable() error {
+	defer db.durability.noteAsked() // it may have taken longer than syncAfterAsked
+	db.durability.noteAsked()
+	return db.flushAll()
+}
+
+// flushAll brings to disk what is covered. At most one flush is under way.
+func (db *DB) flushAll() error {
+	var need uint64
+	db.with(func(r *replica.Replica) { need = r.Commits })
+	select {
+	case db.durability.flushing <- struct{}{}:
+		defer func() { <-db.durability.flushing }()
+	case <-db.ending:
+		return leveldb.ErrClosed
+	}
+	var m replica.FlushMark
+	safe := false
+	db.with(func(r *replica.Replica) {
+		safe = !r.Unsynced || r.Safe >= need
+		m = replica.FlushMark{Vector: r.Known.Vector(causal.Covered), Commits: r.Commits, Resume: r.ResumePoint()}
+	})
+	if safe {
+		return nil
+	}
+	if err := db.queue.broken(); err != nil {
+		return err
+	}
+	if err := db.commit((*replica.Txn).SecureAll); err != replica.ErrMuchInDoubt && !errors.Is(err, store.ErrCorrupted) {
+		return err
+	}
+	if err := store.Flush(db.raw); err != nil {
+		if err != leveldb.ErrClosed && err != leveldb.ErrReadOnly && !starved(err) {
+			db.queue.fail(err)
+		}
+		return err
+	}
+	db.with(func(r *replica.Replica) { r.OnDisk(m) })
+	// A version vector that a crash could cut down would be no report.
+	return db.commit(func(t *replica.Txn) error {
+		t.StageCheckpoints()
+		t.Sync = true
+		return nil
+	})
 }

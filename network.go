@@ -86,7 +86,7 @@ func (r *reservation) reserve(ctx context.Context, n int) error {
 	return nil
 }
 
-// keep gives back all but n bytes.
+// keep releases all but n bytes.
 func (r *reservation) keep(n int) {
 	if r.large && n <= r.held {
 		<-r.of.large

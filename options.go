@@ -261,7 +261,7 @@ func (o *Options) credentials() transport.Credentials {
 	return transport.Credentials{Cluster: o.Cluster, Secret: o.Secret, OldSecrets: o.OldSecrets, TLS: o.TLS, GetTLS: o.GetTLS, GetSecrets: o.GetSecrets, Log: o.Logger}
 }
 
-// withDefaults gives a copy with every default filled in, or says what is
+// withDefaults returns a copy with every default filled in, or says what is
 // wrong with the options.
 func (o *Options) withDefaults() (Options, error) {
 	var c Options

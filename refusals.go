@@ -46,7 +46,7 @@ func (r *refusals) note(log *slog.Logger, remote net.Addr, err error) {
 	}
 }
 
-// count counts one and tells whether it is to be logged.
+// count counts one and reports whether to log it.
 func (r *refusals) count(from, reason string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

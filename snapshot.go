@@ -14,7 +14,7 @@ import (
 // long keeps old files on disk: release it.
 type Snapshot struct{ raw *leveldb.Snapshot }
 
-// GetSnapshot gives the database as it is now. It must be released after use.
+// GetSnapshot returns the database as it is now. It must be released after use.
 func (db *DB) GetSnapshot() (*Snapshot, error) {
 	s, err := db.raw.GetSnapshot()
 	if err != nil {
@@ -29,18 +29,18 @@ func (s *Snapshot) Get(key []byte, ro *opt.ReadOptions) (value []byte, err error
 	return get(s.raw, key, ro)
 }
 
-// Has tells whether the snapshot holds a value for a key.
+// Has reports whether the snapshot holds a value for a key.
 func (s *Snapshot) Has(key []byte, ro *opt.ReadOptions) (ret bool, err error) {
 	return has(s.raw, key, ro)
 }
 
-// NewIterator gives an iterator over the keys in a range, or over all if it is
+// NewIterator returns an iterator over the keys in a range, or over all if it is
 // nil. It must be released, and stays valid when the snapshot is.
 func (s *Snapshot) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
 	return s.raw.NewIterator(store.Visible(slice), ro)
 }
 
-// Release gives up the snapshot. A second call does nothing.
+// Release releases the snapshot. A second call does nothing.
 func (s *Snapshot) Release() { s.raw.Release() }
 
 // String names the snapshot in logs.

@@ -109,7 +109,7 @@ func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
 	return get(tr.base, key, ro)
 }
 
-// Has tells whether the transaction has a value for a key.
+// Has reports whether the transaction has a value for a key.
 func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 	tr.mu.RLock()
 	defer tr.mu.RUnlock()
@@ -122,7 +122,7 @@ func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 	return has(tr.base, key, ro)
 }
 
-// NewIterator gives an iterator over the keys in a range, or over all if it is nil,
+// NewIterator returns an iterator over the keys in a range, or over all if it is nil,
 // as the transaction has them now. It must be released, and may outlive the
 // transaction.
 func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Iterator {
@@ -207,7 +207,7 @@ func (tr *Transaction) Commit() error {
 	return nil
 }
 
-// Discard gives the transaction up. It does nothing if that is over already.
+// Discard ends the transaction and drops its writes. It does nothing if the transaction has ended.
 func (tr *Transaction) Discard() {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -216,7 +216,7 @@ func (tr *Transaction) Discard() {
 	}
 }
 
-// over tells whether nothing can be done any more: Close ends a transaction at
+// over reports whether nothing can be done any more: Close ends a transaction at
 // once, also while it still waits to discard it. mu is held.
 func (tr *Transaction) over() bool { return tr.closed || tr.db.isClosing() }
 

@@ -153,7 +153,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// newLink prepares a connection from h. It gives nil if there is no such host.
+// newLink prepares a connection from h. It returns nil if there is no such host.
 func (h *Host) newLink(to, addr string) *link {
 	n := h.net
 	n.mu.Lock()
