@@ -191,7 +191,7 @@ func TestServerThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
 	self := l.Addr().String()
 	db := serve(t, Options{Listener: l, Peers: []string{self}})
 	require.NoError(t, db.Put([]byte("k"), []byte("v"), nil))
-	require.ErrorContains(t, db.Sync(t.Context()), "every address that is known ("+self+") leads to this server itself")
+	require.ErrorContains(t, db.Sync(t.Context()), "every address that is known ("+self+") leads to this replica itself")
 	s := db.Status()
 	require.True(t, s.Alone)
 	require.Len(t, s.Peers, 1)

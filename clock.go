@@ -57,7 +57,7 @@ type Token struct{ claim causal.Vector }
 
 const tokenVersion = 1
 
-// Digest is a sum of what this server holds. See [Digest].
+// Digest is a sum of what this replica holds. See [Digest].
 func (db *DB) Digest() Digest {
 	var s causal.Sum
 	db.with(func(r *replica.Replica) { s = r.Digest })

@@ -56,7 +56,7 @@ func (db *DB) Delete(key []byte, wo *opt.WriteOptions) error {
 }
 
 // Write applies a batch: all of it or, on an error, nothing. Of several writes of
-// one key the last counts. Other servers see it at once, too, if it is not larger
+// one key the last counts. Other replicas see it at once, too, if it is not larger
 // than 512 KiB, where each write counts as its value, four times its key and 160
 // bytes, and if none of its keys was written again before it was pulled.
 func (db *DB) Write(batch *leveldb.Batch, wo *opt.WriteOptions) error {

@@ -18,8 +18,8 @@ const maxAttempts = 8
 
 var (
 	errAvoided = errors.New("the address has led nowhere a moment ago")
-	errNoOther = errors.New("the name leads to this server itself, and no other address of it answers")
-	errNoLeft  = errors.New("an address of the name led to this server itself, or to nobody who would talk, a moment ago; and no other one answers")
+	errNoOther = errors.New("the name leads to this replica itself, and no other address of it answers")
+	errNoLeft  = errors.New("an address of the name led to this replica itself, or to nobody who would talk, a moment ago; and no other one answers")
 )
 
 // avoided are addresses that a peer's name has, and that led to this replica itself, or to

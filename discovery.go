@@ -15,7 +15,7 @@ import (
 	"github.com/level-replicator/replicator/internal/session"
 )
 
-// Self is what a Discoverer may tell others about this server.
+// Self is what a Discoverer may tell others about this replica.
 type Self struct {
 	Name    string
 	Cluster string
@@ -44,7 +44,7 @@ type MulticastOptions struct {
 	// and are neither loopback nor point-to-point; looked up anew each round.
 	Interfaces []string
 
-	// Loopback adds the loopback interface. A server whose own address is a
+	// Loopback adds the loopback interface. A replica whose own address is a
 	// loopback address uses that interface and no other, whatever is set here.
 	Loopback bool
 
@@ -62,7 +62,7 @@ func (f DiscovererFunc) Discover(ctx context.Context, self Self, found func(addr
 	return f(ctx, self, found)
 }
 
-// Multicast finds servers of the same cluster on the local network by DNS-SD
+// Multicast finds replicas of the same cluster on the local network by DNS-SD
 // over multicast DNS, and answers when they ask. o may be nil; it is copied.
 //
 // Where machines have nothing but link-local IPv6 addresses, these are found with the

@@ -25,7 +25,7 @@ type DNSOptions struct {
 	Interval time.Duration
 }
 
-// DNS looks up servers by name, again and again, as a name's addresses change.
+// DNS looks up replicas by name, again and again, as a name's addresses change.
 // name is "host:port", whose A and AAAA records are taken, or begins with "_" and
 // has SRV records: "_replicator._tcp.example.org". o may be nil; it is copied.
 //
@@ -114,7 +114,7 @@ func (d *dnsName) lookupHost(ctx context.Context, host, port string) ([]string, 
 	return addrs, nil
 }
 
-// lookupSRV takes all records alike, whatever their priority: every server of
+// lookupSRV takes all records alike, whatever their priority: every replica of
 // a cluster counts. Targets are resolved here, since whoever dials does not
 // know of our Resolver. It fails if no target has an address.
 func (d *dnsName) lookupSRV(ctx context.Context) ([]string, error) {

@@ -19,7 +19,7 @@ import (
 var ErrFailed = errors.New("replicator: the store failed to write; close the database and open it again")
 
 // ErrFollower refuses a write at a follower.
-var ErrFollower = errors.New("replicator: this server is a follower and takes no writes")
+var ErrFollower = errors.New("replicator: this replica is a follower and takes no writes")
 
 // Errors that callers may want to tell apart, beside those of goleveldb
 // (leveldb.ErrNotFound, leveldb.ErrClosed, …), which pass through untouched.

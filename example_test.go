@@ -382,7 +382,7 @@ func ExampleOptions_follower() {
 	fmt.Printf("%s\n%v\n", v, f.Put([]byte("k"), nil, nil))
 	// Output:
 	// v
-	// replicator: this server is a follower and takes no writes
+	// replicator: this replica is a follower and takes no writes
 }
 
 func ExampleDB_SetReadOnly() {

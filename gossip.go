@@ -106,10 +106,10 @@ func (db *DB) noteAlone() {
 	switch alone, changed := db.peers.noteAlone(time.Now()); {
 	case !changed:
 	case alone:
-		db.opts.Logger.Warn("replicator: every configured address leads to this server itself; nothing is replicated until another one is found",
+		db.opts.Logger.Warn("replicator: every configured address leads to this replica itself; nothing is replicated until another one is found",
 			"peers", db.peers.configured())
 	default:
-		db.opts.Logger.Info("replicator: another server was found, or is looked for")
+		db.opts.Logger.Info("replicator: another replica was found, or is looked for")
 	}
 }
 

@@ -321,7 +321,7 @@ func TestMachineWhoseNameIsItsOwnSaysSo(t *testing.T) {
 	cs := machines(t, ns, machine{Name: "m", Listen: "0.0.0.0:9000", Peers: []string{"app.test:9000"}, Server: "10.77.0.1:5300", Resolve: true,
 		Records: []string{"app.test. 0 IN A 10.77.0.1"}})
 	cs[0].ask(t, "sync")
-	require.Equal(t, "sync replicator: nothing was replicated: every address that is known (app.test:9000) leads to this server itself true", cs[0].await(t, "sync"))
+	require.Equal(t, "sync replicator: nothing was replicated: every address that is known (app.test:9000) leads to this replica itself true", cs[0].await(t, "sync"))
 	endAll(t, cs)
 }
 

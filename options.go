@@ -22,12 +22,12 @@ import (
 // and a nil *Options is all defaults. Replicate copies the struct; it does not
 // change it and later changes have no effect.
 type Options struct {
-	// Name is what this server calls itself to peers, in Status and in logs.
+	// Name is what this replica calls itself to peers, in Status and in logs.
 	// Default: the listen address; with the host's name in it if that is any address.
 	Name string
 
-	// Cluster keeps apart what must not mix: servers replicate only with
-	// servers of the same cluster name. Default: "". At most 64 bytes.
+	// Cluster keeps apart what must not mix: replicas replicate only with
+	// replicas of the same cluster name. Default: "". At most 64 bytes.
 	Cluster string
 
 	// Listen is the TCP address to accept peers on. Default: "127.0.0.1:9000".
@@ -42,8 +42,8 @@ type Options struct {
 	// address that they see us connect from, with our listening port.
 	Advertise string
 
-	// Peers are the addresses of other servers, each "host:port". One is enough:
-	// servers tell each other the addresses they know.
+	// Peers are the addresses of other replicas, each "host:port". One is enough:
+	// replicas tell each other the addresses they know.
 	Peers []string
 
 	// Discover are further sources of peers: Multicast, DNS, your own.
@@ -53,13 +53,13 @@ type Options struct {
 	// Resolver decides what a key in conflict shows. Default: HighestClock.
 	Resolver Resolver
 
-	// Secret, shared by all servers of a cluster, secures and authenticates all
+	// Secret, shared by all replicas of a cluster, secures and authenticates all
 	// connections by TLS 1.3. At least 16 bytes, generated ([GenerateSecret]),
 	// never a password: who can connect can try to guess it offline.
 	Secret []byte
 
 	// OldSecrets are accepted beside Secret but never presented, so that a
-	// secret can be changed one server at a time, in three passes over all of
+	// secret can be changed one replica at a time, in three passes over all of
 	// them, each of which leaves every pair able to talk: add the new one here;
 	// make it Secret and put the old one here; leave the old one out. Two passes
 	// would not do: who presents the new one is refused by who knows only the old.
@@ -408,7 +408,7 @@ func (c *Options) check() error {
 }
 
 // GenerateSecret returns 32 random bytes for [Options].Secret. Make one for
-// a cluster, keep it where other secrets are kept, and give it to every server.
+// a cluster, keep it where other secrets are kept, and give it to every replica.
 //
 // A word that somebody thought of will not do in its place: whoever can connect
 // sees a public key made from the secret and can try words against it offline,

@@ -135,8 +135,8 @@ func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.True(t, x.Status().Alone)
 		require.Equal(t, replicator.PeerSelf, peerOf(t, x, "app:9000").State)
-		require.ErrorContains(t, x.Sync(t.Context()), "every address that is known (app:9000) leads to this server itself")
-		require.Equal(t, 1, strings.Count(j.log(), "leads to this server itself"), j.log())
+		require.ErrorContains(t, x.Sync(t.Context()), "every address that is known (app:9000) leads to this replica itself")
+		require.Equal(t, 1, strings.Count(j.log(), "leads to this replica itself"), j.log())
 		require.Empty(t, x.Status().Refusals)
 		require.Zero(t, x.Status().Sessions, "it has talked to nobody")
 

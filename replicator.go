@@ -276,7 +276,7 @@ func (db *DB) Sync(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if len(errs) > 0 && !slices.ContainsFunc(errs, func(err error) bool { return !isSelf(err) }) {
-		return fmt.Errorf("replicator: nothing was replicated: every address that is known (%s) leads to this server itself", strings.Join(addrs[:min(len(addrs), 8)], ", "))
+		return fmt.Errorf("replicator: nothing was replicated: every address that is known (%s) leads to this replica itself", strings.Join(addrs[:min(len(addrs), 8)], ", "))
 	}
 	return errors.Join(slices.DeleteFunc(errs, isSelf)...)
 }

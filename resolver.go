@@ -30,7 +30,7 @@ type Version struct {
 // three and more versions it is folded over them in canonical order: by Clock,
 // Time, Origin and Seq, the least first.
 //
-// A resolver only chooses what is shown. It is called on every server for
+// A resolver only chooses what is shown. It is called on every replica for
 // itself, its result is never replicated, and every version is kept until
 // somebody writes the key; so replicas converge whatever it does, and show the
 // same value if it is deterministic. A resolver that panics is reported, and
@@ -54,7 +54,7 @@ func HighestClock(_ []byte, a, b Version) Version {
 }
 
 // LastWriteWins shows the version with the latest time, whatever the clocks
-// say. It is as fair as the servers' clocks are right.
+// say. It is as fair as the replicas' clocks are right.
 func LastWriteWins(key []byte, a, b Version) Version {
 	switch c := cmp.Compare(a.stamp, b.stamp); {
 	case c > 0:

@@ -10,7 +10,7 @@ import (
 
 // Snapshot is the database as it was at one moment. It has the methods of
 // *leveldb.Snapshot and is safe for concurrent use. It shows a batch written on
-// another server wholly or not at all, as [DB.Write] says. One that is kept for
+// another replica wholly or not at all, as [DB.Write] says. One that is kept for
 // long keeps old files on disk: release it.
 type Snapshot struct{ raw *leveldb.Snapshot }
 

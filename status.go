@@ -12,7 +12,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Status is what a server knows of itself and of its peers at one moment. It
+// Status is what a replica knows of itself and of its peers at one moment. It
 // marshals to JSON, with durations in nanoseconds and without times that are zero.
 type Status struct {
 	Time          time.Time      `json:"time"` // when it was taken
@@ -40,7 +40,7 @@ type Status struct {
 	BytesIn       int64          `json:"bytesIn"`       // since the opening; on the network, so with what TLS adds
 	BytesOut      int64          `json:"bytesOut"`
 	Mismatches    int64          `json:"mismatches"` // versions that had to come back after a digest differed
-	Alone         bool           `json:"alone"`      // every configured address leads to this server itself, and nobody else is there
+	Alone         bool           `json:"alone"`      // every configured address leads to this replica itself, and nobody else is there
 	HeldBack      int64          `json:"heldBack"`   // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
 	Largest       int64          `json:"largest"`    // of those, the size of the largest value
 	Peers         []PeerStatus   `json:"peers"`      // by address
@@ -59,7 +59,7 @@ type VectorEntry struct {
 	Own     bool   `json:"own"` // an opening of this database
 }
 
-// PeerStatus is what a server knows of a peer. What the peer holds, claims and has
+// PeerStatus is what a replica knows of a peer. What the peer holds, claims and has
 // on disk is as it told when last asked, in a session; what it took from us since
 // counts where that is certain.
 type PeerStatus struct {
@@ -126,7 +126,7 @@ type PurgeBlocker struct {
 	Since  time.Time `json:"since"` // when it was first noticed to hold back
 }
 
-// Status is what this server knows of itself and of its peers. It asks nobody and
+// Status is what this replica knows of itself and of its peers. It asks nobody and
 // reads nothing from the store, so it may be called often: it costs a few
 // microseconds for each peer, and more with origins, of which every opening of every
 // database that wrote is one. The caller owns what it gets.

@@ -186,7 +186,7 @@ func (tr *Transaction) stage(ws []store.Write) error {
 // If it returns an error nothing was applied, unless it is ErrFailed; the
 // transaction is still open and can be committed again or discarded.
 //
-// The batch is logged like any other: other servers see all of it at once if it
+// The batch is logged like any other: other replicas see all of it at once if it
 // is within the bound that [DB.Write] names. A large one holds up other writers
 // while it is committed.
 func (tr *Transaction) Commit() error {
