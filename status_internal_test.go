@@ -102,6 +102,17 @@ func TestStatusSaysWhatIsHeldBack(t *testing.T) {
 	agree(t, a, b)
 }
 
+// Whoever dialed and served last takes the peer to cover what it was told of, unless
+// something was withheld.
+func TestStatusTakesNobodyToHoldWhatWasWithheld(t *testing.T) {
+	b := serve(t, Options{Limits: Limits{MaxValue: 1000}})
+	a := serve(t, Options{Peers: []string{b.Addr().String()}})
+	require.NoError(t, a.Put([]byte("large"), sim.Incompressible(1, 1<<20), nil))
+	require.NoError(t, a.Sync(t.Context()))
+	require.EqualValues(t, 1, b.Status().HeldBack)
+	require.Positive(t, a.Status().Peers[0].Lag)
+}
+
 // steering is a text that would clear a terminal, set its title, turn text around, and
 // begin a line of its own.
 const steering = "\x1b[2J\x9b2J\u009b2J\x1b]0;owned\a\u202e\u2028\r\nFORGED"

@@ -54,6 +54,21 @@ func TestPurge_IsCommittedWithSync(t *testing.T) {
 	require.True(t, synced)
 }
 
+// A watermark that came with a pull may be known and not on disk.
+// design.md: G1, C2
+func TestPurge_SyncsAWatermarkThatWasOnlyLearnt(t *testing.T) {
+	a := newNode(t)
+	a.put("k", "v")
+	a.del("k")
+	a.saved()
+	a.r.Known.Raise(causal.Purged, causal.Dot{Origin: a.r.Self, Seq: 2})
+	synced := false
+	note := func(t *replica.Txn) { synced = t.Sync && t.Batch.Len() > 0 }
+	require.NoError(t, a.r.BeginPurge().Next(testKeeper{a, 100, note}))
+	require.True(t, synced)
+	require.EqualValues(t, 2, a.r.Durable.Seq(causal.Purged, a.r.Self))
+}
+
 // design.md: G1
 func TestPurge_MemberAwayBeyondPeerTTLHoldsNothingBack(t *testing.T) {
 	a, b := newNode(t), newNode(t)
