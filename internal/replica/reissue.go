@@ -76,11 +76,16 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 	if err != nil {
 		return drawn, err
 	}
-	now := slices.Clone(vs)
+	orphan := func(v store.Version) bool { return t.R.Own[v.Origin] && !t.Covers(v.Dot) }
+	// An orphan has seen the earlier versions of its origin, whatever was left out of its
+	// context, and under its new name it says so.
+	now := slices.DeleteFunc(slices.Clone(vs), func(y store.Version) bool {
+		return slices.ContainsFunc(vs, func(x store.Version) bool { return orphan(x) && x.Origin == y.Origin && x.Seq > y.Seq })
+	})
 	nth := 0
 	for i := range now {
 		v := &now[i]
-		if !t.R.Own[v.Origin] || t.Covers(v.Dot) {
+		if !orphan(*v) {
 			continue
 		}
 		if nth == len(drawn) {
@@ -95,6 +100,9 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 		v.Context = v.Context.Clone().Raise(v.Dot)
 		v.Dot, v.Offset, v.Count = *d, 0, 1
 		t.Cover(v.Dot)
+	}
+	if len(now) < len(vs) {
+		return drawn, t.replace(key, old, k, now, false)
 	}
 	return drawn, t.ReplaceQuietly(key, old, k, now)
 }

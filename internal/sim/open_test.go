@@ -121,6 +121,42 @@ func TestOpen_OrphanIsReissuedWithItsDotInTheContext(t *testing.T) {
 	require.True(t, a.r.Known.Covers(vs[0].Dot))
 }
 
+// An orphan comes back from a peer by which nothing is proved yet, and so stands beside an earlier
+// version that its shortened context leaves out. Under its new name it says that it saw that.
+// design.md: O5
+func TestOpen_ReissuedOrphanReplacesEarlierVersionsOfItsOrigin(t *testing.T) {
+	for name, synced := range map[string]bool{"covered": true, "an orphan, too": false} {
+		t.Run(name, func(t *testing.T) {
+			a := newNode(t)
+			self := a.r.Self
+			require.NoError(t, a.Commit(func(t *replica.Txn) error {
+				t.Sync = synced
+				return t.Put([]store.Write{{Key: []byte("k"), Value: []byte("1")}})
+			}))
+			a.reopen(replica.HighestClock)
+			require.Equal(t, !synced, a.r.Orphans())
+			x := store.Version{Dot: causal.Dot{Origin: self, Seq: 2}, Clock: 1, Stamp: 2, Value: []byte("2"), Count: 1}
+			a.mergeFrom(&causal.Knowledge{}, x)
+			require.Len(t, a.versions("k"), 2)
+			require.True(t, a.r.Orphans())
+
+			require.NoError(t, a.Commit(func(txn *replica.Txn) error {
+				err := txn.Reissue(100)
+				require.Len(t, txn.Changes, 1)
+				require.False(t, txn.Changes[0].Quiet, "a version is gone, and with it a conflict")
+				return err
+			}))
+			require.False(t, a.r.Orphans())
+			vs := a.versions("k")
+			require.Len(t, vs, 1)
+			require.True(t, vs[0].HasSeen(x.Dot))
+			require.Equal(t, x.Stamp, vs[0].Stamp)
+			require.Equal(t, "2", a.get("k"))
+			require.Zero(t, a.r.Conflicts)
+		})
+	}
+}
+
 // design.md: O6
 func TestOpen_SyncedWritesAreNoOrphans(t *testing.T) {
 	a := newNode(t)

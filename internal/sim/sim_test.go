@@ -79,6 +79,7 @@ func TestKeptSeeds(t *testing.T) {
 		{5759, 600},    // a sweep took a log-index that could not be read for a damaged one, and left what it named to be found
 		{100007, 2000}, // a write was kept, and the proof that what it replaced rested on was lost with that
 		{6037, 600},    // a version that was held back had seen what neither its vv named nor its server claimed when it learnt of it
+		{900676, 2000}, // an orphan was reissued beside an earlier write of its origin, which its context had left out
 	} {
 		if w := runSimulation(kept.seed, kept.ops); w.err != nil {
 			t.Errorf("seed %d: %v", kept.seed, w.err)
