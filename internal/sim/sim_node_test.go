@@ -479,7 +479,7 @@ func (n *simNode) reissue() error {
 		if err := n.commitWith(func(t *replica.Txn) error { return t.Reissue(1 + n.w.rand.IntN(4)) }, false); err != nil {
 			return err
 		}
-		if slices.Equal(before, n.r.Cloud) && n.w.chance(0.3) {
+		if slices.Equal(before, n.r.Cloud) && n.w.chance(0.3) && !n.w.healed {
 			return nil
 		}
 	}
