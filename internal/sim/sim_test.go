@@ -53,7 +53,7 @@ func TestSimulation(t *testing.T) {
 				total.add(&w.stats)
 				if w.err != nil {
 					failed.Store(true)
-					t.Errorf("seed %d, after %d operations: %v\nreplay: go test -run 'TestSimulation$' -sim.first=%d -sim.seeds=1 -sim.ops=%d -sim.check=%d -sim.v ./internal/sim",
+					t.Errorf("seed %d, after %d operations: %v\nreplay: go test -run 'TestSimulation$' -sim.first=%d -sim.seeds=1 -sim.ops=%d -sim.check=%d -sim.v=true ./internal/sim",
 						w.seed, w.stats.ops, w.err, w.seed, *simOps, *simEvery)
 				}
 				mu.Unlock()
