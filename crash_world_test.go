@@ -288,7 +288,7 @@ func (n *crashNode) reissue() error {
 
 func (n *crashNode) close() { n.db.Close() }
 
-// forgotten tells whether a write may be gone because a deletion that saw it was
+// forgotten reports whether a write may be gone because a deletion that saw it was
 // forgotten.
 func (w *crashWorld) forgotten(g *crashWrite) bool {
 	return w.purged[g.key] && slices.ContainsFunc(w.writes, func(d *crashWrite) bool {
@@ -315,7 +315,7 @@ func (n *crashNode) surviving() (map[*crashWrite]bool, error) {
 	return held, nil
 }
 
-// disputed tells whether a write was ever in conflict. Whoever adds a version beside it
+// disputed reports whether a write was ever in conflict. Whoever adds a version beside it
 // writes it again, with its value: a power failure can keep that and lose the batch that
 // it was first in.
 func (w *crashWorld) disputed(g *crashWrite) bool {

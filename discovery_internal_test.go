@@ -169,7 +169,7 @@ func (n *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	w.WriteMsg(m)
 }
 
-// discover runs d and gives what it finds, until the test or stop ends it.
+// discover runs d and returns what it finds, until the test or stop ends it.
 func discover(t *testing.T, d Discoverer, self Self) (finds <-chan string, ended <-chan error, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f, e := make(chan string), make(chan error, 1)

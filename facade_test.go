@@ -72,7 +72,7 @@ func TestForeignComparerIsRefusedWithTheReason(t *testing.T) {
 	require.False(t, it.Next(), "nothing of ours is left in it")
 }
 
-// torn tells whether a snapshot shows a batch in part: all keys of a batch have the
+// torn reports whether a snapshot shows a batch in part: all keys of a batch have the
 // same value.
 func torn(t testing.TB, db *replicator.DB, keys int) bool {
 	s, err := db.GetSnapshot()

@@ -217,7 +217,7 @@ func (n *node) mergeFrom(proof *causal.Knowledge, vs ...store.Version) {
 
 func (n *node) purge() { require.NoError(n.t, LookOnce(n, 100)) }
 
-// quarrel holds a session that must end in an error, and gives it.
+// quarrel holds a session that must end in an error, and returns it.
 func quarrel(t testing.TB, a, b *node) error {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 16}
 	sa, sb := session.New(a, true, p), session.New(b, false, p)

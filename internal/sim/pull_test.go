@@ -133,7 +133,7 @@ func TestPull_WaitingHasAnEnd(t *testing.T) {
 	require.Error(t, sb.Receive(session.FrameKeepalive, nil))
 }
 
-// kindsOf drives a conversation and gives the kinds of frames that the dialer and the
+// kindsOf drives a conversation and returns the kinds of frames that the dialer and the
 // acceptor sent.
 func kindsOf(t *testing.T, a, b *node) (dialer, acceptor []session.FrameType) {
 	p := session.Params{PageSize: 1 << 10, BatchSize: 1 << 16, MaxValue: 1 << 20, MaxKey: 1 << 10, CachedPeer: b.r.Self}

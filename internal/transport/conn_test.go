@@ -37,6 +37,15 @@ func drip(conn net.Conn, n int, every time.Duration) {
 	}
 }
 
+// sip reads n bytes at a time until the connection ends.
+func sip(conn net.Conn, n int, every time.Duration) {
+	for b := make([]byte, n); ; time.Sleep(every) {
+		if _, err := io.ReadFull(conn, b); err != nil {
+			return
+		}
+	}
+}
+
 func requireSlow(t *testing.T, err error) {
 	t.Helper()
 	var slow *slowError
@@ -60,13 +69,7 @@ func TestPeerThatSendsOneByteASecondIsCutAfterTenSeconds(t *testing.T) {
 
 func TestPeerThatReadsOneByteASecondIsCutAfterTenSeconds(t *testing.T) {
 	bubble(t, Rates{}, func(t *testing.T, ours *ProgressConn, theirs net.Conn) {
-		go func() {
-			for b := make([]byte, 1); ; time.Sleep(999 * time.Millisecond) {
-				if _, err := theirs.Read(b); err != nil {
-					return
-				}
-			}
-		}()
+		go sip(theirs, 1, 999*time.Millisecond)
 		start := time.Now()
 		n, err := ours.Write(make([]byte, 1<<20))
 		requireSlow(t, err)
@@ -79,13 +82,7 @@ func TestPeerThatReadsOneByteASecondIsCutAfterTenSeconds(t *testing.T) {
 
 func TestSmallWritesDoNotBuyTheSlowReaderTime(t *testing.T) {
 	bubble(t, Rates{}, func(t *testing.T, ours *ProgressConn, theirs net.Conn) {
-		go func() {
-			for b := make([]byte, 1); ; time.Sleep(999 * time.Millisecond) {
-				if _, err := theirs.Read(b); err != nil {
-					return
-				}
-			}
-		}()
+		go sip(theirs, 1, 999*time.Millisecond)
 		start := time.Now()
 		var err error
 		for err == nil {
@@ -105,13 +102,7 @@ func TestPeerJustFastEnoughIsKept(t *testing.T) {
 		require.EqualValues(t, n, ours.In.Load())
 	})
 	bubble(t, Rates{}, func(t *testing.T, ours *ProgressConn, theirs net.Conn) {
-		go func() {
-			for b := make([]byte, progressBytes/8); ; time.Sleep(time.Second) {
-				if _, err := io.ReadFull(theirs, b); err != nil {
-					return
-				}
-			}
-		}()
+		go sip(theirs, progressBytes/8, time.Second)
 		n, err := ours.Write(make([]byte, 1<<20))
 		require.NoError(t, err)
 		require.EqualValues(t, n, ours.Out.Load())
