@@ -22,15 +22,15 @@ type spooled struct {
 	size  uint64
 }
 
-func (s *Session) gotChunk(payload []byte) error {
-	if len(payload) < 2 || s.pulling == nil {
+func (p *pulling) gotChunk(payload []byte) error {
+	if len(payload) < 2 {
 		return replica.ProtocolErrorf("an empty chunk")
 	}
-	p, most := &s.spool, s.params.MaxValue
-	p.add(payload[1:], payload[0]&1 != 0, most)
+	most := p.session.params.MaxValue
+	p.spool.add(payload[1:], payload[0]&1 != 0, most)
 	// A replica of an earlier release sends some values together, those of one key, say.
-	if uint64(p.bytes) > 4*uint64(most)+FrameCap || len(p.values) > maxVersions {
-		return fmt.Errorf("%w: %d values of %d bytes in one page, MaxValue is %d", store.ErrTooLarge, len(p.values), p.bytes, most)
+	if n := len(p.spool.values); uint64(p.spool.bytes) > 4*uint64(most)+FrameCap || n > maxVersions {
+		return fmt.Errorf("%w: %d values of %d bytes in one page, MaxValue is %d", store.ErrTooLarge, n, p.spool.bytes, most)
 	}
 	return nil
 }

@@ -21,61 +21,69 @@ type chunkedCommit struct {
 // errChunkFull ends the staging of a batch that became too large.
 var errChunkFull = errors.New("replicator: batch is too large")
 
-// commitInChunks commits steps, in one batch if it is not larger than batchLimit. The
-// step that was one too many is found by staging it; then the batch is staged
-// again up to the last good place to end, once, so this costs little.
-func (s *Session) commitInChunks(p chunkedCommit) error {
+// commit commits the steps, in one batch if it is not too large. The step that was one too many is found
+// by staging it; then the batch is staged again up to the last good place to end, once, so this costs little.
+func (p *chunkedCommit) commit(h Host) error {
 	for from := 0; ; {
-		to, cut := p.n, false
-		for {
-			count := 0
-			err := s.host.Commit(func(t *replica.Txn) (err error) {
-				if count = 0; p.first != nil {
-					if err := p.first(t); err != nil {
-						return err
-					}
-				}
-				end := from
-				for i := from; i < to; i++ {
-					n, err := p.step(t, i)
-					if err != nil {
-						return err
-					}
-					if count += n; !cut && t.Large() && i > from {
-						if to = end; end == from {
-							to = i
-						}
-						return errChunkFull
-					}
-					if p.ends != nil && !p.ends(i) {
-						continue
-					}
-					if end = i + 1; p.most > 0 && end-from >= p.most {
-						if to = end; to < p.n {
-							return nil
-						}
-					}
-				}
-				if p.last != nil && to == p.n {
-					return p.last(t)
-				}
-				return nil
-			})
-			if err == errChunkFull && !cut {
-				cut = true
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if p.count != nil {
-				*p.count += count
-			}
-			break
-		}
-		if to == p.n {
-			return nil
+		to, err := p.commitBatch(h, from)
+		if err != nil || to == p.n {
+			return err
 		}
 		from = to
 	}
+}
+
+// commitBatch commits one batch, and returns the step at which the next begins.
+func (p *chunkedCommit) commitBatch(h Host, from int) (to int, err error) {
+	to = p.n
+	for cut := false; ; cut = true {
+		count := 0
+		err := h.Commit(func(t *replica.Txn) (err error) {
+			count, to, err = p.stage(t, from, to, cut)
+			return err
+		})
+		if err == errChunkFull && !cut {
+			continue
+		}
+		if err == nil && p.count != nil {
+			*p.count += count
+		}
+		return to, err
+	}
+}
+
+// stage stages steps as one batch. It returns what they add to the count, and the step at which
+// the batch is to end: sooner than was asked for if that is far enough. If the batch becomes too large and was not
+// cut before, it is errChunkFull.
+func (p *chunkedCommit) stage(t *replica.Txn, from, to int, cut bool) (count, end int, err error) {
+	if p.first != nil {
+		if err := p.first(t); err != nil {
+			return 0, to, err
+		}
+	}
+	good := from // the last good place to end
+	for i := from; i < to; i++ {
+		n, err := p.step(t, i)
+		if err != nil {
+			return 0, to, err
+		}
+		if count += n; !cut && t.Large() && i > from {
+			if good == from {
+				good = i
+			}
+			return 0, good, errChunkFull
+		}
+		if p.ends != nil && !p.ends(i) {
+			continue
+		}
+		if good = i + 1; p.most > 0 && good-from >= p.most {
+			if to = good; to < p.n {
+				return count, to, nil
+			}
+		}
+	}
+	if p.last != nil && to == p.n {
+		return count, to, p.last(t)
+	}
+	return count, to, nil
 }

@@ -27,15 +27,17 @@ type difference struct {
 const maxDifferences = 1000
 
 // startCompare begins the comparison, once both know the same.
-func (s *Session) startCompare() error {
+func (p *pulling) startCompare() error {
+	s := p.session
 	c := s.params.Compare
 	*c = Comparison{Begun: true, Name: s.theirs.Name, Theirs: s.theirs.digest}
 	s.host.With(func(r *replica.Replica) { c.Ours = r.Digest })
-	return s.startRepair(forCompare)
+	return p.startRepair(forCompare)
 }
 
 // compareKeys notes what differs in keys as they are at the peer.
-func (s *Session) compareKeys(keys []replica.RemoteKey) error {
+func (r *repair) compareKeys(keys []replica.RemoteKey) error {
+	s := r.pulling.session
 	var known causal.Knowledge
 	state, err := s.view(func(r *replica.Replica) { known = r.Known.Clone() })
 	if err != nil {

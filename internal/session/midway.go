@@ -16,7 +16,8 @@ type Midway struct {
 
 	Pulling bool // a pull is under way,
 	Repair  bool // and a repair in it, of one
-	Kind    byte // of its kinds
+	Kind    byte // of its kinds,
+	Probed  bool // whose probe is unanswered
 }
 
 // NewMidway returns a session that has come so far.
@@ -28,12 +29,14 @@ func NewMidway(h Host, dialed bool, p Params, m Midway) *Session {
 	s.reading.list = slices.Clone(m.Named)
 	s.known.Take(m.Known)
 	if m.Pulling {
-		s.pulling = &pulling{}
+		s.pulling = &pulling{session: s, question: FramePull}
 	}
 	if m.Repair {
-		s.pulling.repair = &repair{kind: repairKind(m.Kind % 4)}
-		if m.Step == WaitProbeReply {
-			s.pulling.repair.ranges = []replica.DotRange{{Last: causal.LastDot}}
+		r := &repair{pulling: s.pulling, kind: repairKind(m.Kind % 4)}
+		s.pulling.repair, s.pulling.question = r, FrameFetch
+		if m.Probed {
+			s.pulling.question = FrameProbe
+			r.ranges = []replica.DotRange{{Last: causal.LastDot}}
 		}
 		s.params.Compare = &Comparison{}
 	}

@@ -2,18 +2,19 @@ package session
 
 import (
 	"encoding/binary"
-	"errors"
-	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
-	"github.com/level-replicator/replicator/internal/store"
 )
 
 // pulling is the half of a session that brings over what is missing here. Pages are merged as they come;
 // the peer's version vector is taken in, and its watermarks, when all of them are, and in the same batch if
 // they fit into one.
 type pulling struct {
+	session  *Session
+	question FrameType // the last one: a pull, want, fetch or probe, whose answer is due
+
+	spool  spool         // values that came in chunks, for the page to come
 	pages  pages         // that have come and are not committed
 	whole  bool          // the peer has sent everything
 	torn   bool          // it does not fit into one batch
@@ -23,59 +24,49 @@ type pulling struct {
 	back  replica.HeldBack // what is not taken here
 
 	// Repair.
-	reconcile bool          // version vectors were equal, digests were not
+	reconcile bool          // both covered the same when they met, and held different things (R2)
 	repair    *repair       // nil while there is none
 	repaired  causal.Vector // what the peer had purged when a repair began
 	rounds    int           // repairs begun
 }
 
-// pages are the keys of pages that wait to be committed together.
-type pages struct {
-	keys       []replica.RemoteKey
-	bytes      int              // of the frames that they came in
-	size       int              // of the batch that they will make, about
-	marks      []causal.Region  // what they say was sent whole
-	basis      causal.Vector    // what the peer covered or held then
-	watermarks causal.Knowledge // of the peer, in the state that they are from
+func newPulling(s *Session) *pulling {
+	p := &pulling{session: s}
+	p.reconcile = s.mine.VectorSum == s.theirs.VectorSum && s.mine.digest != s.theirs.digest
+	return p
 }
 
-// startPull asks for what we lack. What an unfinished pull brought may be skipped
+// nothingNew reports whether a pull would bring nothing (P6): the peer's version vector, dot cloud and
+// watermarks are within those here. What it has learnt since it reported them is
+// left to the next session.
+func (p *pulling) nothingNew(r *replica.Replica) bool {
+	s := p.session
+	return !p.reconcile && !s.params.Goal.any() && len(s.cloud) == 0 &&
+		s.known.Within(causal.Covered, &r.Known, causal.Covered) && s.known.Within(causal.Pruned, &r.Known, causal.Pruned) && s.known.Within(causal.Purged, &r.Known, causal.Purged)
+}
+
+// begin asks for what is missing here. What an unfinished pull brought may be skipped
 // by a peer that covers everything its server knew (P5).
-func (s *Session) startPull() error {
-	var news int64
-	none := false
-	s.host.With(func(r *replica.Replica) {
-		news = r.Known.Behind(&s.known)
-		none = s.nothingNew(r)
-	})
-	if none {
-		return s.pulled()
-	}
-	if s.result.Skipped = s.host.EnterPull(s.theirs.Origin, news); s.result.Skipped != NotSkipped {
-		return s.pulled()
-	}
-	p := &pulling{}
-	var skip causal.SpanMap
-	s.host.With(func(r *replica.Replica) {
-		p.reconcile = s.differs()
-		skip = r.Skippable(&s.known)
-	})
-	s.pulling = p
+func (p *pulling) begin() error {
+	s := p.session
 	if len(s.params.Repair) > 0 {
 		s.host.With((*replica.Replica).StartOver)
-		p.repair = &repair{kind: forRepair, keys: s.params.Repair}
-		return s.fetchNext()
+		p.repair = &repair{pulling: p, kind: forRepair, keys: s.params.Repair}
+		return p.repair.fetchNext()
 	}
 	// A pull would bring nothing if the peer has reported no more since its hello than it covered then,
 	// and there is no version vector to take in.
 	if p.reconcile && len(s.cloud) == 0 && s.known.VectorSum == s.theirs.VectorSum {
 		p.rounds = 1
-		return s.startRepair(forReconcile)
+		return p.startRepair(forReconcile)
 	}
-	s.send(FramePull, s.sending.Frame(func(b []byte) []byte {
+	var skip causal.SpanMap
+	s.host.With(func(r *replica.Replica) { skip = r.Skippable(&s.known) })
+	n := &s.sending
+	p.ask(FramePull, func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(skip)))
 		for _, o := range causal.SortedOrigins(skip) {
-			b = binary.AppendUvarint(b, s.sending.Number(o))
+			b = binary.AppendUvarint(b, n.Number(o))
 			b = binary.AppendUvarint(b, uint64(len(skip[o])))
 			for _, sp := range skip[o] {
 				b = binary.AppendUvarint(b, sp.From)
@@ -83,105 +74,67 @@ func (s *Session) startPull() error {
 			}
 		}
 		return b
-	}))
-	s.step = WaitPage
+	})
 	return nil
 }
 
-// differs reports whether the two covered the same when they met and held different things (R2).
-func (s *Session) differs() bool {
-	return s.mine.VectorSum == s.theirs.VectorSum && s.mine.digest != s.theirs.digest
+// ask asks the peer something. Its answer is due from now on.
+func (p *pulling) ask(question FrameType, body func(b []byte) []byte) {
+	p.question = question
+	p.session.send(question, p.session.sending.Frame(body))
 }
 
-// nothingNew reports whether a pull would bring nothing (P6): the peer's version vector, dot cloud and
-// watermarks are within those here. What it has learnt since it reported them is
-// left to the next session.
-func (s *Session) nothingNew(r *replica.Replica) bool {
-	return !s.differs() && !s.params.Goal.any() && len(s.cloud) == 0 &&
-		s.known.Within(causal.Covered, &r.Known, causal.Covered) && s.known.Within(causal.Pruned, &r.Known, causal.Pruned) && s.known.Within(causal.Purged, &r.Known, causal.Purged)
-}
-
-// sort takes from the keys of a page those whose values are to be asked for, and notes
-// what is not taken here.
-func (p *pulling) sort(keys []replica.RemoteKey) ([]replica.RemoteKey, error) {
-	var err error
-	return slices.DeleteFunc(keys, func(k replica.RemoteKey) bool {
-		p.back.Set(k)
-		switch {
-		case k.Over:
-			return true
-		case slices.ContainsFunc(k.Versions, func(v store.Version) bool { return v.Apart }):
-			err = errors.Join(err, p.setApart(k))
-			return true
-		}
-		return p.repair != nil && p.repair.kind != forCompare && k.Lacks()
-	}), err
-}
-
-// sameWatermarks reports whether the pages that wait are of a state with the same watermarks
-// as the one that the peer speaks of now.
-func (s *Session) sameWatermarks() bool {
-	return s.pulling.pages.watermarks.WatermarkRev == s.known.WatermarkRev
-}
-
-// mergeSlice is how many keys of a pull that is not one batch anyway are merged at a time:
-// that takes about 2 ms.
-const mergeSlice = 128
-
-// merging are the pages that wait, to be merged.
-func (s *Session) merging() chunkedCommit {
-	p := s.pulling
-	m := chunkedCommit{n: len(p.pages.keys), count: &s.result.Pulled, ends: func(i int) bool { return p.pages.keys[i].Begins() }}
-	if p.torn {
-		m.most = mergeSlice
+// awaits reports whether a frame may be part of the answer that is due.
+func (p *pulling) awaits(kind FrameType) bool {
+	switch kind {
+	case FrameProbeReply:
+		return p.question == FrameProbe
+	case FrameChunk, FramePage, FrameEnd:
+		return p.question == FramePull || p.question == FrameWant || p.question == FrameFetch
 	}
-	if m.n > 0 {
-		m.first = func(t *replica.Txn) error { t.JoinWatermarks(&p.pages.watermarks); return nil }
-	}
-	m.step = func(t *replica.Txn, i int) (int, error) {
-		return t.Merge(p.pages.keys[i].Key, p.pages.keys[i].Versions, &p.pages.watermarks)
-	}
-	return m
+	return false
 }
 
-// Retained returns how many bytes of received frames the session still needs.
-func (s *Session) Retained() int {
-	n := s.spool.bytes
-	if s.pulling != nil {
-		n += s.pulling.pages.bytes
-		for _, a := range s.pulling.wants.keys {
-			n += a.bytes + len(a.key) + 16*len(a.names)
-		}
+// receive takes in a frame of the answer that is due.
+func (p *pulling) receive(kind FrameType, payload []byte) error {
+	switch kind {
+	case FrameChunk:
+		return p.gotChunk(payload)
+	case FramePage:
+		return p.gotPage(payload)
+	case FrameEnd:
+		return p.gotEnd(payload)
+	}
+	return p.repair.gotReply(payload)
+}
+
+// gotVectors takes note of the peer's version vector in the first state that it sends.
+func (p *pulling) gotVectors() {
+	if p.vector == nil && p.repair == nil {
+		p.vector = p.session.known.Vector(causal.Covered)
+	}
+}
+
+// retained returns how many bytes of received frames the pull still needs.
+func (p *pulling) retained() int {
+	n := p.spool.bytes + p.pages.bytes
+	for _, a := range p.wants.keys {
+		n += a.bytes + len(a.key) + 16*len(a.names)
 	}
 	return n
 }
 
-// commitPages commits what has come so far of a pull that is not whole.
-func (s *Session) commitPages() error {
-	p := s.pulling
-	p.torn = true
-	if err := s.commitInChunks(s.merging()); err != nil {
-		return err
-	}
-	s.host.With(func(r *replica.Replica) { r.Remember(p.pages.marks, p.pages.basis, &p.back, &s.known) })
-	p.pages = pages{}
-	return nil
-}
-
-// keepPull keeps what came of a pull that was cut off, and covers nothing by it (P5).
-func (s *Session) keepPull() error {
-	p := s.pulling
-	if p == nil || p.repair != nil {
+// keep keeps what came of a pull that was cut off, and covers nothing by it (P5).
+func (p *pulling) keep() error {
+	if p.repair != nil {
 		return nil
 	}
-	if len(p.pages.keys) > 0 {
-		if err := s.commitPages(); err != nil {
-			return err
-		}
+	if err := p.flush(); err != nil {
+		return err
 	}
 	for _, a := range p.wants.keys {
 		if a.bytes > 0 {
-			if err := s.mergePart(a); err != nil {
+			if err := p.mergePart(a); err != nil {
 				return err
 			}
 		}
@@ -189,30 +142,29 @@ func (s *Session) keepPull() error {
 	return nil
 }
 
-func (s *Session) gotEnd(payload []byte) error {
+func (p *pulling) gotEnd(payload []byte) error {
 	if len(payload) != 1 {
 		return replica.ProtocolErrorf("an end of %d bytes", len(payload))
 	}
-	p := s.pulling
 	switch {
 	case p.wants.asked > 0:
 		return replica.ProtocolErrorf("an end, and no answer to a want")
 	case p.repair == nil && !p.wants.begun:
 		p.whole = payload[0]&1 != 0
 	}
-	return s.wantNext()
+	return p.wantNext()
 }
 
 // allCame goes on when all of a pull, or of a fetch, is here.
-func (s *Session) allCame() error {
-	p := s.pulling
+func (p *pulling) allCame() error {
+	s := p.session
 	p.wants.begun = false
 	if p.repair != nil {
-		return s.fetchNext()
+		return p.repair.fetchNext()
 	}
 	if !p.whole || p.back.Over {
 		s.result.Partial, s.result.HeldBack = !p.whole, p.back.Over // to come again brings nothing of what is held back
-		if err := s.commitPages(); err != nil {
+		if err := p.commitPages(); err != nil {
 			return err
 		}
 		return s.pulled()
@@ -220,33 +172,43 @@ func (s *Session) allCame() error {
 	if p.vector == nil { // it said nothing new
 		p.vector = s.known.Vector(causal.Covered)
 	}
-	return s.conclude()
+	return p.conclude()
 }
 
 // conclude takes in the peer's version vector (P1), unless a repair must come first: the peer may
 // have purged deletions that never came here (R1), or one side may be corrupted (R2).
-func (s *Session) conclude() error {
-	p := s.pulling
+func (p *pulling) conclude() error {
+	s := p.session
 	repair := false
-	s.host.With(func(r *replica.Replica) { repair = !s.watermarksCovered(r) })
+	s.host.With(func(r *replica.Replica) { repair = !p.watermarksCovered(r) })
 	if reconcile := p.reconcile && p.rounds == 0; repair || reconcile {
-		if len(p.pages.keys) > 0 {
-			if err := s.commitPages(); err != nil {
-				return err
-			}
+		if err := p.flush(); err != nil {
+			return err
 		}
 		if p.rounds++; p.rounds > replica.MaxRepairs {
 			return s.pulled()
 		}
 		if reconcile {
-			return s.startRepair(forReconcile)
+			return p.startRepair(forReconcile)
 		}
-		return s.startRepair(forPurge)
+		return p.startRepair(forPurge)
 	}
-	if err := s.recordOrigins(); err != nil {
+	if err := p.recordOrigins(); err != nil {
 		return err
 	}
-	m := s.merging()
+	if err := p.cover(); err != nil {
+		return err
+	}
+	if s.params.Compare != nil {
+		return p.startCompare()
+	}
+	return s.pulled()
+}
+
+// cover merges the pages that wait, and covers what the peer does.
+func (p *pulling) cover() error {
+	s := p.session
+	m := p.merging()
 	var covers causal.Vector
 	var above causal.SpanMap
 	m.last = func(t *replica.Txn) error {
@@ -261,7 +223,7 @@ func (s *Session) conclude() error {
 		t.JoinWatermarks(&s.known)
 		return nil
 	}
-	if err := s.commitInChunks(m); err != nil {
+	if err := m.commit(s.host); err != nil {
 		return err
 	}
 	s.host.With(func(r *replica.Replica) {
@@ -276,24 +238,21 @@ func (s *Session) conclude() error {
 		s.result.HeldNow = len(r.HeldBack)
 	})
 	p.pages = pages{}
-	if s.params.Compare != nil {
-		return s.startCompare()
-	}
-	return s.pulled()
+	return nil
 }
 
 // recordOrigins assigns aliases to the origins of a version vector that brings very many.
-func (s *Session) recordOrigins() error {
+func (p *pulling) recordOrigins() error {
 	var fresh []causal.Origin
-	s.host.With(func(r *replica.Replica) {
-		for _, d := range s.pulling.vector {
+	p.session.host.With(func(r *replica.Replica) {
+		for _, d := range p.vector {
 			if _, ok := r.Alias[d.Origin]; !ok {
 				fresh = append(fresh, d.Origin)
 			}
 		}
 	})
 	for len(fresh) > replica.OriginStep {
-		err := s.host.Commit(func(t *replica.Txn) error {
+		err := p.session.host.Commit(func(t *replica.Txn) error {
 			for _, o := range fresh[:replica.OriginStep] {
 				t.R.Number(o)
 			}
@@ -308,50 +267,11 @@ func (s *Session) recordOrigins() error {
 }
 
 // watermarksCovered reports whether what the peer purged is covered here or was repaired (R1).
-func (s *Session) watermarksCovered(r *replica.Replica) bool {
-	for _, w := range s.known.Rows {
-		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > s.pulling.repaired.Seq(w.Origin) {
+func (p *pulling) watermarksCovered(r *replica.Replica) bool {
+	for _, w := range p.session.known.Rows {
+		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > p.repaired.Seq(w.Origin) {
 			return false
 		}
 	}
 	return true
-}
-
-func (s *Session) leavePull() {
-	if s.pulling != nil {
-		s.pulling = nil
-		s.host.LeavePull(s.theirs.Origin)
-	}
-}
-
-// pulled ends our pull: then it is the peer's turn, or all is said.
-func (s *Session) pulled() error {
-	s.leavePull()
-	s.reportDurable()
-	if s.dialed {
-		s.send(FrameTurn, nil)
-		s.step = waitTheirs
-		return nil
-	}
-	s.send(FrameBye, []byte{byte(s.result.Skipped)})
-	s.finishWell()
-	return nil
-}
-
-func (s *Session) gotBye(payload []byte) error {
-	if len(payload) != 1 || payload[0] > byte(SkippedReadOnly) {
-		return replica.ProtocolErrorf("a bye of % x", payload)
-	}
-	s.result.TheirSkip = SkipReason(payload[0])
-	s.finishWell()
-	return nil
-}
-
-// reportDurable brings to disk what is covered here, if the peer waits for that,
-// and reports it. If that fails it tells what is on disk.
-func (s *Session) reportDurable() {
-	if h, ok := s.host.(Flusher); ok && s.theirs.wants {
-		h.MakeDurable()
-		s.sendVectors(false)
-	}
 }

@@ -52,11 +52,11 @@ func appendDots(v *replica.View, b []byte, g replica.DotRange, counted bool, n *
 }
 
 // readDots reads a list of dots.
-func (s *Session) readDots(d *store.Decoder) (map[causal.Dot]bool, error) {
+func readDots(d *store.Decoder, names *Names) (map[causal.Dot]bool, error) {
 	dots := map[causal.Dot]bool{}
 	after := causal.Dot{}
 	for range d.Count(3) {
-		o, ok := s.reading.Origin(d.Uint())
+		o, ok := names.Origin(d.Uint())
 		if !ok && d.Err == nil {
 			return nil, replica.ProtocolErrorf("probed: an unknown origin")
 		}
@@ -86,11 +86,11 @@ func appendSplit(v *replica.View, b []byte, g replica.DotRange, counted bool, n 
 	return b, err
 }
 
-func (s *Session) readSplit(d *store.Decoder, g replica.DotRange) ([]replica.DotRange, error) {
+func readSplit(d *store.Decoder, names *Names, g replica.DotRange) ([]replica.DotRange, error) {
 	var parts []replica.DotRange
 	first := g.First
 	for range min(d.Count(18), replica.SplitInto) {
-		part := replica.DotRange{First: first, Last: d.Dot(&s.reading), Sum: d.Sum()}
+		part := replica.DotRange{First: first, Last: d.Dot(names), Sum: d.Sum()}
 		if part.Last.Compare(first) < 0 || part.Last.Compare(g.Last) > 0 {
 			return nil, replica.ProtocolErrorf("probed: parts are out of order")
 		}

@@ -26,6 +26,8 @@ import (
 // Both sides split what differs, in turn, so that a range shrinks by the square of
 // splitInto with each round trip.
 type repair struct {
+	pulling *pulling
+
 	kind   repairKind
 	ranges []replica.DotRange // asked for, not yet answered
 	queue  []replica.DotRange // to be asked for
@@ -45,53 +47,52 @@ const (
 
 // inDigest reports whether only dots matter that are in the digest: tombstones may
 // be purged any time.
-func (p *repair) inDigest() bool { return p.kind != forPurge }
+func (r *repair) inDigest() bool { return r.kind != forPurge }
 
-func (s *Session) startRepair(kind repairKind) error {
-	p := &repair{kind: kind}
+func (p *pulling) startRepair(kind repairKind) error {
+	s := p.session
+	r := &repair{pulling: p, kind: kind}
 	if kind != forCompare {
 		s.host.With((*replica.Replica).StartOver)
 	}
-	s.pulling.repair, s.pulling.repaired = p, s.known.Vector(causal.Purged)
+	p.repair, p.repaired = r, s.known.Vector(causal.Purged)
 	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
 	defer state.Release()
 	whole := []replica.DotRange{{Last: causal.LastDot}}
-	if err := state.Measure(whole, p.inDigest()); err != nil {
+	if err := state.Measure(whole, r.inDigest()); err != nil {
 		return err
 	}
-	if err := s.ask(&state, whole[0]); err != nil {
+	if err := r.enqueue(&state, whole[0]); err != nil {
 		return err
 	}
-	return s.probe()
+	return r.probe()
 }
 
-// ask queues a range that was measured, in parts if we hold much of it.
-func (s *Session) ask(state *replica.View, g replica.DotRange) error {
-	p := s.pulling.repair
-	if g.Count <= s.params.ListBelow {
-		p.queue = append(p.queue, g)
+// enqueue queues a range that was measured, in parts if we hold much of it.
+func (r *repair) enqueue(state *replica.View, g replica.DotRange) error {
+	if g.Count <= r.pulling.session.params.ListBelow {
+		r.queue = append(r.queue, g)
 		return nil
 	}
-	parts, err := state.Split(g, p.inDigest())
-	p.queue = append(p.queue, parts...)
+	parts, err := state.Split(g, r.inDigest())
+	r.queue = append(r.queue, parts...)
 	return err
 }
 
 // probe asks the peer about the next ranges.
-func (s *Session) probe() error {
-	p := s.pulling.repair
-	if p.probes++; p.probes > replica.MaxProbes {
+func (r *repair) probe() error {
+	if r.probes++; r.probes > replica.MaxProbes {
 		return replica.ProtocolErrorf("probed: still no end after %d questions", replica.MaxProbes)
 	}
-	gs := p.queue[:min(len(p.queue), replica.ProbeRanges)]
-	p.queue = p.queue[len(gs):]
-	p.ranges = gs
-	n := &s.sending
-	s.send(FrameProbe, n.Frame(func(b []byte) []byte {
-		b = append(b, byte(store.Btoi(p.inDigest())))
+	gs := r.queue[:min(len(r.queue), replica.ProbeRanges)]
+	r.queue = r.queue[len(gs):]
+	r.ranges = gs
+	n := &r.pulling.session.sending
+	r.pulling.ask(FrameProbe, func(b []byte) []byte {
+		b = append(b, byte(store.Btoi(r.inDigest())))
 		b = binary.AppendUvarint(b, uint64(len(gs)))
 		for _, g := range gs {
 			b = store.AppendDot(b, g.First, n)
@@ -99,90 +100,34 @@ func (s *Session) probe() error {
 			b = store.AppendSum(b, g.Sum)
 		}
 		return b
-	}))
-	s.step = WaitProbeReply
+	})
 	return nil
 }
 
-const (
-	replySame byte = iota
-	replyDots
-	replySplit
-)
-
-// gotProbe answers: the same, or the dots if they are few, or the sums of parts.
-func (s *Session) gotProbe(payload []byte) error {
+// gotReply takes in the answer to a probe.
+func (r *repair) gotReply(payload []byte) error {
+	s := r.pulling.session
 	d, err := s.reading.open(payload)
 	if err != nil {
 		return err
-	}
-	counted := d.Byte()&1 != 0
-	n := d.Count(20)
-	if n > replica.ProbeRanges {
-		return replica.ProtocolErrorf("probe of %d ranges", n)
-	}
-	asked := make([]replica.DotRange, 0, n)
-	for range n {
-		asked = append(asked, replica.DotRange{First: d.Dot(&s.reading), Last: d.Dot(&s.reading), Sum: d.Sum()})
-	}
-	if err := d.End(); err != nil {
-		return replica.ProtocolErrorf("probe: %v", err)
-	}
-	if overlap(asked) {
-		return replica.ProtocolErrorf("probe: ranges overlap")
 	}
 	state, err := s.view(func(*replica.Replica) {})
 	if err != nil {
 		return err
 	}
 	defer state.Release()
-	s.tell(&state)
-	ours := slices.Clone(asked)
-	if err := state.Measure(ours, counted); err != nil {
-		return err
-	}
-	os := &s.sending
-	var body []byte
-	for i, g := range ours {
-		switch {
-		case g.Sum == asked[i].Sum:
-			body = append(body, replySame)
-		case g.Count <= s.params.ListBelow:
-			body, err = appendDots(&state, append(body, replyDots), g, counted, os)
-		default:
-			body, err = appendSplit(&state, append(body, replySplit), g, counted, os)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	s.send(FrameProbeReply, os.Frame(func(b []byte) []byte { return append(b, body...) }))
-	return nil
-}
-
-func (s *Session) gotProbeReply(payload []byte) error {
-	d, err := s.reading.open(payload)
-	if err != nil {
-		return err
-	}
-	p := s.pulling.repair
-	state, err := s.view(func(*replica.Replica) {})
-	if err != nil {
-		return err
-	}
-	defer state.Release()
-	for _, g := range p.ranges {
+	for _, g := range r.ranges {
 		switch d.Byte() {
 		case replySame:
 		case replyDots:
 			var theirs map[causal.Dot]bool
-			if theirs, err = s.readDots(&d); err == nil && d.Err == nil {
-				err = s.compare(&state, g, theirs)
+			if theirs, err = readDots(&d, &s.reading); err == nil && d.Err == nil {
+				err = r.compare(&state, g, theirs)
 			}
 		case replySplit:
 			var parts []replica.DotRange
-			if parts, err = s.readSplit(&d, g); err == nil {
-				err = s.differing(&state, parts)
+			if parts, err = readSplit(&d, &s.reading, g); err == nil {
+				err = r.differing(&state, parts)
 			}
 		default:
 			d.Fail(store.ErrTrailing)
@@ -197,22 +142,22 @@ func (s *Session) gotProbeReply(payload []byte) error {
 	if err := d.End(); err != nil {
 		return replica.ProtocolErrorf("probed: %v", err)
 	}
-	p.ranges = nil
-	if len(p.queue) > 0 {
-		return s.probe()
+	r.ranges = nil
+	if len(r.queue) > 0 {
+		return r.probe()
 	}
-	return s.fetchNext()
+	return r.fetchNext()
 }
 
 // differing queues the parts whose sum is another here.
-func (s *Session) differing(state *replica.View, parts []replica.DotRange) error {
-	p, mine := s.pulling.repair, slices.Clone(parts)
-	if err := state.Measure(mine, p.inDigest()); err != nil {
+func (r *repair) differing(state *replica.View, parts []replica.DotRange) error {
+	mine := slices.Clone(parts)
+	if err := state.Measure(mine, r.inDigest()); err != nil {
 		return err
 	}
 	for i := range mine {
 		if mine[i].Sum != parts[i].Sum {
-			if err := s.ask(state, mine[i]); err != nil {
+			if err := r.enqueue(state, mine[i]); err != nil {
 				return err
 			}
 		}
@@ -221,47 +166,46 @@ func (s *Session) differing(state *replica.View, parts []replica.DotRange) error
 }
 
 // compare works out what only one side holds of a range.
-func (s *Session) compare(state *replica.View, g replica.DotRange, theirs map[causal.Dot]bool) error {
-	p := s.pulling.repair
-	err := state.Each(g, p.inDigest(), func(e *store.Entry) error {
+func (r *repair) compare(state *replica.View, g replica.DotRange, theirs map[causal.Dot]bool) error {
+	err := state.Each(g, r.inDigest(), func(e *store.Entry) error {
 		if theirs[e.Dot] {
 			delete(theirs, e.Dot)
 			return nil
 		}
-		if !p.inDigest() && e.Seq > s.known.Seq(causal.Purged, e.Origin) {
+		if !r.inDigest() && e.Seq > r.pulling.session.known.Seq(causal.Purged, e.Origin) {
 			return nil // no watermark of the peer excludes it
 		}
-		p.keys = append(p.keys, slices.Clone(e.Key))
+		r.keys = append(r.keys, slices.Clone(e.Key))
 		return nil
 	})
-	if p.inDigest() {
-		p.dots = slices.AppendSeq(p.dots, maps.Keys(theirs))
-		slices.SortFunc(p.dots, causal.Dot.Compare)
+	if r.inDigest() {
+		r.dots = slices.AppendSeq(r.dots, maps.Keys(theirs))
+		slices.SortFunc(r.dots, causal.Dot.Compare)
 	}
 	return err
 }
 
 // fetchNext asks for some of the keys in question as they are at the peer, or
 // concludes the pull.
-func (s *Session) fetchNext() error {
-	p := s.pulling.repair
-	if len(p.keys)+len(p.dots) == 0 {
-		s.pulling.repair = nil
-		if p.kind == forRepair || p.kind == forCompare {
+func (r *repair) fetchNext() error {
+	p, s := r.pulling, r.pulling.session
+	if len(r.keys)+len(r.dots) == 0 {
+		p.repair = nil
+		if r.kind == forRepair || r.kind == forCompare {
 			return s.pulled()
 		}
-		return s.conclude()
+		return p.conclude()
 	}
 	var keys [][]byte
 	size := 0
-	for len(p.keys) > 0 && len(keys) < replica.FetchKeys && size < s.params.PageSize {
-		keys, size = append(keys, p.keys[0]), size+len(p.keys[0])
-		p.keys = p.keys[1:]
+	for len(r.keys) > 0 && len(keys) < replica.FetchKeys && size < s.params.PageSize {
+		keys, size = append(keys, r.keys[0]), size+len(r.keys[0])
+		r.keys = r.keys[1:]
 	}
-	dots := p.dots[:min(len(p.dots), replica.FetchKeys)]
-	p.dots = p.dots[len(dots):]
+	dots := r.dots[:min(len(r.dots), replica.FetchKeys)]
+	r.dots = r.dots[len(dots):]
 	n := &s.sending
-	s.send(FrameFetch, n.Frame(func(b []byte) []byte {
+	p.ask(FrameFetch, func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(keys)))
 		for _, k := range keys {
 			b = store.AppendBytes(b, k)
@@ -271,32 +215,32 @@ func (s *Session) fetchNext() error {
 			b = store.AppendDot(b, d, n)
 		}
 		return b
-	}))
-	s.step = WaitPage
+	})
 	return nil
 }
 
-// repairKeys takes in keys as they are at the peer.
-func (s *Session) repairKeys(keys []replica.RemoteKey) error {
-	p := s.pulling.repair
-	if p.kind == forCompare {
-		return s.compareKeys(keys)
+// takeKeys takes in keys as they are at the peer.
+func (r *repair) takeKeys(keys []replica.RemoteKey) error {
+	if r.kind == forCompare {
+		return r.compareKeys(keys)
 	}
+	s := r.pulling.session
 	count := &s.result.Repaired
-	if p.kind == forRepair {
+	if r.kind == forRepair {
 		count = nil // that they are corrupted was known
 	}
-	return s.commitInChunks(chunkedCommit{
+	m := chunkedCommit{
 		n:     len(keys),
 		most:  mergeSlice,
 		first: func(t *replica.Txn) error { t.JoinWatermarks(&s.known); t.DropResume(); return nil },
 		step: func(t *replica.Txn, i int) (back int, err error) {
 			k := keys[i]
-			if p.kind != forPurge {
+			if r.kind != forPurge {
 				return t.Reconcile(k.Key, k.Versions, &s.known)
 			}
 			return 0, t.DropPurged(k.Key, k.Versions, &s.known)
 		},
 		count: count,
-	})
+	}
+	return m.commit(s.host)
 }

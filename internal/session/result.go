@@ -97,6 +97,14 @@ func (s *Session) Behind() (writes int64) {
 	return writes
 }
 
+// Retained returns how many bytes of received frames the session still needs.
+func (s *Session) Retained() int {
+	if s.pulling == nil {
+		return 0
+	}
+	return s.pulling.retained()
+}
+
 // Op names the part of the session that is under way, for an error.
 func (s *Session) Op() string {
 	switch {

@@ -47,7 +47,6 @@ type Session struct {
 	outbox  outbox
 	sending Names // numbers of origins in the frames that go out,
 	reading Names // and in those that come in
-	spool   spool // values that came in chunks, for the page to come
 
 	// The two directions. Each is nil while nothing goes that way.
 	pulling *pulling
@@ -58,14 +57,13 @@ type Session struct {
 type Step int
 
 const (
-	waitHello      Step = iota
-	waitVectors         // dialer: of an acceptor that has news
-	WaitPull            // acceptor: vectors, addresses, then pull or turn
-	WaitPage            // puller: the answer to pull, want or fetch
-	WaitProbeReply      // puller: the answer to probe
-	WaitTurn            // acceptor, after it served: probe, want, fetch or turn
-	waitTheirs          // dialer: the acceptor's pull, probe, want, fetch or bye
-	waitNothing         // it has ended
+	waitHello   Step = iota
+	waitVectors      // dialer: of an acceptor that has news
+	WaitPull         // acceptor: vectors, addresses, then pull or turn
+	WaitAnswer       // puller: the answer to what its pull asked last
+	WaitTurn         // acceptor, after it served: probe, want, fetch or turn
+	waitTheirs       // dialer: the acceptor's pull, probe, want, fetch or bye
+	waitNothing      // it has ended
 )
 
 // New returns a session that has not begun.
@@ -113,28 +111,21 @@ func (s *Session) Receive(kind FrameType, payload []byte) error {
 // dispatch has a frame taken in where it belongs.
 func (s *Session) dispatch(kind FrameType, payload []byte) error {
 	served := s.step == WaitPull || s.step == WaitTurn || s.step == waitTheirs // the peer may ask for something
-	switch {
+	switch p := s.pulling; {
 	case kind == FrameHello && s.step == waitHello:
 		return s.gotHello(payload)
 	case kind == FrameVectors && s.step != waitHello && s.step != waitNothing:
 		return s.gotVectors(payload)
-	case kind == FrameAddresses && (s.step == WaitPull || s.step == waitVectors || s.step == WaitPage || s.step == WaitProbeReply ||
-		s.step == waitTheirs): // of an acceptor, on their way when we did not pull
+	case kind == FrameAddresses && (s.step == WaitPull || s.step == waitVectors || s.step == WaitAnswer || s.step == waitTheirs): // of an acceptor, on their way when we did not pull
 		return s.gotAddresses(payload)
 	case kind == FramePull && (s.step == WaitPull || s.step == waitTheirs):
 		return s.gotPull(payload)
 	case kind == FrameTurn && (s.step == WaitPull || s.step == WaitTurn):
 		return s.startPull()
-	case kind == FrameChunk && s.step == WaitPage:
-		return s.gotChunk(payload)
-	case kind == FramePage && s.step == WaitPage:
-		return s.gotPage(payload)
-	case kind == FrameEnd && s.step == WaitPage:
-		return s.gotEnd(payload)
+	case p != nil && !s.Done() && p.awaits(kind):
+		return p.receive(kind, payload)
 	case kind == FrameProbe && served:
 		return s.gotProbe(payload)
-	case kind == FrameProbeReply && s.step == WaitProbeReply:
-		return s.gotProbeReply(payload)
 	case kind == FrameFetch && served:
 		return s.gotFetch(payload)
 	case kind == FrameWant && served:
@@ -148,8 +139,11 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 // Abandon ends a session that was cut off. What came of a pull is kept.
 func (s *Session) Abandon() error {
 	s.leaveServing()
+	if s.pulling == nil {
+		return nil
+	}
 	defer s.leavePull()
-	return s.keepPull()
+	return s.pulling.keep()
 }
 
 // finishWell ends a session that went well.

@@ -114,8 +114,8 @@ func (s *Session) gotVectors(payload []byte) error {
 		}
 		r.NoteSuccession(s.theirs.Origin, lineage)
 	})
-	if p := s.pulling; p != nil && p.vector == nil && p.repair == nil && s.step == WaitPage {
-		p.vector = s.known.Vector(causal.Covered)
+	if s.pulling != nil {
+		s.pulling.gotVectors()
 	}
 	if s.step == waitVectors {
 		s.step = WaitPull // addresses may follow, and then it is our turn

@@ -43,22 +43,21 @@ func (p *pulling) setApart(k replica.RemoteKey) error {
 }
 
 // wantNext asks for values, or goes on if there is nothing more to ask for.
-func (s *Session) wantNext() error {
-	p := s.pulling
+func (p *pulling) wantNext() error {
 	if len(p.wants.keys) == 0 {
-		return s.allCame()
+		return p.allCame()
 	}
-	if p.repair == nil && len(p.pages.keys) > 0 {
-		if err := s.commitPages(); err != nil {
+	if p.repair == nil {
+		if err := p.flush(); err != nil {
 			return err
 		}
 	}
-	asked, err := s.listApart()
+	asked, err := p.listApart()
 	if err != nil {
 		return err
 	}
-	n := &s.sending
-	s.send(FrameWant, n.Frame(func(b []byte) []byte {
+	n := &p.session.sending
+	p.ask(FrameWant, func(b []byte) []byte {
 		b = append(b, byte(store.Btoi(p.repair == nil)))
 		b = binary.AppendUvarint(b, uint64(len(asked)))
 		for _, a := range asked {
@@ -69,17 +68,16 @@ func (s *Session) wantNext() error {
 			}
 		}
 		return b
-	}))
-	p.wants.asked, p.wants.begun, s.step = len(asked), true, WaitPage
+	})
+	p.wants.asked, p.wants.begun = len(asked), true
 	return nil
 }
 
 // listApart works out what need not be sent of the next keys, and returns those that fit
 // into one question.
-func (s *Session) listApart() (asked []*apartKey, err error) {
-	p := s.pulling
+func (p *pulling) listApart() (asked []*apartKey, err error) {
 	dots, size := 0, 0
-	s.host.With(func(r *replica.Replica) {
+	p.session.host.With(func(r *replica.Replica) {
 		for _, a := range p.wants.keys {
 			a.listed = map[causal.Dot]bool{}
 			if p.repair == nil {
@@ -93,7 +91,7 @@ func (s *Session) listApart() (asked []*apartKey, err error) {
 				a.listed[a.values[i].Dot] = true
 			}
 			dots, size = dots+len(a.listed), size+len(a.key)
-			if len(asked) > 0 && (len(asked) == WantKeys || dots > maxVersions || size > s.params.PageSize) {
+			if len(asked) > 0 && (len(asked) == WantKeys || dots > maxVersions || size > p.session.params.PageSize) {
 				return
 			}
 			asked = append(asked, a)
@@ -115,8 +113,7 @@ func (a *apartKey) list(ours store.Siblings) {
 }
 
 // gotWanted takes in what was asked for: the first of the keys, in order.
-func (s *Session) gotWanted(keys []replica.RemoteKey) error {
-	p := s.pulling
+func (p *pulling) gotWanted(keys []replica.RemoteKey) error {
 	if len(keys) == 0 || len(keys) > p.wants.asked {
 		return replica.ProtocolErrorf("%d keys in answer to a want of %d", len(keys), p.wants.asked)
 	}
@@ -127,7 +124,7 @@ func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 		if !bytes.Equal(a.key, k.Key) {
 			return replica.ProtocolErrorf("key %.40q in answer to a want of %.40q", k.Key, a.key)
 		}
-		whole, err := s.takePart(a, k.Versions)
+		whole, err := p.takePart(a, k.Versions)
 		if err != nil {
 			return err
 		}
@@ -140,8 +137,7 @@ func (s *Session) gotWanted(keys []replica.RemoteKey) error {
 }
 
 // takePart takes in some values of a key, and reports whether they were the last.
-func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err error) {
-	p := s.pulling
+func (p *pulling) takePart(a *apartKey, names []store.Version) (whole bool, err error) {
 	came := false
 	whole = true
 	a.names = names
@@ -167,12 +163,12 @@ func (s *Session) takePart(a *apartKey, names []store.Version) (whole bool, err 
 		if err != nil {
 			return true, err
 		}
-		return true, s.repairKeys(keys)
+		return true, p.repair.takeKeys(keys)
 	case whole:
 		p.back.Set(replica.RemoteKey{Key: a.key, Versions: names})
-		return true, s.mergePart(a)
+		return true, p.mergePart(a)
 	case p.repair == nil && a.bytes > max(partSize, a.merged):
-		return false, s.mergePart(a)
+		return false, p.mergePart(a)
 	}
 	return false, nil
 }
@@ -190,8 +186,8 @@ func (a *apartKey) held() replica.RemoteKey {
 
 // mergePart merges what came of a key. When that is all of it, its part of the log is
 // done.
-func (s *Session) mergePart(a *apartKey) error {
-	p := s.pulling
+func (p *pulling) mergePart(a *apartKey) error {
+	s := p.session
 	k := a.held()
 	err := s.host.Commit(func(t *replica.Txn) (err error) {
 		t.JoinWatermarks(&s.known)

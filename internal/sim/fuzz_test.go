@@ -204,7 +204,7 @@ func FuzzResumePoint(f *testing.F) {
 }
 
 func FuzzRefuse(f *testing.F) {
-	fuzzFrame(f, session.FrameRefuse, func(d *dry) *session.Session { return d.prepared(true, session.WaitPage) })
+	fuzzFrame(f, session.FrameRefuse, func(d *dry) *session.Session { return d.prepared(true, session.WaitAnswer) })
 }
 
 func FuzzProbed(f *testing.F) {
@@ -221,7 +221,7 @@ func FuzzProbed(f *testing.F) {
 	d := newDry(f)
 	fuzzing.Run2(c, func(t testing.TB, kind byte, payload []byte) {
 		d.t = t
-		s := d.midway(true, session.Midway{Step: session.WaitProbeReply, Pulling: true, Repair: true, Kind: kind})
+		s := d.midway(true, session.Midway{Step: session.WaitAnswer, Pulling: true, Repair: true, Kind: kind, Probed: true})
 		d.play(s, session.FrameProbeReply, payload)
 	})
 }
@@ -242,7 +242,7 @@ func FuzzPage(f *testing.F) {
 	d := newDry(f)
 	fuzzing.Run3(c, func(t testing.TB, repairs bool, chunk, payload []byte) {
 		d.t = t
-		s := d.midway(true, session.Midway{Step: session.WaitPage, Pulling: true, Repair: repairs, Kind: byte(len(chunk) % 4)})
+		s := d.midway(true, session.Midway{Step: session.WaitAnswer, Pulling: true, Repair: repairs, Kind: byte(len(chunk) % 4)})
 		if !repairs && len(chunk) > 0 {
 			d.play(s, session.FrameChunk, chunk)
 		}

@@ -70,7 +70,7 @@ func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			c := s.dial(b, a)
-			for b := c.ends[0]; b.s.Step() != session.WaitPage; {
+			for b := c.ends[0]; b.s.Step() != session.WaitAnswer; {
 				require.True(t, s.move(c, 0) || s.move(c, 1))
 			}
 			before, claims := b.disk.now, b.r.Known.VectorSum

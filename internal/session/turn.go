@@ -1,0 +1,61 @@
+package session
+
+import "github.com/level-replicator/replicator/internal/replica"
+
+// startPull is this replica's turn to pull, if that would bring anything.
+func (s *Session) startPull() error {
+	p := newPulling(s)
+	var news int64
+	none := false
+	s.host.With(func(r *replica.Replica) {
+		news = r.Known.Behind(&s.known)
+		none = p.nothingNew(r)
+	})
+	if none {
+		return s.pulled()
+	}
+	if s.result.Skipped = s.host.EnterPull(s.theirs.Origin, news); s.result.Skipped != NotSkipped {
+		return s.pulled()
+	}
+	s.pulling, s.step = p, WaitAnswer
+	return p.begin()
+}
+
+func (s *Session) leavePull() {
+	if s.pulling != nil {
+		s.pulling = nil
+		s.host.LeavePull(s.theirs.Origin)
+	}
+}
+
+// pulled ends our pull: then it is the peer's turn, or all is said.
+func (s *Session) pulled() error {
+	s.leavePull()
+	s.reportDurable()
+	if s.dialed {
+		s.send(FrameTurn, nil)
+		s.step = waitTheirs
+		return nil
+	}
+	s.send(FrameBye, []byte{byte(s.result.Skipped)})
+	s.finishWell()
+	return nil
+}
+
+// reportDurable brings to disk what is covered here, if the peer waits for that,
+// and reports it. If that fails it tells what is on disk.
+func (s *Session) reportDurable() {
+	if h, ok := s.host.(Flusher); ok && s.theirs.wants {
+		h.MakeDurable()
+		s.sendVectors(false)
+	}
+}
+
+func (s *Session) gotBye(payload []byte) error {
+	if len(payload) != 1 || payload[0] > byte(SkippedReadOnly) {
+		return replica.ProtocolErrorf("a bye of % x", payload)
+	}
+	s.result.TheirSkip = SkipReason(payload[0])
+	s.finishWell()
+	return nil
+}
