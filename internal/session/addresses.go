@@ -28,7 +28,7 @@ func (s *Session) sendAddresses() {
 	for _, a := range s.told.addrs {
 		b = store.AppendBytes(b, []byte(a))
 	}
-	s.send(FrameAddresses, b)
+	s.outbox.send(FrameAddresses, b)
 }
 
 func (s *Session) gotAddresses(payload []byte) error {

@@ -23,7 +23,7 @@ const (
 
 // contents reads what a peer lacks of a key. If that is more than one value and more
 // than some bytes, it is named only; the rest is what the peer has.
-func (s *Session) contents(st *replica.View, key []byte, held store.Siblings, has func(causal.Dot) bool, most int) (vs []store.Version, apart bool, err error) {
+func (c *sender) contents(st *replica.View, key []byte, held store.Siblings, has func(causal.Dot) bool, most int) (vs []store.Version, apart bool, err error) {
 	vs = make([]store.Version, 0, len(held))
 	size := 0
 	for i := range held {
@@ -42,7 +42,7 @@ func (s *Session) contents(st *replica.View, key []byte, held store.Siblings, ha
 				return nil, false, err
 			}
 			v = e.Version
-			if v.Large = s.tooLarge(key, &v); v.Large > 0 {
+			if v.Large = c.tooLarge(key, &v); v.Large > 0 {
 				v.Value = nil
 				break
 			}
@@ -62,8 +62,8 @@ func (s *Session) contents(st *replica.View, key []byte, held store.Siblings, ha
 const SentAtLeast = 32
 
 // tooLarge returns the size of a value that the peer does not take, or 0 (M10).
-func (s *Session) tooLarge(key []byte, v *store.Version) uint64 {
-	if s.theirs.Apart && !v.Deleted && uint64(len(v.Value)) > s.theirs.maxValue || s.theirs.Apart && uint64(len(key)) > s.theirs.maxKey {
+func (c *sender) tooLarge(key []byte, v *store.Version) uint64 {
+	if s := c.session; s.theirs.Apart && !v.Deleted && uint64(len(v.Value)) > s.theirs.maxValue || s.theirs.Apart && uint64(len(key)) > s.theirs.maxKey {
 		return max(1, uint64(len(v.Value)))
 	}
 	return 0
@@ -71,7 +71,8 @@ func (s *Session) tooLarge(key []byte, v *store.Version) uint64 {
 
 // most is how many bytes of one key are sent with its name. Whoever does not ask for
 // values gets all that it would take.
-func (s *Session) most() int {
+func (c *sender) most() int {
+	s := c.session
 	if s.theirs.Apart {
 		return ApartPages * s.params.PageSize
 	}
@@ -79,110 +80,4 @@ func (s *Session) most() int {
 		return math.MaxInt
 	}
 	return 4 * s.params.MaxValue
-}
-
-// sender puts keys into pages.
-type sender struct {
-	peer  causal.Vector // what the peer covers; nil if that does not matter
-	apart int           // keys of which only the dots were sent
-	left  bool          // something was not sent: the peer must come again
-}
-
-// add puts a key with its whole state into the page (M6). Of what the peer covers only
-// the dots are sent. It reports whether values are still to be sent, when they are asked for or
-// in another pull (P9).
-func (v *sender) add(st *replica.View, p *page, key []byte, held store.Siblings) (apart bool, err error) {
-	vs, apart, err := p.session.contents(st, key, held, v.peer.Contains, p.session.most())
-	if err != nil {
-		return false, err
-	}
-	if apart {
-		if v.apart >= maxApart || !p.session.theirs.Apart {
-			v.left = true
-			return true, nil
-		}
-		v.apart++
-		for i := range vs {
-			if x := &vs[i]; !x.NameOnly && x.Large == 0 {
-				*x = store.Version{Dot: x.Dot, Deleted: x.Deleted, Apart: true}
-			}
-		}
-	}
-	p.put(key, vs)
-	return apart, nil
-}
-
-// wanting answers a want: keys as they are now, with some of their values.
-type wanting struct {
-	peer causal.Vector // what the peer covers; nil if it did not say
-	keys []wanted
-}
-
-type wanted struct {
-	key []byte
-	has map[causal.Dot]bool
-}
-
-func (s *Session) gotWant(payload []byte) error {
-	d, err := s.reading.open(payload)
-	if err != nil {
-		return err
-	}
-	w := &wanting{}
-	covers := d.Byte()&1 != 0
-	n := d.Count(2)
-	if n > WantKeys {
-		return replica.ProtocolErrorf("want of %d keys, at most %d are allowed", n, WantKeys)
-	}
-	dots := 0
-	for range n {
-		k := wanted{key: d.Bytes(s.params.MaxKey), has: map[causal.Dot]bool{}}
-		n := d.Count(2)
-		if dots += n; dots > maxVersions {
-			return replica.ProtocolErrorf("want names more than %d versions", maxVersions)
-		}
-		for range n {
-			k.has[d.Dot(&s.reading)] = true
-		}
-		w.keys = append(w.keys, k)
-	}
-	if err := d.End(); err != nil {
-		return replica.ProtocolErrorf("want: %v", err)
-	}
-	if covers {
-		w.peer = s.known.Vector(causal.Covered)
-	}
-	s.serving = w
-	return nil
-}
-
-func (w *wanting) produce(s *Session) error {
-	st, err := s.view(func(*replica.Replica) {})
-	if err != nil {
-		return err
-	}
-	defer st.Release()
-	s.tell(&st)
-	p := page{session: s}
-	room := ApartPages * s.params.PageSize
-	for _, k := range w.keys {
-		if store.Reserved(k.key) {
-			return replica.ProtocolErrorf("want of a reserved key")
-		}
-		held, err := store.ReadIndex(&st, k.key, &st)
-		if err != nil {
-			return err
-		}
-		vs, _, err := s.contents(&st, k.key, held, func(d causal.Dot) bool { return k.has[d] || w.peer.Contains(d) }, room-p.size())
-		if err != nil {
-			return err
-		}
-		if p.put(k.key, vs); p.size() >= room/2 || p.named >= maxVersions/4 {
-			break
-		}
-	}
-	p.flush()
-	s.result.Served += p.versions
-	s.endServing(true)
-	return nil
 }

@@ -17,12 +17,12 @@ type fetching struct {
 // maxFetch bounds what one fetch may ask for.
 const maxFetch = 1 << 14
 
-func (s *Session) gotFetch(payload []byte) error {
+func newFetching(s *Session, payload []byte) (*fetching, error) {
 	d, err := s.reading.open(payload)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f := &fetching{}
+	f := &fetching{sender: sender{session: s}}
 	keys := d.Count(1)
 	for range min(keys, maxFetch) {
 		f.keys = append(f.keys, d.Bytes(s.params.MaxKey))
@@ -32,26 +32,23 @@ func (s *Session) gotFetch(payload []byte) error {
 		dots = d.Count(2)
 	}
 	if keys+dots > maxFetch {
-		return replica.ProtocolErrorf("fetch asks for more than %d keys", maxFetch)
+		return nil, replica.ProtocolErrorf("fetch asks for more than %d keys", maxFetch)
 	}
 	for range dots {
 		f.dots = append(f.dots, d.Dot(&s.reading))
 	}
 	if err := d.End(); err != nil {
-		return replica.ProtocolErrorf("fetch: %v", err)
+		return nil, replica.ProtocolErrorf("fetch: %v", err)
 	}
-	s.serving = f
-	return nil
+	return f, nil
 }
 
-func (f *fetching) produce(s *Session) error {
-	state, err := s.view(func(*replica.Replica) {})
+func (f *fetching) produce() error {
+	state, p, err := f.open()
 	if err != nil {
 		return err
 	}
 	defer state.Release()
-	s.tell(&state)
-	p := page{session: s}
 	for len(f.keys) > 0 && !p.full() {
 		if err := f.addKey(&state, &p, f.keys[0]); err != nil {
 			return err
@@ -66,7 +63,7 @@ func (f *fetching) produce(s *Session) error {
 	}
 	p.flush()
 	if len(f.keys)+len(f.dots) == 0 {
-		s.endServing(true)
+		f.end(true)
 	}
 	return nil
 }

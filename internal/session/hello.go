@@ -105,7 +105,7 @@ func (s *Session) sendHello(peer causal.Origin) {
 	if !s.dialed {
 		s.mine.following = s.theirs.CachedOrigin != s.mine.Origin || s.theirs.cachedRev != s.mine.Rev || s.theirs.cachedAddrHash != s.mine.AddrHash
 	}
-	s.send(FrameHello, s.mine.Append(nil))
+	s.outbox.send(FrameHello, s.mine.Append(nil))
 }
 
 // gotHello judges the peer's introduction. An acceptor tells nothing of its own

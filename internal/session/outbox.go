@@ -34,8 +34,7 @@ func (s *Session) Queued() (n int) {
 }
 
 // send sends a frame, after everything that is queued.
-func (s *Session) send(kind FrameType, payload []byte) {
-	o := &s.outbox
+func (o *outbox) send(kind FrameType, payload []byte) {
 	if len(o.queue) > 0 {
 		o.queue = append(o.queue, queued{Frame: Frame{kind, payload}})
 		return
@@ -44,26 +43,25 @@ func (s *Session) send(kind FrameType, payload []byte) {
 }
 
 // sendLast sends a frame as the last word.
-func (s *Session) sendLast(kind FrameType, payload []byte) {
-	s.outbox.queue = nil
-	s.send(kind, payload)
+func (o *outbox) sendLast(kind FrameType, payload []byte) {
+	o.queue = nil
+	o.send(kind, payload)
 }
 
 // sendValue sends a value in chunks, ahead of the page that it belongs to.
-func (s *Session) sendValue(value []byte) {
-	s.outbox.queue = append(s.outbox.queue, queued{value: value})
+func (o *outbox) sendValue(value []byte) {
+	o.queue = append(o.queue, queued{value: value})
 }
 
 // sendQueued sends what comes next of the queue, about a page of it.
-func (s *Session) sendQueued() {
-	o := &s.outbox
-	for room := s.params.PageSize; len(o.queue) > 0 && room > 0; {
+func (o *outbox) sendQueued(pageSize int) {
+	for room := pageSize; len(o.queue) > 0 && room > 0; {
 		q := &o.queue[0]
 		if len(q.value) == 0 {
 			o.frames = append(o.frames, q.Frame)
 			room -= len(q.Payload)
 		} else {
-			n := min(len(q.value), s.params.PageSize)
+			n := min(len(q.value), pageSize)
 			last := byte(store.Btoi(n == len(q.value)))
 			o.frames = append(o.frames, Frame{FrameChunk, append([]byte{last}, q.value[:n]...)})
 			room -= n

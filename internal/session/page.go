@@ -101,10 +101,10 @@ func (p *page) flush() {
 		return
 	}
 	for _, value := range p.values {
-		p.session.sendValue(value)
+		p.session.outbox.sendValue(value)
 	}
 	n := &p.session.sending
-	p.session.send(FramePage, n.Frame(func(b []byte) []byte {
+	p.session.outbox.send(FramePage, n.Frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(p.marks)))
 		for _, m := range p.marks {
 			b = binary.AppendUvarint(b, n.Number(m.Origin))

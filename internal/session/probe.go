@@ -34,7 +34,7 @@ func (s *Session) gotProbe(payload []byte) error {
 	if overlap(asked) {
 		return replica.ProtocolErrorf("probe: ranges overlap")
 	}
-	state, err := s.view(func(*replica.Replica) {})
+	state, err := s.view(nil)
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,6 @@ func (s *Session) gotProbe(payload []byte) error {
 			return err
 		}
 	}
-	s.send(FrameProbeReply, os.Frame(func(b []byte) []byte { return append(b, body...) }))
+	s.outbox.send(FrameProbeReply, os.Frame(func(b []byte) []byte { return append(b, body...) }))
 	return nil
 }

@@ -81,7 +81,7 @@ func (p *pulling) begin() error {
 // ask asks the peer something. Its answer is due from now on.
 func (p *pulling) ask(question FrameType, body func(b []byte) []byte) {
 	p.question = question
-	p.session.send(question, p.session.sending.Frame(body))
+	p.session.outbox.send(question, p.session.sending.Frame(body))
 }
 
 // awaits reports whether a frame may be part of the answer that is due.

@@ -69,7 +69,7 @@ func (s *Session) Refuse(code RefuseCode, err error) error {
 }
 
 func (s *Session) refuseSaying(code RefuseCode, err error, text string) error {
-	s.sendLast(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
+	s.outbox.sendLast(FrameRefuse, store.AppendBytes(binary.AppendUvarint(nil, uint64(code)), []byte(text[:min(len(text), 512)])))
 	s.result.Refused = true
 	s.finish()
 	return err

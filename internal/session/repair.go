@@ -56,7 +56,7 @@ func (p *pulling) startRepair(kind repairKind) error {
 		s.host.With((*replica.Replica).StartOver)
 	}
 	p.repair, p.repaired = r, s.known.Vector(causal.Purged)
-	state, err := s.view(func(*replica.Replica) {})
+	state, err := s.view(nil)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (r *repair) gotReply(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	state, err := s.view(func(*replica.Replica) {})
+	state, err := s.view(nil)
 	if err != nil {
 		return err
 	}

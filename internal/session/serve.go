@@ -9,13 +9,6 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// answer is what a session sends because the peer asked for it: serving answers a pull, fetching a
-// fetch, wanting a want.
-type answer interface {
-	// produce sends the next page of it, and ends it after the last.
-	produce(s *Session) error
-}
-
 // serving sends what the peer lacks. It reads one state of the database after another, one for each page,
 // or for a few pages if much is to be sent, and holds none while a page is on its way.
 //
@@ -58,6 +51,28 @@ const (
 	maxAfter   = 1 << 10 // pages of them
 )
 
+func newServing(s *Session, payload []byte) (*serving, error) {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return nil, err
+	}
+	skip := map[causal.Origin]causal.Spans{}
+	for range d.Count(2) {
+		o, ok := s.reading.Origin(d.Uint())
+		if !ok {
+			return nil, replica.ProtocolErrorf("pull names an unknown origin")
+		}
+		if _, twice := skip[o]; twice {
+			return nil, replica.ProtocolErrorf("pull names an origin twice")
+		}
+		skip[o] = d.Spans()
+	}
+	if err := d.End(); err != nil {
+		return nil, replica.ProtocolErrorf("pull: %v", err)
+	}
+	return &serving{sender: sender{session: s, peer: s.known.Vector(causal.Covered)}, skip: skip, window: s.params.PageSize}, nil
+}
+
 // Note takes in what a commit did to a key.
 func (v *serving) Note(c *replica.Change) {
 	for i := range c.Old {
@@ -76,106 +91,13 @@ func (c *changed) add(key []byte) {
 	c.keys[string(key)] = struct{}{}
 }
 
-// View takes a state, with what the peer must know of it.
-func (s *Session) view(f func(r *replica.Replica)) (v replica.View, err error) {
-	s.host.With(func(r *replica.Replica) {
-		if v, err = r.Look(); err != nil {
-			return
-		}
-		v.MayHaveStale, v.Keys = r.MayHaveStale, r.Keys
-		v.Rows, v.Rev, v.Cloud = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
-		f(r)
-	})
-	return v, err
-}
-
-// tell sends what is news in the state of a page, before the page (P4).
-func (s *Session) tell(v *replica.View) {
-	if v.Rev > s.told.rev || len(v.Cloud) > 0 {
-		s.sendRows(v.Rows, v.Rev, v.Cloud, nil)
-	}
-}
-
-func (s *Session) gotPull(payload []byte) error {
-	d, err := s.reading.open(payload)
-	if err != nil {
-		return err
-	}
-	skip := map[causal.Origin]causal.Spans{}
-	for range d.Count(2) {
-		o, ok := s.reading.Origin(d.Uint())
-		if !ok {
-			return replica.ProtocolErrorf("pull names an unknown origin")
-		}
-		if _, twice := skip[o]; twice {
-			return replica.ProtocolErrorf("pull names an origin twice")
-		}
-		skip[o] = d.Spans()
-	}
-	if err := d.End(); err != nil {
-		return replica.ProtocolErrorf("pull: %v", err)
-	}
-	s.serving = &serving{sender: sender{peer: s.known.Vector(causal.Covered)}, skip: skip, window: s.params.PageSize}
-	return nil
-}
-
-// More reports whether Produce has something to send.
-func (s *Session) More() bool { return s.serving != nil || len(s.outbox.queue) > 0 }
-
-// Produce sends the next page of what is being served, or its end.
-func (s *Session) Produce() error {
-	if len(s.outbox.queue) > 0 {
-		s.sendQueued()
-		return nil
-	}
-	if err := s.serving.produce(s); err != nil {
-		return s.Refuse(refuseError, err)
-	}
-	return nil
-}
-
-// endServing says that the pull is whole, or that the peer should come again.
-func (s *Session) endServing(whole bool) {
-	s.send(FrameEnd, []byte{byte(store.Btoi(whole))})
-	if _, pull := s.serving.(*serving); pull {
-		s.result.ServedAll, s.result.Withheld = whole, s.result.Withheld || !whole
-	}
-	s.leaveServing()
-	if s.step == WaitPull {
-		s.step = WaitTurn
-	}
-}
-
-func (s *Session) leaveServing() {
-	if v, pull := s.serving.(*serving); pull && v.begun {
-		s.host.With(func(r *replica.Replica) { r.Unobserve(v) })
-	}
-	s.serving = nil
-}
-
-func (v *serving) produce(s *Session) error {
-	var keys map[string]struct{}
-	still := false // nothing has changed since the first state
-	first := !v.begun
-	state, err := s.view(func(r *replica.Replica) {
-		if first {
-			s.told.vectorSum = r.Known.VectorSum
-			v.begin(r)
-		}
-		still = len(v.changed.keys) == 0 && v.after == 0
-		if len(v.regions) == 0 {
-			keys, v.changed.keys = v.changed.keys, map[string]struct{}{}
-		}
-	})
+func (v *serving) produce() error {
+	s := v.session
+	state, keys, still, err := v.look()
 	if err != nil {
 		return err
 	}
 	defer state.Release()
-	if first { // P2: what is covered in this state is what the peer will cover at the end
-		s.sendRows(state.Rows, state.Rev, state.Cloud, nil)
-	} else {
-		s.tell(&state)
-	}
 	p := page{session: s}
 	for ended := false; len(v.regions) > 0 && !ended; {
 		if ended, err = v.readRegion(&state, &p); err != nil {
@@ -194,26 +116,67 @@ func (v *serving) produce(s *Session) error {
 	}
 	p.flush()
 	s.result.Served += p.versions
-	if keys == nil { // changed keys are seen to in a state of their own
-		if still && len(v.regions) == 0 {
-			s.endServing(!v.left)
-		}
-		return nil
+	switch {
+	case keys != nil:
+		v.sentChanged(left)
+	case still && len(v.regions) == 0: // changed keys are seen to in a state of their own
+		v.end(!v.left)
 	}
+	return nil
+}
+
+// look takes the next state. Once the log was read, keys are the changed ones that are to be sent as they
+// are in it. It reports whether none has changed since the first state.
+func (v *serving) look() (state replica.View, keys map[string]struct{}, still bool, err error) {
+	s, first := v.session, !v.begun
+	state, err = s.view(func(r *replica.Replica) {
+		if first {
+			s.told.vectorSum = r.Known.VectorSum
+			v.begin(r)
+		}
+		still = len(v.changed.keys) == 0 && v.after == 0
+		if len(v.regions) == 0 {
+			keys, v.changed.keys = v.changed.keys, map[string]struct{}{}
+		}
+	})
+	switch {
+	case err != nil:
+	case first: // P2: what is covered in this state is what the peer will cover at the end
+		s.sendRows(state.Rows, state.Rev, state.Cloud, nil)
+	default:
+		s.tell(&state)
+	}
+	return state, keys, still, err
+}
+
+// sentChanged goes on when a page of changed keys was sent, which found no room for some.
+func (v *serving) sentChanged(left map[string]struct{}) {
 	v.after++
 	switch {
 	case v.changed.lost || v.after > maxAfter:
-		s.endServing(false)
+		v.end(false)
 	case len(left) == 0:
-		s.endServing(!v.left)
+		v.end(!v.left)
 	default:
-		s.host.With(func(*replica.Replica) {
+		v.session.host.With(func(*replica.Replica) {
 			for key := range left {
 				v.changed.keys[key] = struct{}{}
 			}
 		})
 	}
-	return nil
+}
+
+// end says that the pull is whole, or that the peer should come again.
+func (v *serving) end(whole bool) {
+	r := &v.session.result
+	r.ServedAll, r.Withheld = whole, r.Withheld || !whole
+	v.sender.end(whole)
+}
+
+func (v *serving) leave() {
+	if v.begun {
+		v.session.host.With(func(r *replica.Replica) { r.Unobserve(v) })
+	}
 }
 
 // begin works out which parts of the log the peer lacks.
@@ -326,7 +289,7 @@ func (v *serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, er
 			return false, err
 		}
 		x := e.Version
-		if x.Large = p.session.tooLarge(e.Key, &x); x.Large > 0 {
+		if x.Large = v.tooLarge(e.Key, &x); x.Large > 0 {
 			x.Value = nil
 		}
 		p.put(e.Key, []store.Version{x})

@@ -119,7 +119,7 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 	case kind == FrameAddresses && (s.step == WaitPull || s.step == waitVectors || s.step == WaitAnswer || s.step == waitTheirs): // of an acceptor, on their way when we did not pull
 		return s.gotAddresses(payload)
 	case kind == FramePull && (s.step == WaitPull || s.step == waitTheirs):
-		return s.gotPull(payload)
+		return s.serve(newServing(s, payload))
 	case kind == FrameTurn && (s.step == WaitPull || s.step == WaitTurn):
 		return s.startPull()
 	case p != nil && !s.Done() && p.awaits(kind):
@@ -127,9 +127,9 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 	case kind == FrameProbe && served:
 		return s.gotProbe(payload)
 	case kind == FrameFetch && served:
-		return s.gotFetch(payload)
+		return s.serve(newFetching(s, payload))
 	case kind == FrameWant && served:
-		return s.gotWant(payload)
+		return s.serve(newWanting(s, payload))
 	case kind == FrameBye && s.step == waitTheirs:
 		return s.gotBye(payload)
 	}

@@ -33,11 +33,11 @@ func (s *Session) pulled() error {
 	s.leavePull()
 	s.reportDurable()
 	if s.dialed {
-		s.send(FrameTurn, nil)
+		s.outbox.send(FrameTurn, nil)
 		s.step = waitTheirs
 		return nil
 	}
-	s.send(FrameBye, []byte{byte(s.result.Skipped)})
+	s.outbox.send(FrameBye, []byte{byte(s.result.Skipped)})
 	s.finishWell()
 	return nil
 }

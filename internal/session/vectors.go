@@ -15,6 +15,14 @@ type advertised struct {
 	addrs     []string   // addresses that it is told, if they are news
 }
 
+// vectors are what the peer reports of itself.
+type vectors struct {
+	rev     uint64       // of its knowledge
+	rows    []causal.Row // that changed
+	cloud   causal.Vector
+	lineage []causal.Origin // its latest origins
+}
+
 // sendVectors reports what changed of the vectors here since the peer last heard of them. first adds
 // what is said only once.
 func (s *Session) sendVectors(first bool) {
@@ -33,7 +41,7 @@ func (s *Session) sendVectors(first bool) {
 }
 
 func (s *Session) sendRows(rows []causal.Row, rev uint64, cloud causal.Vector, lineage []causal.Origin) {
-	s.send(FrameVectors, s.sending.Frame(func(b []byte) []byte {
+	s.outbox.send(FrameVectors, s.sending.Frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, rev)
 		b = store.AppendVector(b, cloud, &s.sending)
 		b = binary.AppendUvarint(b, uint64(len(lineage)))
@@ -56,63 +64,22 @@ func (s *Session) sendRows(rows []causal.Row, rev uint64, cloud causal.Vector, l
 }
 
 func (s *Session) gotVectors(payload []byte) error {
-	d, err := s.reading.open(payload)
+	v, err := s.readVectors(payload)
 	if err != nil {
 		return err
 	}
-	rev := d.Uint()
-	cloud := d.Vector(&s.reading)
-	var lineage []causal.Origin
-	for range d.Count(16) {
-		lineage = append(lineage, d.Origin())
-	}
-	n := d.Count(5)
-	if n > maxOrigins {
-		return replica.ProtocolErrorf("vectors of %d origins", n)
-	}
-	rows := make([]causal.Row, 0, n)
-	for range n {
-		w := causal.Row{}
-		var ok bool
-		if w.Origin, ok = s.reading.Origin(d.Uint()); !ok {
-			return replica.ProtocolErrorf("vectors name an unknown origin")
-		}
-		// In order, so that taking them in costs no more than reading them.
-		if k := len(rows); k > 0 && rows[k-1].Origin.Compare(w.Origin) >= 0 {
-			return replica.ProtocolErrorf("vectors are out of order")
-		}
-		for c := range causal.Columns {
-			if w.Seqs[c] = d.Seq(); c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
-				return replica.ProtocolErrorf("watermarks beyond the version vector")
-			}
-		}
-		if w.Origin == s.mine.Origin && w.Seqs[causal.Covered] > 0 && d.Err == nil {
-			if err := s.checkOwn(w.Seqs[causal.Covered]); err != nil {
-				return err
-			}
-		}
-		rows = append(rows, w)
-	}
-	if n := cloud.Seq(s.mine.Origin); n > 0 && d.Err == nil {
-		if err := s.checkOwn(n); err != nil {
-			return err
-		}
-	}
-	if err := d.End(); err != nil {
-		return replica.ProtocolErrorf("vectors: %v", err)
-	}
-	s.known, s.cloud = s.known.Clone(), cloud
-	s.known.Take(rows)
+	s.known, s.cloud = s.known.Clone(), v.cloud
+	s.known.Take(v.rows)
 	if !s.theirs.Apart { // it says only a part of it
 		s.known.Raise(causal.Pruned, causal.Untold)
 	}
 	s.host.With(func(r *replica.Replica) {
 		m := r.NoteSeen(s.theirs.Origin, s.theirs.Name)
-		if rev > m.Rev {
-			m.Known, m.Rev = s.known, rev
+		if v.rev > m.Rev {
+			m.Known, m.Rev = s.known, v.rev
 			r.StableCache = nil
 		}
-		r.NoteSuccession(s.theirs.Origin, lineage)
+		r.NoteSuccession(s.theirs.Origin, v.lineage)
 	})
 	if s.pulling != nil {
 		s.pulling.gotVectors()
@@ -124,6 +91,55 @@ func (s *Session) gotVectors(payload []byte) error {
 		}
 	}
 	return nil
+}
+
+// readVectors reads what the peer reports, and refuses what it cannot know.
+func (s *Session) readVectors(payload []byte) (v vectors, err error) {
+	d, err := s.reading.open(payload)
+	if err != nil {
+		return v, err
+	}
+	v.rev = d.Uint()
+	v.cloud = d.Vector(&s.reading)
+	for range d.Count(16) {
+		v.lineage = append(v.lineage, d.Origin())
+	}
+	n := d.Count(5)
+	if n > maxOrigins {
+		return v, replica.ProtocolErrorf("vectors of %d origins", n)
+	}
+	v.rows = make([]causal.Row, 0, n)
+	for range n {
+		w := causal.Row{}
+		var ok bool
+		if w.Origin, ok = s.reading.Origin(d.Uint()); !ok {
+			return v, replica.ProtocolErrorf("vectors name an unknown origin")
+		}
+		// In order, so that taking them in costs no more than reading them.
+		if k := len(v.rows); k > 0 && v.rows[k-1].Origin.Compare(w.Origin) >= 0 {
+			return v, replica.ProtocolErrorf("vectors are out of order")
+		}
+		for c := range causal.Columns {
+			if w.Seqs[c] = d.Seq(); c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
+				return v, replica.ProtocolErrorf("watermarks beyond the version vector")
+			}
+		}
+		if w.Origin == s.mine.Origin && w.Seqs[causal.Covered] > 0 && d.Err == nil {
+			if err := s.checkOwn(w.Seqs[causal.Covered]); err != nil {
+				return v, err
+			}
+		}
+		v.rows = append(v.rows, w)
+	}
+	if n := v.cloud.Seq(s.mine.Origin); n > 0 && d.Err == nil {
+		if err := s.checkOwn(n); err != nil {
+			return v, err
+		}
+	}
+	if err := d.End(); err != nil {
+		return v, replica.ProtocolErrorf("vectors: %v", err)
+	}
+	return v, nil
 }
 
 // checkOwn refuses a peer that covers more of our own writes than we made (P8).

@@ -37,7 +37,7 @@ func TestPull_ReadsValuesTogetherUpToABound(t *testing.T) {
 	}
 	s := New(reader{r: r}, false, Params{})
 	for _, most := range []int{1 << 20, 100} {
-		st, err := s.view(func(*replica.Replica) {})
+		st, err := s.view(nil)
 		require.NoError(t, err)
 		v := &serving{}
 		entries, all, err := v.readLog(&st, causal.Region{Origin: r.Self, Alias: r.Alias[r.Self], From: 1, To: 200}, 1<<20)
