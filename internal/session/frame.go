@@ -29,11 +29,19 @@ const (
 	FrameKeepalive  FrameType = 14 // the speaker is still at work
 	FramePacked     FrameType = 15 // another frame, compressed
 	FrameWant       FrameType = 16 // keys whose values were not sent with their names: some of those values
+
+	// Since version 2.
+	FrameStay    FrameType = 17 // that was all, and the connection stays
+	FramePush    FrameType = 18 // news follows as in the answer to a pull
+	FrameRequest FrameType = 19 // push me what I lack, and news at once from now on
+	FrameSpare   FrameType = 20 // what you pushed had come another way
 )
 
 const (
 	ProtocolMin = 1 // the oldest version spoken
-	ProtocolMax = 1 // the newest
+	ProtocolMax = 2 // the newest
+
+	streamVersion = 2 // the first that has streams
 
 	FrameCap  = 4 << 20  // greatest frame
 	HelloCap  = 64 << 10 // greatest frame before the peer has proved who it is

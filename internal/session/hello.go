@@ -32,6 +32,7 @@ type Hello struct {
 	Apart          bool          // it asks for values that are named only, and says what it takes:
 	maxValue       uint64        // the greatest value, and
 	maxKey         uint64        // the greatest key
+	stays          bool          // the connection may stay open afterwards, see Stream
 }
 
 const helloMagic = "lrep"
@@ -50,7 +51,7 @@ func (h *Hello) Append(b []byte) []byte {
 	b = store.AppendSum(b, h.digest)
 	b = append(b, h.CachedOrigin[:]...)
 	b = binary.AppendUvarint(b, h.cachedRev)
-	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3)
+	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3|byte(store.Btoi(h.stays))<<4)
 	b = binary.BigEndian.AppendUint32(b, h.AddrHash)
 	b = binary.BigEndian.AppendUint32(b, h.cachedAddrHash)
 	if h.Apart {
@@ -76,6 +77,7 @@ func DecodeHello(b []byte) (h Hello, err error) {
 	h.CachedOrigin, h.cachedRev = d.Origin(), d.Uint()
 	flags := d.Byte()
 	h.following, h.wants, h.hasGoal = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	h.stays = flags&16 != 0 && h.Max >= streamVersion
 	h.AddrHash, h.cachedAddrHash = d.Uint32(), d.Uint32()
 	if h.Apart = flags&8 != 0; h.Apart {
 		h.maxValue, h.maxKey = d.Uint(), d.Uint()
@@ -98,6 +100,7 @@ func (s *Session) sendHello(peer causal.Origin) {
 		}
 		s.mine.wants = s.params.Wants != nil && s.params.Wants(r, peer)
 		s.mine.hasGoal = s.params.Goal.any()
+		s.mine.stays = s.params.Stay != nil && s.params.Stay(peer) && len(r.HeldBack) == 0 && !s.mine.hasGoal
 	})
 	s.told.addrs = s.host.Addresses()
 	s.told.addrs = s.told.addrs[:min(len(s.told.addrs), MaxAddresses)]

@@ -28,8 +28,14 @@ func (p *pulling) gotPage(payload []byte) error {
 	}
 	came := len(payload) + p.spool.bytes
 	p.spool = spool{}
+	if p.question == FramePush && p.session.stream.deaf {
+		return nil
+	}
 	if err := checkKeys(p.session.host, keys); err != nil {
 		return err
+	}
+	if p.question == FramePush {
+		p.count(keys)
 	}
 	if p.wants.asked > 0 {
 		return p.gotWanted(keys)
@@ -44,6 +50,18 @@ func (p *pulling) gotPage(payload []byte) error {
 		return p.repair.takeKeys(keys)
 	}
 	return p.addPage(marks, keys, came)
+}
+
+// count counts what a push brought.
+func (p *pulling) count(keys []replica.RemoteKey) {
+	for i := range keys {
+		for j := range keys[i].Versions {
+			if v := &keys[i].Versions[j]; !v.NameOnly {
+				p.versions++
+				p.relayed += int(store.Btoi(v.Origin != p.session.theirs.Origin))
+			}
+		}
+	}
 }
 
 // addPage has the keys of a page wait for the next commit. came is how many bytes it came in.

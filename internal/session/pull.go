@@ -12,7 +12,10 @@ import (
 // they fit into one.
 type pulling struct {
 	session  *Session
-	question FrameType // the last one: a pull, want, fetch or probe, whose answer is due
+	question FrameType // the last one: a pull, want, fetch or probe, whose answer is due; or a push
+
+	versions, relayed int // of a push: those that came, and of them those that the peer did not write
+	before            int // versions that the session had merged when it began
 
 	spool  spool         // values that came in chunks, for the page to come
 	pages  pages         // that have come and are not committed
@@ -90,7 +93,7 @@ func (p *pulling) awaits(kind FrameType) bool {
 	case FrameProbeReply:
 		return p.question == FrameProbe
 	case FrameChunk, FramePage, FrameEnd:
-		return p.question == FramePull || p.question == FrameWant || p.question == FrameFetch
+		return p.question == FramePull || p.question == FramePush || p.question == FrameWant || p.question == FrameFetch
 	}
 	return false
 }
@@ -151,6 +154,9 @@ func (p *pulling) gotEnd(payload []byte) error {
 		return replica.ProtocolErrorf("an end, and no answer to a want")
 	case p.repair == nil && !p.wants.begun:
 		p.whole = payload[0]&1 != 0
+	}
+	if p.question == FramePush {
+		return p.session.stream.takePush(p)
 	}
 	return p.wantNext()
 }
@@ -225,6 +231,10 @@ func (p *pulling) cover() error {
 	}
 	if err := m.commit(s.host); err != nil {
 		return err
+	}
+	if p.question == FramePush { // what an unfinished pull brought, and what is held back, is still so
+		p.pages = pages{}
+		return nil
 	}
 	s.host.With(func(r *replica.Replica) {
 		if r.Resume.Rev++; len(p.back.Keys) == 0 {

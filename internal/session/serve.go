@@ -18,6 +18,7 @@ import (
 // what has superseded it (P3).
 type serving struct {
 	sender
+	push  *push // nil: the peer asked for it
 	begun bool
 
 	// What the log has.
@@ -132,7 +133,9 @@ func (v *serving) look() (state replica.View, keys map[string]struct{}, still bo
 	state, err = s.view(func(r *replica.Replica) {
 		if first {
 			s.told.vectorSum = r.Known.VectorSum
-			v.begin(r)
+			if v.begin(r); v.push != nil {
+				v.push.begin(r)
+			}
 		}
 		still = len(v.changed.keys) == 0 && v.after == 0
 		if len(v.regions) == 0 {
@@ -141,6 +144,9 @@ func (v *serving) look() (state replica.View, keys map[string]struct{}, still bo
 	})
 	switch {
 	case err != nil:
+	case first && v.push != nil:
+		v.push.announce()
+		fallthrough
 	case first: // P2: what is covered in this state is what the peer will cover at the end
 		s.sendRows(state.Rows, state.Rev, state.Cloud, nil)
 	default:
@@ -171,6 +177,9 @@ func (v *serving) end(whole bool) {
 	r := &v.session.result
 	r.ServedAll, r.Withheld = whole, r.Withheld || !whole
 	v.sender.end(whole)
+	if v.push != nil {
+		v.push.end(whole)
+	}
 }
 
 func (v *serving) leave() {

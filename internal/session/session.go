@@ -51,6 +51,8 @@ type Session struct {
 	// The two directions. Each is nil while nothing goes that way.
 	pulling *pulling
 	serving answer
+
+	stream *Stream // what it became; nil before that
 }
 
 // Step is what a session waits for.
@@ -63,6 +65,7 @@ const (
 	WaitAnswer       // puller: the answer to what its pull asked last
 	WaitTurn         // acceptor, after it served: probe, want, fetch or turn
 	waitTheirs       // dialer: the acceptor's pull, probe, want, fetch or bye
+	streaming        // both stay: see Stream
 	waitNothing      // it has ended
 )
 
@@ -112,6 +115,8 @@ func (s *Session) Receive(kind FrameType, payload []byte) error {
 func (s *Session) dispatch(kind FrameType, payload []byte) error {
 	served := s.step == WaitPull || s.step == WaitTurn || s.step == waitTheirs // the peer may ask for something
 	switch p := s.pulling; {
+	case s.step == streaming:
+		return s.stream.dispatch(kind, payload)
 	case kind == FrameHello && s.step == waitHello:
 		return s.gotHello(payload)
 	case kind == FrameVectors && s.step != waitHello && s.step != waitNothing:
@@ -130,8 +135,8 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 		return s.serve(newFetching(s, payload))
 	case kind == FrameWant && served:
 		return s.serve(newWanting(s, payload))
-	case kind == FrameBye && s.step == waitTheirs:
-		return s.gotBye(payload)
+	case (kind == FrameBye || kind == FrameStay) && s.step == waitTheirs:
+		return s.gotBye(kind, payload)
 	}
 	return replica.ProtocolErrorf("frame %d does not belong here", kind)
 }

@@ -23,8 +23,10 @@ func (s *Session) startPull() error {
 
 func (s *Session) leavePull() {
 	if s.pulling != nil {
+		if s.pulling.question != FramePush { // which holds up no other
+			s.host.LeavePull(s.theirs.Origin)
+		}
 		s.pulling = nil
-		s.host.LeavePull(s.theirs.Origin)
 	}
 }
 
@@ -32,9 +34,17 @@ func (s *Session) leavePull() {
 func (s *Session) pulled() error {
 	s.leavePull()
 	s.reportDurable()
+	if s.mine.stays && s.theirs.stays { // what is pushed goes by it
+		s.reportNews()
+	}
 	if s.dialed {
 		s.outbox.send(FrameTurn, nil)
 		s.step = waitTheirs
+		return nil
+	}
+	if s.stays() {
+		s.outbox.send(FrameStay, nil)
+		s.startStream()
 		return nil
 	}
 	s.outbox.send(FrameBye, []byte{byte(s.result.Skipped)})
@@ -51,7 +61,15 @@ func (s *Session) reportDurable() {
 	}
 }
 
-func (s *Session) gotBye(payload []byte) error {
+// gotBye is the acceptor's last word: that was all, or both stay.
+func (s *Session) gotBye(kind FrameType, payload []byte) error {
+	if kind == FrameStay {
+		if !s.mine.stays || len(payload) != 0 {
+			return replica.ProtocolErrorf("a stay of % x", payload)
+		}
+		s.startStream()
+		return nil
+	}
 	if len(payload) != 1 || payload[0] > byte(SkippedReadOnly) {
 		return replica.ProtocolErrorf("a bye of % x", payload)
 	}

@@ -40,6 +40,15 @@ func (s *Session) sendVectors(first bool) {
 	s.sendRows(rows, rev, cloud, lineage)
 }
 
+// reportNews reports the vectors here, if the peer has not heard them.
+func (s *Session) reportNews() {
+	news := false
+	s.host.With(func(r *replica.Replica) { news = r.Known.Rev > s.told.rev })
+	if news {
+		s.sendVectors(false)
+	}
+}
+
 func (s *Session) sendRows(rows []causal.Row, rev uint64, cloud causal.Vector, lineage []causal.Origin) {
 	s.outbox.send(FrameVectors, s.sending.Frame(func(b []byte) []byte {
 		b = binary.AppendUvarint(b, rev)

@@ -36,6 +36,7 @@ func (w *simWorld) params(n *simNode) session.Params {
 		Name: fmt.Sprint("n", n.id), Addr: fmt.Sprintf("n%d:9000", n.id),
 		PageSize: w.conf.pageSize, ListBelow: w.conf.listBelow, BatchSize: w.conf.batchSize, MaxValue: n.maxValue, MaxKey: 64,
 		Window: w.conf.window(),
+		Stay:   func(causal.Origin) bool { return w.conf.stays && !w.healed && len(w.conns) < 12 },
 	}
 }
 
@@ -80,7 +81,7 @@ func earlierHello(hello []byte) []byte {
 	if err != nil {
 		panic(err)
 	}
-	h.Apart = false
+	h.Apart, h.Max = false, 1
 	return h.Append(nil)
 }
 
@@ -196,10 +197,42 @@ func (w *simWorld) cut(c *simConn) {
 	}
 }
 
-// run lets a conversation come to its end, undisturbed.
+// streaming reports whether neither end has ended, and both stay.
+func (c *simConn) streaming() bool { return c.ends[0].s.Stream() != nil && c.ends[1].s.Stream() != nil }
+
+// live has one end of a connection that stays do something by itself.
+func (w *simWorld) live(c *simConn, i int) {
+	l := c.ends[i].s.Stream()
+	if l == nil || c.ends[i].over {
+		return
+	}
+	switch x := w.rand.IntN(60); {
+	case x < 40:
+		w.stats.pushes += int(store.Btoi(l.Push()))
+	case x < 50:
+		l.Report()
+	case x < 52:
+		l.Request()
+	case x < 54:
+		l.Spare()
+	case x == 54:
+		l.Leave()
+	}
+	w.flush(c, i)
+}
+
+// run lets a conversation come to its end, undisturbed, or both replicas stay.
 func (w *simWorld) run(c *simConn) {
 	for n := 0; !c.over() && w.err == nil; n++ {
 		i := w.rand.IntN(2)
+		if c.streaming() && len(c.ends[0].in)+len(c.ends[1].in) == 0 {
+			if !w.healed {
+				w.stats.streams++
+				return
+			}
+			c.ends[i].s.Stream().Leave()
+			w.flush(c, i)
+		}
 		if !w.move(c, i) && !w.move(c, 1-i) {
 			w.fail(fmt.Errorf("conn %d between n%d and n%d is stuck: they wait for %d and %d", c.id, c.ends[0].n.id, c.ends[1].n.id, c.ends[0].s.Step(), c.ends[1].s.Step()))
 		}

@@ -50,6 +50,9 @@ func (w *simWorld) traffic() {
 		return
 	}
 	for range 1 + w.rand.IntN(8) {
+		if w.conf.stays && w.err == nil {
+			w.live(c, w.rand.IntN(2))
+		}
 		if w.err == nil {
 			w.move(c, w.rand.IntN(2))
 		}

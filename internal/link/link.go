@@ -1,0 +1,94 @@
+// Package link is a live session as a pure state machine: [session.Stream] says what goes over it,
+// [schedule.Pace] when. It is told the time and starts nothing itself.
+package link
+
+import (
+	"time"
+
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
+)
+
+// Link is one live session. One goroutine uses it at a time.
+type Link struct {
+	*session.Stream
+	pace    *schedule.Pace
+	small   func() bool
+	pushing time.Time // when the push under way began; zero: there is none
+}
+
+// New returns a link over a stream that has just begun. small reports whether all replicas have links
+// with one another. A number drawn from 0 to 1 spreads how long the link lasts.
+func New(s *session.Stream, c schedule.PaceConfig, small func() bool, now time.Time, drawn float64) *Link {
+	return &Link{Stream: s, pace: schedule.NewPace(c, now, drawn), small: small}
+}
+
+// LocalChange notes a write of this replica.
+func (l *Link) LocalChange(now time.Time) { l.pace.LocalChange(now, l.small()) }
+
+// RemoteChange notes that another replica's write has arrived, over this link or elsewhere.
+func (l *Link) RemoteChange(now time.Time) { l.pace.RemoteChange(now, l.small()) }
+
+// PushNow has the peer asked for a report at once: a caller waits for it.
+func (l *Link) PushNow() { l.pace.PushNow() }
+
+// Receive takes in a frame. After an error the link is done.
+func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) error {
+	err := l.Stream.Receive(kind, payload)
+	e := l.Events()
+	if e.Pushed {
+		l.pace.Took(now)
+		// It came too late, and will do so again; but whoever writes in a small cluster tells everybody.
+		if e.Versions > 0 && e.New == 0 && (e.Relayed > 0 || !l.small()) {
+			l.Spare()
+		}
+	}
+	if e.Heard {
+		l.pace.Heard(now, l.Behind() > 0, l.small())
+	}
+	if e.Requested {
+		l.pace.Asked()
+	}
+	if e.Spared {
+		l.pace.Spare()
+	}
+	return err
+}
+
+// Step does what is due now. Frames may be to be sent after it, and More then reports whether Produce
+// has to be called.
+func (l *Link) Step(now time.Time) {
+	switch l.pace.Due(now) {
+	case schedule.Push:
+		if !l.pushing.IsZero() || l.More() {
+			return // until that is sent
+		}
+		if !l.Push() {
+			l.pace.NothingToPush()
+			return
+		}
+		l.pace.Pushing()
+		l.pushing = now
+	case schedule.Request:
+		if l.Behind() > 0 {
+			l.Request()
+		}
+		l.pace.Requested()
+	case schedule.Report:
+		l.Report()
+		l.pace.Reported()
+	case schedule.Leave:
+		l.Leave()
+	}
+}
+
+// Wrote notes that all frames have been sent that there were.
+func (l *Link) Wrote(now time.Time) {
+	if !l.pushing.IsZero() && !l.More() {
+		l.pace.Pushed(now, now.Sub(l.pushing))
+		l.pushing = time.Time{}
+	}
+}
+
+// Next returns when Step will have something to do, if nothing happens before.
+func (l *Link) Next() time.Time { return l.pace.Next() }
