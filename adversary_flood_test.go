@@ -20,6 +20,7 @@ import (
 	"github.com/level-replicator/replicator/internal/sim"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,13 +50,13 @@ func (b *besieged) holds() {
 		require.NoError(b.t, b.honest.Put(append([]byte("honest"), k...), k, nil))
 		agree(b.t, b.victim, b.honest)
 	}
-	require.Len(b.t, shown(b.t, b.victim), 20*(b.rounds/10))
+	require.Len(b.t, testdb.Contents(b.t, b.victim), 20*(b.rounds/10))
 	require.Len(b.t, b.victim.Status().VersionVector, 2, "of the two honest servers")
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	require.Less(b.t, m.HeapInuse+m.StackInuse, uint64(256<<20))
 	require.NoError(b.t, b.victim.commit(func(t *replica.Txn) error { t.StageMembers(); return nil }))
-	for key := range everything(b.t, b.victim) {
+	for key := range testdb.Contents(b.t, b.victim.raw) {
 		if name, ok := strings.CutPrefix(key, string(store.KindKey(store.KindMember, nil))); ok {
 			require.Equal(b.t, string(b.honest.self[:]), name, "no member but the honest one")
 		}

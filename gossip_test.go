@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 )
@@ -241,7 +242,7 @@ func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
 		require.Contains(t, peerOf(t, a, "bad:9000").Error, "stamped too far in the future")
 		require.Contains(t, peerOf(t, bad, "a:9000").Error, "stamped too far in the future", "the other side knows why, too")
 		require.Contains(t, ja.log(), "too far in the future")
-		require.Len(t, contents(t, bad), 11, "it gets what others wrote")
+		require.Len(t, testdb.Contents(t, bad), 11, "it gets what others wrote")
 
 		time.Sleep(ahead)
 		requireAgreement(t, a, b, bad)
@@ -263,7 +264,7 @@ func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 		require.NoError(t, a.AddPeer("b:9000"))
 		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, a), 1200)
+		require.Len(t, testdb.Contents(t, a), 1200)
 		require.Less(t, a.Status().Served+b.Status().Served, int64(3*1200), "little was sent twice")
 	})
 }
@@ -279,7 +280,7 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 		c.net.CutAfter(60 << 10)
 		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, b), 500)
+		require.Len(t, testdb.Contents(t, b), 500)
 		require.Less(t, a.Status().Served, int64(3*500), "little was sent twice")
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -113,7 +114,7 @@ func TestNameThatLeadsToAllLeadsToTheOthers(t *testing.T) {
 		}
 		requireAgreement(t, dbs...)
 		require.Less(t, time.Since(start), 10*time.Second)
-		require.Len(t, contents(t, dbs[0]), 3)
+		require.Len(t, testdb.Contents(t, dbs[0]), 3)
 		for _, db := range dbs {
 			require.NoError(t, db.Sync(t.Context()))
 			require.False(t, db.Status().Alone)

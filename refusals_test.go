@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
+	"github.com/stretchr/testify/require"
 )
 
 // journal collects what a server logs.
@@ -230,7 +230,7 @@ func TestTwoServersWithOneAddressBothTakePart(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		requireAgreement(t, hub, one, two)
-		require.Len(t, contents(t, hub), 60)
+		require.Len(t, testdb.Contents(t, hub), 60)
 	})
 }
 
@@ -244,7 +244,7 @@ func TestWriteFromAYearAheadIsNeitherTakenNorLostAndBothSidesSayWhy(t *testing.T
 		put(t, b, "early", "b")
 		put(t, a, "now", "a")
 		time.Sleep(time.Minute)
-		require.Equal(t, map[string]string{"now": "a"}, contents(t, a))
+		require.Equal(t, map[string]string{"now": "a"}, testdb.Contents(t, a))
 		require.Equal(t, "a", value(t, b, "now"), "the other way goes on")
 		require.Contains(t, b.Status().Peers[0].Error, "clocks")
 		require.Contains(t, a.Status().Peers[0].Error, "clocks")

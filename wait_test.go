@@ -13,14 +13,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/fuzzing"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
-
-	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/internal/crashfs"
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
 // disks are servers on storages whose power can fail.
@@ -585,5 +585,16 @@ func TestReportForAPeerLeavesNoLocalWriteBehind(t *testing.T) {
 		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 1))
 		require.NoError(t, d.dbs[1].Close())
 		require.Equal(t, 1, d.holders("local/k", 0, crashfs.DropUnsynced, nil))
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	c.Add("AQ")
+	c.Add("AQAAAAAAAAAAAAAAAAAAAAAB")
+	fuzzing.Run1(c, func(t testing.TB, text string) {
+		if token, err := replicator.ParseToken(text); err == nil {
+			require.Equal(t, text, token.String())
+		}
 	})
 }
