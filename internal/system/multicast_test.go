@@ -254,7 +254,7 @@ func TestMulticastSaysThatAServerIsNotFound(t *testing.T) {
 	c := startInside(t, ns, "TestNamespaceServer", "0.0.0.0:9000")
 	for c.lines.Scan() && !strings.HasPrefix(c.lines.Text(), "log ") {
 	}
-	require.Contains(t, c.lines.Text(), "multicast questions cannot be answered; this server may find others and is not found")
+	require.Contains(t, c.lines.Text(), "multicast questions cannot be answered; this replica may find others and is not found")
 	require.Contains(t, c.lines.Text(), "no interface has an address that 0.0.0.0:9000 could be dialed at")
 	c.end(t)
 }
