@@ -124,7 +124,7 @@ func TestFollowerTakesWhatOthersWriteAndRefusesWrites(t *testing.T) {
 	})
 }
 
-func TestReadOnlyServerServesAndTakesNothing(t *testing.T) {
+func TestReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
@@ -344,7 +344,7 @@ func TestAdoptionGoesOnAfterACrash(t *testing.T) {
 	})
 }
 
-func TestEqualDataOnSeveralServersIsNoConflict(t *testing.T) {
+func TestEqualDataOnSeveralReplicasIsNoConflict(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		var dbs []*replicator.DB

@@ -24,7 +24,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// serve opens a server over a new database in memory, on loopback.
+// serve opens a replica over a new database in memory, on loopback.
 func serve(t testing.TB, o Options) *DB {
 	t.Helper()
 	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
@@ -40,7 +40,7 @@ func serve(t testing.TB, o Options) *DB {
 	return db
 }
 
-// agree waits until servers hold the same under the keys of their users.
+// agree waits until replicas hold the same under the keys of their users.
 func agree(t testing.TB, dbs ...*DB) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -95,12 +95,12 @@ func greetAsMember(t testing.TB, db *DB) *rogue {
 	return r
 }
 
-// send does not mind a server that has already hung up.
+// send does not mind a replica that has already hung up.
 func (r *rogue) send(kind session.FrameType, payload []byte) {
 	r.conn.Write(sim.AppendFrame(nil, kind, payload))
 }
 
-// next reads a frame, or 0 when the server has hung up.
+// next reads a frame, or 0 when the replica has hung up.
 func (r *rogue) next() (session.FrameType, []byte) {
 	kind, payload, _, err := session.ReadFrame(r.conn, nil, session.FrameCap)
 	if err != nil {
@@ -123,12 +123,12 @@ func (r *rogue) await(kind session.FrameType) session.FrameType {
 	}
 }
 
-// refusal is why the server refuses; it fails if the server does not.
+// refusal is why the replica refuses; it fails if the replica does not.
 func (r *rogue) refusal() (code session.RefuseCode, why string) {
 	r.t.Helper()
 	for {
 		kind, payload := r.next()
-		require.NotZero(r.t, kind, "the server hung up without a word")
+		require.NotZero(r.t, kind, "the replica hung up without a word")
 		if kind == session.FrameRefuse {
 			d := store.Decoder{B: payload}
 			code, why = session.RefuseCode(d.Uint()), d.String(512)
@@ -275,7 +275,7 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 	require.Len(t, db.Status().VersionVector, 1, "its own and nobody else's")
 }
 
-// many is a payload that says so many things follow as could never.
+// many is a payload that claims more entries than any could hold.
 func many(before ...byte) []byte {
 	return append(binary.AppendUvarint(before, 1<<60), make([]byte, 64)...)
 }
@@ -335,9 +335,9 @@ func TestRefusalsAreBoundedAndLoggedOnce(t *testing.T) {
 }
 
 // Connections that are opened and left have had their time after a second: then a
-// server that comes from outside gets in, although all places are taken again and
+// replica that comes from outside gets in, although all places are taken again and
 // again, and the victim does not know where to dial it.
-func TestConnectionsThatAreLeftOpenKeepNoNewServerOut(t *testing.T) {
+func TestConnectionsThatAreLeftOpenKeepNoNewReplicaOut(t *testing.T) {
 	db := serve(t, Options{})
 	var open []net.Conn
 	for range 100 {

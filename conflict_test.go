@@ -37,7 +37,7 @@ func (s *slow) resolve(_ []byte, a, b replicator.Version) replicator.Version {
 	return a
 }
 
-// conflicts has two servers write the same keys apart.
+// conflicts has two replicas write the same n keys without hearing of each other.
 func conflicts(t *testing.T, a, b *replicator.DB, n int) {
 	t.Helper()
 	for _, db := range []*replicator.DB{a, b} {

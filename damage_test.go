@@ -24,7 +24,7 @@ import (
 )
 
 // TestDamagedTablesNeverLookLikeDeletions flips bits all over the tables of a
-// server. Whatever it still says, no peer may come to lack a key for it.
+// replica. Whatever it still says, no peer may come to lack a key for it.
 // design.md: R3, R4
 func TestDamagedTablesNeverLookLikeDeletions(t *testing.T) {
 	served := 0
@@ -79,9 +79,9 @@ func TestDamagedTablesNeverLookLikeDeletions(t *testing.T) {
 	require.Positive(t, served, "the damage must not always be found at the opening")
 }
 
-// TestServerWithDamagedTablesIsMendedByItsPeer goes the way of docs/operations.md:
+// TestReplicaWithDamagedTablesIsMendedByItsPeer goes the way of docs/operations.md:
 // have goleveldb recover what it can, then Repair.
-func TestServerWithDamagedTablesIsMendedByItsPeer(t *testing.T) {
+func TestReplicaWithDamagedTablesIsMendedByItsPeer(t *testing.T) {
 	mended := 0
 	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 2))
@@ -107,7 +107,7 @@ func TestServerWithDamagedTablesIsMendedByItsPeer(t *testing.T) {
 		raw, err := leveldb.Recover(fs, &opt.Options{Strict: opt.DefaultStrict | opt.StrictRecovery})
 		require.NoError(t, err)
 		db, err = replicator.Replicate(raw, &replicator.Options{Listen: "127.0.0.1:0", Peers: []string{peer.Addr().String()}, Logger: slog.New(slog.DiscardHandler)})
-		if err != nil { // what makes sense of the rest was lost: it must be filled anew
+		if err != nil { // what makes sense of the rest was lost: it must be filled from a peer
 			require.NoError(t, raw.Close())
 			require.NoError(t, closeInTime(t, peer))
 			continue
@@ -116,7 +116,7 @@ func TestServerWithDamagedTablesIsMendedByItsPeer(t *testing.T) {
 		r, err := db.Repair(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, r.Faults, "seed %d", seed)
-		_ = db.Sync(t.Context()) // the peer still tells of where this server listened before
+		_ = db.Sync(t.Context()) // the peer still tells of where this replica listened before
 		require.Equal(t, want, testdb.Contents(t, db), "seed %d", seed)
 		require.Equal(t, want, testdb.Contents(t, peer), "seed %d", seed)
 		require.Equal(t, peer.Digest(), db.Digest(), "seed %d", seed)

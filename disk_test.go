@@ -23,7 +23,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// onDisk starts a server on a storage, reachable on the loopback interface.
+// onDisk starts a replica on a storage, reachable on the loopback interface.
 func onDisk(t *testing.T, st storage.Storage, o replicator.Options) *replicator.DB {
 	raw, err := leveldb.Open(st, &opt.Options{WriteBuffer: 64 << 10, CompactionTableSize: 32 << 10, BlockCacher: opt.NoCacher})
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func onDisk(t *testing.T, st storage.Storage, o replicator.Options) *replicator.
 	return db
 }
 
-// closeInTime closes a server; that it takes long is a failure.
+// closeInTime closes a replica; that it takes long is a failure.
 func closeInTime(t *testing.T, db *replicator.DB) error {
 	t.Helper()
 	closed := make(chan error, 1)
@@ -55,7 +55,7 @@ func syncedWith(t *testing.T, db *replicator.DB) {
 }
 
 // design.md: W5
-func TestServerWithAFailingDiskRefusesWritesAndServes(t *testing.T) {
+func TestReplicaWithAFailingDiskRefusesWritesAndServes(t *testing.T) {
 	for name, c := range map[string]struct {
 		fail  func(fs *crashfs.Storage)
 		cause error
@@ -130,7 +130,7 @@ func fault(op crashfs.Op, ft storage.FileType, sticky bool) func(*crashfs.Storag
 	return func(fs *crashfs.Storage) { fs.Fail(crashfs.Fault{Op: op, Type: ft, Sticky: sticky}) }
 }
 
-// requireFailed checks what a server says once its store failed to write.
+// requireFailed checks what a replica says once its store failed to write.
 func requireFailed(t *testing.T, db *replicator.DB, err, cause error) {
 	t.Helper()
 	require.ErrorIs(t, err, replicator.ErrFailed)

@@ -214,7 +214,7 @@ func TestNothingHangsAfterClose(t *testing.T) {
 	})
 }
 
-func TestTransactionIsOneBatchAtOtherServers(t *testing.T) {
+func TestTransactionIsOneBatchAtOtherReplicas(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b", "a:9000")

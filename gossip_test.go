@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// diary collects what a server does and logs. Safe for concurrent use.
+// diary collects what a replica does and logs. Safe for concurrent use.
 type diary struct {
 	mu    sync.Mutex
 	dials []time.Time
@@ -50,7 +50,7 @@ func (j *diary) forget() {
 	j.text.Reset()
 }
 
-// watched opens a server that keeps a diary.
+// watched opens a replica that keeps a diary.
 func (c *cluster) watched(name string, o *replicator.Options) (*replicator.DB, *diary) {
 	c.t.Helper()
 	j := &diary{}
@@ -252,7 +252,7 @@ func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
 
 // Each holds some writes of the other that it does not claim yet, its pull having
 // been cut off. That must not keep either from going on where it was.
-func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
+func TestReplicasWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b")
@@ -285,9 +285,9 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 	})
 }
 
-// TestServersThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
+// TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
 // second, which alone would have each hold rounds every 20 ms.
-func TestServersThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
+func TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		peers := func(others ...string) *replicator.Options { return &replicator.Options{Peers: others} }

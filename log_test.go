@@ -145,7 +145,7 @@ func TestASmallWriteWaitsForOneLargeBatchAtMost(t *testing.T) {
 	require.NoError(t, sim.CheckStore(a.db, a.r))
 }
 
-// sizedNode is a server without a shell that notes how large each batch was.
+// sizedNode is a replica without a shell that notes how large each batch was.
 type sizedNode struct {
 	*crashNode
 	sizes []int
@@ -170,7 +170,7 @@ func (n *sizedNode) put(t *testing.T, ws ...store.Write) {
 	require.NoError(t, n.queue.do(&request{writes: ws, done: make(chan error, 1)}))
 }
 
-// pull has one server bring over all that the other has, in frames as on the wire.
+// pull has one replica bring over all that the other has, in frames as on the wire.
 func (n *sizedNode) pull(t *testing.T, from *sizedNode) {
 	t.Helper()
 	n.sizes = nil

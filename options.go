@@ -99,7 +99,7 @@ type Options struct {
 	// keys that are over 1 KiB, and the like. It saves a third or more of the bytes if
 	// values compress, and costs processor time. Beware where one who writes values
 	// can also watch the encrypted connection: how far values of others compress
-	// beside his own tells something about them. Default: NoCompression.
+	// beside his own reveals something about them. Default: NoCompression.
 	Compression Compression
 
 	// Rounds of sessions.
@@ -230,7 +230,7 @@ type Events struct {
 	Failed func(error)
 }
 
-// SessionEvent tells of one conversation with a peer.
+// SessionEvent describes one conversation with a peer.
 type SessionEvent struct {
 	Peer     string        // address
 	Dialed   bool          // we called, not they
@@ -243,7 +243,7 @@ type SessionEvent struct {
 	Err      error         // nil if it ended well
 }
 
-// Progress tells how far a long work has come. Pulls and repairs are told of when
+// Progress says how far long work has come. Pulls and repairs are reported when
 // they take longer than a second.
 type Progress struct {
 	Work      Work          `json:"work"`

@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// journal collects what a server logs.
+// journal collects what a replica logs.
 type journal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -37,7 +37,7 @@ func (j *journal) lines(about string) int {
 	return strings.Count(j.buf.String(), about)
 }
 
-// logged opens a server on the network whose log is kept.
+// logged opens a replica on the network whose log is kept.
 func (c *cluster) logged(name string, o *replicator.Options) (*replicator.DB, *journal) {
 	c.t.Helper()
 	h := c.net.Host(name)
@@ -102,7 +102,7 @@ func TestRefusalIsExplainedOnBothSidesAndLoggedOnce(t *testing.T) {
 	}
 }
 
-// stranger connects to a server by hand.
+// stranger connects to a replica by hand.
 func (c *cluster) stranger(to string) net.Conn {
 	c.t.Helper()
 	conn, err := c.net.Host("stranger").Dial(c.t.Context(), "tcp", to)
@@ -216,7 +216,7 @@ func TestPeerThatSendsOneByteASecondIsCut(t *testing.T) {
 	}
 }
 
-func TestTwoServersWithOneAddressBothTakePart(t *testing.T) {
+func TestTwoReplicasWithOneAddressBothTakePart(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		hub := c.start("hub")

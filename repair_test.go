@@ -41,7 +41,7 @@ func wound(t testing.TB, db *DB, key, what string) {
 	}
 }
 
-// pair are two servers that hold the same, and replicate only when told to.
+// pair are two replicas that hold the same, and replicate only when told to.
 func pair(t testing.TB) (a, b *DB) {
 	a = serve(t, Options{MaxInterval: time.Hour})
 	b = serve(t, Options{MaxInterval: time.Hour, Peers: []string{a.Addr().String()}})
@@ -122,7 +122,7 @@ func TestRepairDropsNothingThatNobodyElseHas(t *testing.T) {
 	require.Equal(t, "v", string(v))
 	_, err = b.Versions([]byte("k"))
 	require.ErrorIs(t, err, store.ErrCorrupted)
-	require.NoError(t, b.Put([]byte("k"), []byte("w"), nil), "writing it anew mends it")
+	require.NoError(t, b.Put([]byte("k"), []byte("w"), nil), "writing it again mends it")
 	requireWhole(t, b)
 }
 

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// cluster makes servers on an in-memory network.
+// cluster makes replicas on an in-memory network.
 type cluster struct {
 	t   testing.TB
 	net *replicatortest.Network
@@ -30,7 +30,7 @@ func newCluster(t testing.TB) *cluster {
 	return &cluster{t, replicatortest.NewNetwork(1)}
 }
 
-// start opens a server over a new database in memory.
+// start opens a replica over a new database in memory.
 func (c *cluster) start(name string, peers ...string) *replicator.DB {
 	return c.open(name, replicatortest.MemDB(c.t), &replicator.Options{Peers: peers})
 }
@@ -48,7 +48,7 @@ func (c *cluster) open(name string, raw *leveldb.DB, o *replicator.Options) *rep
 	return db
 }
 
-// requireAgreement waits, in virtual time, until all servers hold the same, and
+// requireAgreement waits, in virtual time, until all replicas hold the same, and
 // compares them byte for byte.
 func requireAgreement(t testing.TB, dbs ...*replicator.DB) {
 	t.Helper()
@@ -66,7 +66,7 @@ func requireAgreement(t testing.TB, dbs ...*replicator.DB) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatal("the servers do not agree after a minute")
+	t.Fatal("the replicas do not agree after a minute")
 }
 
 func put(t testing.TB, db *replicator.DB, key, value string) {
@@ -84,7 +84,7 @@ func value(t testing.TB, db *replicator.DB, key string) string {
 	return string(v)
 }
 
-func TestThreeServersInALineAgreeByteForByte(t *testing.T) {
+func TestThreeReplicasInALineAgreeByteForByte(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b, d := c.start("a"), c.start("b", "a:9000"), c.start("d", "b:9000")
@@ -103,7 +103,7 @@ func TestThreeServersInALineAgreeByteForByte(t *testing.T) {
 	})
 }
 
-func TestServerThatWasAwayCatchesUp(t *testing.T) {
+func TestReplicaThatWasAwayCatchesUp(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b", "a:9000")
@@ -128,7 +128,7 @@ func TestServerThatWasAwayCatchesUp(t *testing.T) {
 	})
 }
 
-func TestServerRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
+func TestReplicaRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
@@ -148,7 +148,7 @@ func TestServerRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
 	})
 }
 
-func TestServerWithoutReachablePeersIsReadyAfterATry(t *testing.T) {
+func TestReplicaWithoutReachablePeersIsReadyAfterATry(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		c.net.Host("nobody")
@@ -201,7 +201,7 @@ func TestVelocityShortensAndLengthensThePause(t *testing.T) {
 	})
 }
 
-func TestWriteReachesAServerThatOnlyDials(t *testing.T) {
+func TestWriteReachesAReplicaThatOnlyDials(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		c.net.Block("a", "b") // b can reach a, never the other way round

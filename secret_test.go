@@ -39,9 +39,9 @@ func serve(t testing.TB, o replicator.Options) *replicator.DB {
 	return db
 }
 
-// TestSecretIsRotatedAmongServersThatKnowANameOnly has each open at a new address, which
+// TestSecretIsRotatedAmongReplicasThatKnowANameOnly has each open at a new address, which
 // the others learn from the name.
-func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
+func TestSecretIsRotatedAmongReplicasThatKnowANameOnly(t *testing.T) {
 	names, resolver := testdns.Start(t, "127.0.0.1:0")
 	stores, dbs := make([]storage.Storage, 3), make([]*replicator.DB, 3)
 	t.Cleanup(func() {
@@ -95,7 +95,7 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 	}
 }
 
-func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
+func TestReplicasWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
 	a := testca.NewAuthority(t)
 	seed := serve(t, replicator.Options{TLS: a.Config(t)})
 	peers := []string{seed.Addr().String()}
@@ -118,7 +118,7 @@ func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
 	require.ErrorContains(t, err, "protocol version")
 }
 
-// trio are three servers over TCP that can be restarted with other options.
+// trio are three replicas over TCP that can be restarted with other options.
 type trio struct {
 	t     testing.TB
 	store [3]storage.Storage
@@ -144,7 +144,7 @@ func newTrio(t testing.TB) *trio {
 	return c
 }
 
-// restart opens server i anew, with its data.
+// restart reopens replica i, with its data.
 func (c *trio) restart(i int, o replicator.Options) {
 	if c.db[i] != nil {
 		require.NoError(c.t, c.db[i].Close())
@@ -157,7 +157,7 @@ func (c *trio) restart(i int, o replicator.Options) {
 	require.NoError(c.t, err)
 }
 
-// requireTogether writes at each server and waits until all have it.
+// requireTogether writes at each replica and waits until all have it.
 func (c *trio) requireTogether() {
 	c.t.Helper()
 	c.wrote++
@@ -170,7 +170,7 @@ func (c *trio) requireTogether() {
 	}, 15*time.Second, time.Millisecond, "%+v", c.db[0].Status().Peers)
 }
 
-func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
+func TestThreeReplicasWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
 	c := newTrio(t)
 	passes := []replicator.Options{
 		{Secret: testca.SecretA},
@@ -248,7 +248,7 @@ func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
 	}
 }
 
-func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
+func TestReplicasWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
 	ours, theirs := testca.NewAuthority(t), testca.NewAuthority(t)
 	config := func(a *testca.Authority, host string) *tls.Config {
 		return &tls.Config{Certificates: a.Issue(t, host), ClientCAs: a.Pool, RootCAs: a.Pool}
@@ -269,7 +269,7 @@ func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing
 	require.Empty(t, testdb.Contents(t, x))
 }
 
-func TestNoServerListensForStrangersUnlessToldTo(t *testing.T) {
+func TestNoReplicaListensForStrangersUnlessToldTo(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
 		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
 		require.NoError(t, err)

@@ -73,7 +73,7 @@ type VectorEntry struct {
 }
 
 // PeerStatus is what a replica knows of a peer. What the peer holds, claims and has
-// on disk is as it told when last asked, in a session; what it took from us since
+// on disk is as it reported when last asked, in a session; what it took from us since
 // counts where that is certain.
 type PeerStatus struct {
 	// Who the peer is, and how sessions with it end.
@@ -88,7 +88,7 @@ type PeerStatus struct {
 	Error    string     `json:"error,omitempty"`    // of the last session, if it failed; or why nothing was pulled, if nothing is written here
 	FailedOp PeerOp     `json:"failedOp,omitempty"` // the part of the session in which Error occurred
 	Next     time.Time  `json:"next,omitzero"`      // not dialed before
-	Moved    bool       `json:"moved,omitempty"`    // who answered here was opened anew, and has answered elsewhere since
+	Moved    bool       `json:"moved,omitempty"`    // who answered here was reopened, and has answered elsewhere since
 
 	// What it holds.
 	Agrees     bool          `json:"agrees"`          // it held exactly what we do now
@@ -155,7 +155,7 @@ func (db *DB) Status() Status {
 	var succeeded map[causal.Origin]bool
 	db.with(func(r *replica.Replica) {
 		s.own(r)
-		// What a member told is replaced, never changed, so it may be read later.
+		// What a member reported is replaced, never changed, so it may be read later.
 		known, members = r.Known.Clone(), make(map[causal.Origin]replica.Member, len(r.Members))
 		for o, m := range r.Members {
 			members[o] = *m

@@ -109,7 +109,7 @@ func TestMemberThatHoldsBackForgettingIsNamed(t *testing.T) {
 	})
 }
 
-func TestServerThatCameBackElsewhereIsNotMissed(t *testing.T) {
+func TestReplicaThatCameBackElsewhereIsNotMissed(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")

@@ -23,7 +23,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// disks are servers on storages whose power can fail.
+// disks are replicas on storages whose power can fail.
 type disks struct {
 	*cluster
 	stores []*crashfs.Storage
@@ -45,7 +45,7 @@ func newDisks(t testing.TB, n int, o func(i int) *replicator.Options) *disks {
 	return d
 }
 
-// holders counts the servers, but for one, on whose disk a key is after a power
+// holders counts the replicas, but for one, on whose disk a key is after a power
 // failure now.
 func (d *disks) holders(key string, but int, mode crashfs.Mode, rng *rand.Rand) (n int) {
 	for i, s := range d.stores {
@@ -66,7 +66,7 @@ func (d *disks) holders(key string, but int, mode crashfs.Mode, rng *rand.Rand) 
 
 func plain(int) *replicator.Options { return &replicator.Options{} }
 
-func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
+func TestReplicatedWriteSurvivesTheLossOfAnyReplica(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(1, 2))
 		// Two of the five write with Sync what they pull, the others do not.
@@ -74,7 +74,7 @@ func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
 		for i := range 8 {
 			w := i % 5
 			key := fmt.Sprint("k", i)
-			put(t, d.dbs[(i+1)%5], fmt.Sprint("noise", i), "written without Sync at another server")
+			put(t, d.dbs[(i+1)%5], fmt.Sprint("noise", i), "written without Sync at another replica")
 			put(t, d.dbs[w], key, "v")
 			start := time.Now()
 			require.NoError(t, d.dbs[w].WaitReplicated(t.Context(), 2))

@@ -24,7 +24,7 @@ func packed(kind session.FrameType, payload []byte) []byte {
 	return append([]byte{byte(kind)}, s2.Encode(nil, payload)...)
 }
 
-func TestCompressionSavesBytesAndEveryServerReadsIt(t *testing.T) {
+func TestCompressionSavesBytesAndEveryReplicaReadsIt(t *testing.T) {
 	sent := map[Compression]int64{}
 	for _, c := range []Compression{NoCompression, CompressRemote, CompressAll} {
 		a := serve(t, Options{Compression: c})
@@ -207,7 +207,7 @@ func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
 	ps = pulls{}
 	require.Equal(t, session.NotSkipped, ps.enter(a, 1, now))
 	require.Equal(t, session.NotSkipped, ps.enter(b, bulkWrites+1, now), "a few writes do not hold up many")
-	require.Equal(t, session.SkippedBusy, ps.enter(a, 1, now), "the same session's server twice")
+	require.Equal(t, session.SkippedBusy, ps.enter(a, 1, now), "the same peer twice")
 }
 
 func TestWhoWaitsForAPullIsToldWhenItEnds(t *testing.T) {

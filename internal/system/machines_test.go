@@ -24,7 +24,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// machine is what a server in a namespace is started with.
+// machine is what a replica in a namespace is started with.
 type machine struct {
 	Name      string
 	Listen    string
@@ -36,7 +36,7 @@ type machine struct {
 	Resolve   bool     // names of peers, too, by that name server
 }
 
-// TestNamespaceReplica is a whole server in a namespace, for the tests below. It
+// TestNamespaceReplica is a whole replica in a namespace, for the tests below. It
 // does what the lines of its input say, and answers each.
 func TestNamespaceReplica(t *testing.T) {
 	var m machine
@@ -106,7 +106,7 @@ func obey(t *testing.T, db *replicator.DB, f []string) {
 	}
 }
 
-// machines starts a server in each namespace.
+// machines starts a replica in each namespace.
 func machines(t *testing.T, ns []string, ms ...machine) (cs []*inside) {
 	for i, m := range ms {
 		arg, err := json.Marshal(m)
@@ -129,7 +129,7 @@ func (c *inside) await(t *testing.T, start string) string {
 		require.NotContains(t, c.lines.Text(), "FAIL")
 	}
 	c.cmd.Wait() // and what it wrote to stderr is all there
-	t.Fatalf("the server ended before it said %q: %s", start, c.errs.String())
+	t.Fatalf("the replica ended before it said %q: %s", start, c.errs.String())
 	return ""
 }
 
@@ -139,7 +139,7 @@ func (c *inside) ask(t *testing.T, line string) {
 	require.NoError(t, err)
 }
 
-// spread has each server write, and requires that all have all of it.
+// spread has each replica write, and requires that all have all of it.
 func spread(t *testing.T, cs []*inside, name string, count int) time.Duration {
 	t.Helper()
 	start := time.Now()

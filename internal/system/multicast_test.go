@@ -24,7 +24,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// skipWithoutLoopbackMulticast uses loopback only: the server joins there by its
+// skipWithoutLoopbackMulticast uses loopback only: the mDNS server joins there by its
 // address, and asking joins nothing.
 func skipWithoutLoopbackMulticast(t *testing.T) mdns.Link {
 	links, err := mdns.ChooseLinks(mdns.Config{}, true)
@@ -48,7 +48,7 @@ func openFiles(t *testing.T) int {
 	return len(files)
 }
 
-func TestThreeServersOnLoopbackFindEachOtherAndLeaveNothing(t *testing.T) {
+func TestThreeReplicasOnLoopbackFindEachOtherAndLeaveNothing(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("counts open files in /proc")
 	}
@@ -113,8 +113,8 @@ func TestThreeServersOnLoopbackFindEachOtherAndLeaveNothing(t *testing.T) {
 	require.Empty(t, logs.String(), "nothing above debug level is to be said")
 }
 
-// TestNamespaceServer is a server in a namespace, for the tests below.
-func TestNamespaceServer(t *testing.T) {
+// TestNamespaceDiscovery is a replica in a namespace, for the tests below.
+func TestNamespaceDiscovery(t *testing.T) {
 	addr := os.Getenv(namespaceChild)
 	if addr == "" {
 		t.Skip("runs only as a child of other tests")
@@ -154,12 +154,12 @@ func (printed) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// findEachOther starts a server in each namespace and waits until each has
+// findEachOther starts a replica in each namespace and waits until each has
 // found want(i) of each other one i.
 func findEachOther(t *testing.T, ns []string, self func(int) string, want func(int) string) {
 	var children []*inside
 	for i, n := range ns {
-		children = append(children, startInside(t, n, "TestNamespaceServer", self(i)))
+		children = append(children, startInside(t, n, "TestNamespaceDiscovery", self(i)))
 	}
 	for _, c := range children {
 		for c.lines.Scan() && c.lines.Text() != "ready" {
@@ -185,7 +185,7 @@ func findEachOther(t *testing.T, ns []string, self func(int) string, want func(i
 			require.NotContains(t, c.lines.Text(), "failed ")
 			require.NotEqual(t, "found "+want(i), c.lines.Text(), "found itself")
 		}
-		require.Empty(t, missing, "server %d", i)
+		require.Empty(t, missing, "replica %d", i)
 	}
 	watchdog.Stop()
 	t.Logf("all found after %v", time.Since(start))
@@ -220,7 +220,7 @@ func TestThreeMachinesFindEachOther(t *testing.T) {
 	})
 }
 
-func TestLoopbackServersFindEachOtherOffTheNetwork(t *testing.T) {
+func TestLoopbackReplicasFindEachOtherOffTheNetwork(t *testing.T) {
 	self := func(i int) string { return fmt.Sprintf("127.0.0.1:900%d", i) }
 	t.Run("loopback only", func(t *testing.T) {
 		ns := namespaces(t, "lo")[0]
@@ -249,9 +249,9 @@ func sentPackets(t *testing.T, ns string) string {
 }
 
 // It hears of others and could dial them; but nobody can find it.
-func TestMulticastSaysThatAServerIsNotFound(t *testing.T) {
+func TestMulticastSaysThatAReplicaIsNotFound(t *testing.T) {
 	ns := linked(t, 1)[0]
-	c := startInside(t, ns, "TestNamespaceServer", "0.0.0.0:9000")
+	c := startInside(t, ns, "TestNamespaceDiscovery", "0.0.0.0:9000")
 	for c.lines.Scan() && !strings.HasPrefix(c.lines.Text(), "log ") {
 	}
 	require.Contains(t, c.lines.Text(), "multicast questions cannot be answered; this replica may find others and is not found")
@@ -265,7 +265,7 @@ func TestMulticastSaysWhyItCannotWork(t *testing.T) {
 		"127.0.0.1:9000": "the loopback interface is down",
 		"[::]:9000":      "no interface but loopback is up",
 	} {
-		c := startInside(t, ns, "TestNamespaceServer", addr)
+		c := startInside(t, ns, "TestNamespaceDiscovery", addr)
 		for c.lines.Scan() && !strings.HasPrefix(c.lines.Text(), "failed") {
 		}
 		require.Contains(t, c.lines.Text(), "failed replicator: no multicast: "+why)

@@ -91,8 +91,8 @@ func linked(t *testing.T, count int) []string {
 	return ns
 }
 
-// inside runs one test of this binary in a namespace. It gives the lines the
-// child prints; closing stdin tells it to end.
+// inside runs one test of this binary in a namespace: lines are what the child prints,
+// and closing stdin ends it.
 type inside struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser

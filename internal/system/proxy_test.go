@@ -73,7 +73,7 @@ func delayed(to, from net.Conn, delay time.Duration, budget int) {
 	}
 }
 
-func TestServersBehindASlowProxyThatResetsAgree(t *testing.T) {
+func TestReplicasBehindASlowProxyThatResetsAgree(t *testing.T) {
 	var dbs [2]*replicator.DB
 	var listeners [2]net.Listener
 	var proxies [2]string
