@@ -10,6 +10,7 @@ import (
 
 	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -84,10 +85,10 @@ func TestAdoptLogsWhatWasWrittenPastTheWrapper(t *testing.T) {
 		fill(t, raw, 3000)
 		require.NoError(t, a.Adopt(t.Context()))
 		require.NoError(t, b.WaitFor(t.Context(), a.Token()))
-		require.Equal(t, contents(t, a), contents(t, b))
+		require.Equal(t, testdb.Contents(t, a), testdb.Contents(t, b))
 		require.Equal(t, "-", value(t, b, "gone"))
 		require.Equal(t, "w", value(t, b, "changed"))
-		require.Len(t, contents(t, b), 3002)
+		require.Len(t, testdb.Contents(t, b), 3002)
 		vs, err := a.Versions([]byte("kept"))
 		require.NoError(t, err)
 		require.Zero(t, vs[0].Clock, "what was logged is not logged again")
@@ -123,7 +124,7 @@ func TestFollowerTakesWhatOthersWriteAndRefusesWrites(t *testing.T) {
 	})
 }
 
-func TestReadOnlyServerServesAndTakesNothing(t *testing.T) {
+func TestReadOnlyReplicaServesAndTakesNothing(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
@@ -240,7 +241,7 @@ func TestFollowerIsRefusedOverDataThatWasNeverLogged(t *testing.T) {
 		require.NoError(t, raw.Delete([]byte("k"), nil))
 		f := c.open("f", raw, &replicator.Options{Follower: true, Peers: []string{"a:9000"}, LocalRanges: localRange("local/")})
 		require.NoError(t, f.Sync(t.Context()))
-		require.Equal(t, map[string]string{"k": "of the master", "local/k": "v"}, contents(t, f))
+		require.Equal(t, map[string]string{"k": "of the master", "local/k": "v"}, testdb.Contents(t, f))
 		require.NoError(t, f.Close())
 
 		// An adoption that was cut off is one of data that was never logged.
@@ -343,7 +344,7 @@ func TestAdoptionGoesOnAfterACrash(t *testing.T) {
 	})
 }
 
-func TestEqualDataOnSeveralServersIsNoConflict(t *testing.T) {
+func TestEqualDataOnSeveralReplicasIsNoConflict(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		var dbs []*replicator.DB
@@ -357,7 +358,7 @@ func TestEqualDataOnSeveralServersIsNoConflict(t *testing.T) {
 		requireAgreement(t, dbs...)
 		for _, db := range dbs {
 			require.Zero(t, db.Status().Conflicts)
-			require.Len(t, contents(t, db), 500)
+			require.Len(t, testdb.Contents(t, db), 500)
 			for range db.Conflicts(context.Background()) {
 				t.Fatal("equal content is no conflict")
 			}
@@ -382,7 +383,7 @@ func TestAdoptLogsChangesMadeOnTheHandle(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, a.Adopt(context.Background()))
 		requireAgreement(t, a, b)
-		require.Equal(t, map[string]string{"changed": "past it", "new": "past it", "left alone": "logged"}, contents(t, b))
+		require.Equal(t, map[string]string{"changed": "past it", "new": "past it", "left alone": "logged"}, testdb.Contents(t, b))
 		after, err := a.Versions([]byte("left alone"))
 		require.NoError(t, err)
 		require.Equal(t, before, after, "what is logged already is left alone")

@@ -20,12 +20,13 @@ import (
 	"github.com/level-replicator/replicator/internal/sim"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/internal/transport"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// besieged is a server with one honest peer, and what is to hold while others
+// besieged is a replica with one honest peer, and what is to hold while others
 // attack it: writes go both ways, memory stays bounded, nothing else is stored.
 type besieged struct {
 	t              testing.TB
@@ -49,13 +50,13 @@ func (b *besieged) holds() {
 		require.NoError(b.t, b.honest.Put(append([]byte("honest"), k...), k, nil))
 		agree(b.t, b.victim, b.honest)
 	}
-	require.Len(b.t, shown(b.t, b.victim), 20*(b.rounds/10))
-	require.Len(b.t, b.victim.Status().VersionVector, 2, "of the two honest servers")
+	require.Len(b.t, testdb.Contents(b.t, b.victim), 20*(b.rounds/10))
+	require.Len(b.t, b.victim.Status().VersionVector, 2, "of the two honest replicas")
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	require.Less(b.t, m.HeapInuse+m.StackInuse, uint64(256<<20))
 	require.NoError(b.t, b.victim.commit(func(t *replica.Txn) error { t.StageMembers(); return nil }))
-	for key := range everything(b.t, b.victim) {
+	for key := range testdb.Contents(b.t, b.victim.raw) {
 		if name, ok := strings.CutPrefix(key, string(store.KindKey(store.KindMember, nil))); ok {
 			require.Equal(b.t, string(b.honest.self[:]), name, "no member but the honest one")
 		}
@@ -78,7 +79,7 @@ func (b *besieged) connect(n int, f func(i int, conn net.Conn)) (conns []net.Con
 	return conns
 }
 
-// requireCut waits until the server has hung up on everybody.
+// requireCut waits until the replica has hung up on everybody.
 func requireCut(t testing.TB, conns []net.Conn) {
 	t.Helper()
 	for _, c := range conns {
@@ -160,7 +161,7 @@ func TestLengthsAtEveryBoundaryOfAnIntAreRefused(t *testing.T) {
 	b.holds()
 }
 
-func TestServersWithTLSAreAsHardToDisturb(t *testing.T) {
+func TestReplicasWithTLSAreAsHardToDisturb(t *testing.T) {
 	honest := serve(t, Options{Secret: testca.SecretA})
 	b := &besieged{t: t, honest: honest, victim: serve(t, Options{Secret: testca.SecretA, Peers: []string{honest.Addr().String()}})}
 	conns := b.connect(200, func(i int, conn net.Conn) {
@@ -185,7 +186,7 @@ func TestServersWithTLSAreAsHardToDisturb(t *testing.T) {
 	require.NotEmpty(t, b.victim.Status().Refusals)
 }
 
-func TestServerThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
+func TestReplicaThatIsItsOwnPeerNoticesAndRests(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	self := l.Addr().String()

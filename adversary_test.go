@@ -17,14 +17,14 @@ import (
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/sim"
 	"github.com/level-replicator/replicator/internal/store"
-	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// serve opens a server over a new database in memory, on loopback.
+// serve opens a replica over a new database in memory, on loopback.
 func serve(t testing.TB, o Options) *DB {
 	t.Helper()
 	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
@@ -40,20 +40,7 @@ func serve(t testing.TB, o Options) *DB {
 	return db
 }
 
-// everything is all that a database holds, ours and its user's.
-func everything(t testing.TB, db *DB) map[string]string {
-	t.Helper()
-	m := map[string]string{}
-	it := db.raw.NewIterator(nil, nil)
-	defer it.Release()
-	for it.Next() {
-		m[string(it.Key())] = string(it.Value())
-	}
-	require.NoError(t, it.Error())
-	return m
-}
-
-// agree waits until servers hold the same under the keys of their users.
+// agree waits until replicas hold the same under the keys of their users.
 func agree(t testing.TB, dbs ...*DB) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -65,20 +52,8 @@ func agree(t testing.TB, dbs ...*DB) {
 		return true
 	}, 20*time.Second, 2*time.Millisecond)
 	for _, db := range dbs[1:] {
-		require.Equal(t, shown(t, dbs[0]), shown(t, db))
+		require.Equal(t, testdb.Contents(t, dbs[0]), testdb.Contents(t, db))
 	}
-}
-
-func shown(t testing.TB, db *DB) map[string]string {
-	t.Helper()
-	m := map[string]string{}
-	it := db.NewIterator(nil, nil)
-	defer it.Release()
-	for it.Next() {
-		m[string(it.Key())] = string(it.Value())
-	}
-	require.NoError(t, it.Error())
-	return m
 }
 
 // rogue speaks the protocol by hand, and need not keep to it.
@@ -120,12 +95,12 @@ func greetAsMember(t testing.TB, db *DB) *rogue {
 	return r
 }
 
-// send does not mind a server that has already hung up.
+// send does not mind a replica that has already hung up.
 func (r *rogue) send(kind session.FrameType, payload []byte) {
 	r.conn.Write(sim.AppendFrame(nil, kind, payload))
 }
 
-// next reads a frame, or 0 when the server has hung up.
+// next reads a frame, or 0 when the replica has hung up.
 func (r *rogue) next() (session.FrameType, []byte) {
 	kind, payload, _, err := session.ReadFrame(r.conn, nil, session.FrameCap)
 	if err != nil {
@@ -148,12 +123,12 @@ func (r *rogue) await(kind session.FrameType) session.FrameType {
 	}
 }
 
-// refusal is why the server refuses; it fails if the server does not.
+// refusal is why the replica refuses; it fails if the replica does not.
 func (r *rogue) refusal() (code session.RefuseCode, why string) {
 	r.t.Helper()
 	for {
 		kind, payload := r.next()
-		require.NotZero(r.t, kind, "the server hung up without a word")
+		require.NotZero(r.t, kind, "the replica hung up without a word")
 		if kind == session.FrameRefuse {
 			d := store.Decoder{B: payload}
 			code, why = session.RefuseCode(d.Uint()), d.String(512)
@@ -287,20 +262,20 @@ func TestWhatAHostileMemberSendsIsRefusedAndNotStored(t *testing.T) {
 		"a frame of nothing":      {"a frame of 0 bytes", func(r *rogue) { r.conn.Write([]byte{0, 0, 0, 0, 6}) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := everything(t, db)
+			before := testdb.Contents(t, db.raw)
 			r := greetAsMember(t, db)
 			c.do(r)
 			code, why := r.refusal()
 			require.Contains(t, why, c.want)
 			require.Equal(t, strings.Contains(c.want, "future"), code == session.RefuseClock)
-			require.Equal(t, before, everything(t, db))
+			require.Equal(t, before, testdb.Contents(t, db.raw))
 		})
 	}
-	require.Equal(t, map[string]string{"k": "honest"}, shown(t, db))
+	require.Equal(t, map[string]string{"k": "honest"}, testdb.Contents(t, db))
 	require.Len(t, db.Status().VersionVector, 1, "its own and nobody else's")
 }
 
-// many is a payload that says so many things follow as could never.
+// many is a payload that claims more entries than any could hold.
 func many(before ...byte) []byte {
 	return append(binary.AppendUvarint(before, 1<<60), make([]byte, 64)...)
 }
@@ -318,7 +293,7 @@ func TestStrangersLeaveNoMemberBehind(t *testing.T) {
 	require.Equal(t, session.FrameBye, good.await(session.FrameBye))
 	require.NoError(t, db.commit(func(t *replica.Txn) error { t.StageMembers(); return nil }))
 	members := 0
-	for key := range everything(t, db) {
+	for key := range testdb.Contents(t, db.raw) {
 		if strings.HasPrefix(key, string(store.KindKey(store.KindMember, nil))) {
 			members++
 		}
@@ -342,23 +317,6 @@ func TestValueLargerThanWhatMayBeInFlightArrives(t *testing.T) {
 	require.Eventually(t, func() bool { return b.network.memory.shared.Try(7<<20) && b.network.memory.small.Try(1<<20) }, 10*time.Second, time.Millisecond, "all room is given back")
 }
 
-func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {
-	for want, o := range map[string]Options{
-		"Options.Limits.ReadRate: -1, want 0 for no bound or at least 65536":   {Limits: Limits{ReadRate: -1}},
-		"Options.Limits.WriteRate: 100, want 0 for no bound or at least 65536": {Limits: Limits{WriteRate: 100}},
-		"Options.Limits.MaxInFlight: 1000, want at least 8388608":              {Limits: Limits{MaxInFlight: 1000}},
-		"Options.Limits.MaxPending: -1":                                        {Limits: Limits{MaxPending: -1}},
-		"Options.Limits.MaxValue: 2147483647, want 1 to":                       {Limits: Limits{MaxValue: math.MaxInt32}},
-		"Options.Secret: 5 bytes":                                              {Secret: []byte("short")},
-		"Options.OldSecrets: 3 bytes":                                          {Secret: testca.SecretA, OldSecrets: [][]byte{[]byte("old")}},
-		"Options.MinInterval: 1m0s, want at most MaxInterval":                  {MinInterval: time.Minute},
-		`Options.Peers: address "nowhere"`:                                     {Peers: []string{"nowhere"}},
-	} {
-		_, err := o.withDefaults()
-		require.ErrorContains(t, err, want)
-	}
-}
-
 func TestRefusalsAreBoundedAndLoggedOnce(t *testing.T) {
 	var r refusals
 	var log bytes.Buffer
@@ -377,9 +335,9 @@ func TestRefusalsAreBoundedAndLoggedOnce(t *testing.T) {
 }
 
 // Connections that are opened and left have had their time after a second: then a
-// server that comes from outside gets in, although all places are taken again and
+// replica that comes from outside gets in, although all places are taken again and
 // again, and the victim does not know where to dial it.
-func TestConnectionsThatAreLeftOpenKeepNoNewServerOut(t *testing.T) {
+func TestConnectionsThatAreLeftOpenKeepNoNewReplicaOut(t *testing.T) {
 	db := serve(t, Options{})
 	var open []net.Conn
 	for range 100 {

@@ -13,7 +13,7 @@ import (
 )
 
 // Origin names one incarnation of a replica: 16 random bytes, drawn afresh at every
-// [Replicate] and each time that a write has to be named anew. Each write is named by the
+// [Replicate] and each time that a write has to be reissued. Each write is named by the
 // origin that it was made under and its position in that origin's log.
 type Origin [16]byte
 

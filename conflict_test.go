@@ -1,18 +1,18 @@
 package replicator_test
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
-
-	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
 // slow is a resolver that takes its time, and checks that it is called by one goroutine at
@@ -37,7 +37,7 @@ func (s *slow) resolve(_ []byte, a, b replicator.Version) replicator.Version {
 	return a
 }
 
-// conflicts has two servers write the same keys apart.
+// conflicts has two replicas write the same n keys without hearing of each other.
 func conflicts(t *testing.T, a, b *replicator.DB, n int) {
 	t.Helper()
 	for _, db := range []*replicator.DB{a, b} {
@@ -131,5 +131,99 @@ func TestSlowResolverBlocksNoOpening(t *testing.T) {
 		began = time.Now()
 		require.NoError(t, a.Close())
 		require.Less(t, time.Since(began), time.Second)
+	})
+}
+
+func TestConflictsAreListedUntilSomebodyWritesTheKey(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		requireAgreement(t, a, b)
+		c.net.Partition([]string{"a"}, []string{"b"})
+		put(t, a, "k", "a")
+		put(t, b, "k", "b")
+		c.net.Heal()
+		requireAgreement(t, a, b)
+		for _, db := range []*replicator.DB{a, b} {
+			n := 0
+			for c, err := range db.Conflicts(context.Background()) {
+				require.NoError(t, err)
+				require.Equal(t, "k", string(c.Key))
+				require.Len(t, c.Versions, 2)
+				require.Equal(t, value(t, db, "k"), string(c.Value))
+				require.Equal(t, c.Value, c.Versions[c.Winner].Value)
+				n++
+			}
+			require.Equal(t, 1, n)
+			require.EqualValues(t, 1, db.Status().Conflicts)
+		}
+		put(t, b, "k", "settled")
+		requireAgreement(t, a, b)
+		for range a.Conflicts(context.Background()) {
+			t.Fatal("still in conflict")
+		}
+	})
+}
+
+// design.md: M8
+func TestPanickingResolverStopsNothing(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		var panics atomic.Int32
+		o := func(peers ...string) *replicator.Options {
+			return &replicator.Options{
+				Peers:    peers,
+				Resolver: func([]byte, replicator.Version, replicator.Version) replicator.Version { panic("no idea") },
+				Events:   &replicator.Events{ResolverPanic: func([]byte, any) { panics.Add(1) }},
+			}
+		}
+		a, b := c.open("a", replicatortest.MemDB(t), o()), c.open("b", replicatortest.MemDB(t), o("a:9000"))
+		requireAgreement(t, a, b)
+		c.net.Partition([]string{"a"}, []string{"b"})
+		put(t, a, "k", "1")
+		put(t, b, "k", "1")
+		put(t, b, "k", "2")
+		c.net.Heal()
+		requireAgreement(t, a, b)
+		require.Equal(t, "2", value(t, a, "k"), "the default decided")
+		require.Positive(t, panics.Load())
+	})
+}
+
+func TestConflictOfADeletionIsThereUntilSomebodyWritesTheKey(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b", "a:9000")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, b)
+		changes := a.Watch(t.Context(), []byte("k"))
+		c.net.Partition([]string{"a"}, []string{"b"})
+		require.NoError(t, a.Delete([]byte("k"), &opt.WriteOptions{Sync: true}))
+		put(t, b, "k", "w")
+		require.NoError(t, b.Put([]byte("k"), []byte("x"), &opt.WriteOptions{Sync: true})) // clock 2: shown
+		c.net.Heal()
+		requireAgreement(t, a, b)
+		for range 3 { // everything is stable
+			require.NoError(t, a.WaitReplicated(t.Context(), 1))
+			require.NoError(t, b.WaitReplicated(t.Context(), 1))
+			time.Sleep(time.Minute)
+		}
+		for _, db := range []*replicator.DB{a, b} {
+			require.Equal(t, "x", value(t, db, "k"))
+			require.EqualValues(t, 1, db.Status().Conflicts)
+			require.Empty(t, db.Status().Blockers, "no member holds anything back")
+		}
+		put(t, b, "k", "chosen")
+		requireAgreement(t, a, b)
+		require.Zero(t, a.Status().Conflicts)
+		var told []string
+		for ch, err := range changes {
+			require.NoError(t, err)
+			told = append(told, fmt.Sprintf("%s %v", ch.Value, ch.Conflict))
+			if string(ch.Value) == "chosen" {
+				break
+			}
+		}
+		require.Equal(t, []string{" false", "x true", "chosen false"}, told)
 	})
 }

@@ -170,7 +170,7 @@ func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
 func (c sessionHost) MakeDurable() error { return c.db.makeDurable() }
 
-// Learn takes in the addresses that a peer tells. Those of its own machine mean
+// Learn takes in the addresses that a peer names. Those of its own machine mean
 // something only if we are on it too.
 func (c sessionHost) Learn(addrs []string) {
 	now := time.Now()

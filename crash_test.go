@@ -78,7 +78,7 @@ func (w *crashWorld) step() error {
 	return nil
 }
 
-// restart closes the server that will crash and opens it again, after a clean
+// restart closes the replica that will crash and opens it again, after a clean
 // close or as after the death of the process.
 func (w *crashWorld) restart(clean bool) error {
 	if clean {
@@ -191,8 +191,8 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 	return nil
 }
 
-// rejoin opens a crashed server, judges it, and has it talk with its peer and
-// with a new server until all agree.
+// rejoin opens a crashed replica, judges it, and has it talk with its peer and
+// with a new replica until all agree.
 func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all, whole bool) error {
 	a, err := r.open(stor, false)
 	if err != nil {

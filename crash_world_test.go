@@ -27,11 +27,11 @@ type crashWrite struct {
 	dots    []causal.Dot // the first, and those it was issued again under
 	saw     map[*crashWrite]bool
 	batch   []*crashWrite
-	acked   int // operations of the crashing server's storage then; -1 for writes of its peer
+	acked   int // operations of the crashing replica's storage then; -1 for writes of its peer
 	synced  bool
 }
 
-// crashWorld is a run of two servers, one of which will crash at every moment of it.
+// crashWorld is a run of two replicas, one of which will crash at every moment of it.
 type crashWorld struct {
 	rng     *rand.Rand
 	buffer  int // WriteBuffer
@@ -49,7 +49,7 @@ type crashWorld struct {
 // crashMark says how far the storage of b was when that of a was at an operation.
 type crashMark struct{ a, b int }
 
-// crashNode is a server without a shell, on a storage that can crash.
+// crashNode is a replica without a shell, on a storage that can crash.
 type crashNode struct {
 	w     *crashWorld
 	stor  *crashfs.Storage
@@ -136,7 +136,7 @@ func crashID(v *store.Version) string {
 
 func (w *crashWorld) ghost(v *store.Version) *crashWrite { return w.byID[crashID(v)] }
 
-// held are the writes that a server holds of a key.
+// held are the writes that a replica holds of a key.
 func (n *crashNode) held(key string) (ws []*crashWrite, err error) {
 	s, err := store.ReadIndex(n.db, []byte(key), n.r)
 	if err != nil {
@@ -156,7 +156,7 @@ func (n *crashNode) held(key string) (ws []*crashWrite, err error) {
 	return ws, nil
 }
 
-// write has a server commit one batch, and notes it.
+// write has a replica commit one batch, and notes it.
 func (n *crashNode) write(sync bool, ops ...store.Write) error {
 	w := n.w
 	saw := map[string]map[*crashWrite]bool{}
@@ -336,7 +336,7 @@ func heldOrSeen(held map[*crashWrite]bool, g *crashWrite) bool {
 	return false
 }
 
-// checkCrash judges a server that was opened on an image: what it holds is whole,
+// checkCrash judges a replica that was opened on an image: what it holds is whole,
 // what it claims is true, and what was acknowledged with Sync is there.
 // A batch that came back from a peer after an earlier crash may have come in several
 // steps, so whole asks for whole batches only where that cannot be.
@@ -373,7 +373,7 @@ func (n *crashNode) checkCrash(op int, all, whole bool) error {
 }
 
 // expectation is what a cluster must hold in the end: of all that one of its
-// servers holds or claims, what none of the rest saw.
+// replicas holds or claims, what none of the rest saw.
 func (w *crashWorld) expectation(nodes ...*crashNode) (map[*crashWrite]bool, error) {
 	known := map[*crashWrite]bool{}
 	for _, n := range nodes {
@@ -395,25 +395,25 @@ func (w *crashWorld) expectation(nodes ...*crashNode) (map[*crashWrite]bool, err
 	return live, nil
 }
 
-// checkAgreement compares servers byte by byte, and with what is expected.
+// checkAgreement compares replicas byte by byte, and with what is expected.
 func (w *crashWorld) checkAgreement(live map[*crashWrite]bool, nodes ...*crashNode) error {
 	var first map[string]string
 	for i, n := range nodes {
 		if err := sim.CheckStore(n.db, n.r); err != nil {
-			return fmt.Errorf("server %d: %w", i, err)
+			return fmt.Errorf("replica %d: %w", i, err)
 		}
 		held, err := n.surviving()
 		if err != nil {
-			return fmt.Errorf("server %d: %w", i, err)
+			return fmt.Errorf("replica %d: %w", i, err)
 		}
 		for g := range live {
 			if !g.deleted && !held[g] {
-				return fmt.Errorf("server %d lacks %v of key %s", i, g.dots, g.key)
+				return fmt.Errorf("replica %d lacks %v of key %s", i, g.dots, g.key)
 			}
 		}
 		for g := range held {
 			if !live[g] {
-				return fmt.Errorf("server %d holds %v of key %s, which is superseded", i, g.dots, g.key)
+				return fmt.Errorf("replica %d holds %v of key %s, which is superseded", i, g.dots, g.key)
 			}
 		}
 		values := map[string]string{}
@@ -428,7 +428,7 @@ func (w *crashWorld) checkAgreement(live map[*crashWrite]bool, nodes ...*crashNo
 		if i == 0 {
 			first = values
 		} else if !maps.Equal(first, values) {
-			return fmt.Errorf("server %d shows other values than server 0", i)
+			return fmt.Errorf("replica %d shows other values than replica 0", i)
 		}
 	}
 	return nil

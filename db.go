@@ -137,7 +137,7 @@ func (db *DB) SizeOf(ranges []util.Range) (leveldb.Sizes, error) {
 	return db.raw.SizeOf(cut)
 }
 
-// GetProperty tells of the store, as in goleveldb.
+// GetProperty returns a property of the store, as in goleveldb.
 func (db *DB) GetProperty(name string) (string, error) { return db.raw.GetProperty(name) }
 
 // Stats fills in the store's statistics, as in goleveldb.

@@ -41,7 +41,7 @@ type DiscovererFunc func(ctx context.Context, self Self, found func(addr string)
 // MulticastOptions configures [Multicast]. Zero values are defaults.
 type MulticastOptions struct {
 	// Interfaces names those to use. Default: all that are up, can multicast
-	// and are neither loopback nor point-to-point; looked up anew each round.
+	// and are neither loopback nor point-to-point; looked up in each round.
 	Interfaces []string
 
 	// Loopback adds the loopback interface. A replica whose own address is a

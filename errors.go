@@ -28,7 +28,7 @@ var ErrFollower = errors.New("replicator: this replica is a follower and takes n
 // because the reader was too slow. The loop goes on.
 var ErrMissed = errors.New("replicator: changes were left out, as the reader was too slow")
 
-// PeerError says which peer failed in which step of a session. Unwrap gives
+// PeerError says which peer failed in which step of a session. Unwrap returns
 // the cause. Its text is one printable line, whatever the peer sent; that of the
 // cause need not be.
 type PeerError struct {

@@ -27,9 +27,9 @@ import (
 	"github.com/level-replicator/replicator"
 )
 
-// server starts a server over an empty database in memory. Elsewhere that would be
+// replica starts a replica over an empty database in memory. Elsewhere that would be
 // leveldb.OpenFile, and a fixed address.
-func server(o replicator.Options, peers ...string) *replicator.DB {
+func replica(o replicator.Options, peers ...string) *replicator.DB {
 	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
 	check(err)
 	o.Listen, o.Peers, o.Logger = "127.0.0.1:0", peers, slog.New(slog.DiscardHandler)
@@ -72,7 +72,7 @@ func ExampleReplicate() {
 }
 
 func ExampleDB_Write() {
-	db := server(replicator.Options{})
+	db := replica(replicator.Options{})
 	defer db.Close()
 
 	b := new(leveldb.Batch)
@@ -93,7 +93,7 @@ func ExampleDB_Write() {
 }
 
 func ExampleDB_GetSnapshot() {
-	db := server(replicator.Options{})
+	db := replica(replicator.Options{})
 	defer db.Close()
 	check(db.Put([]byte("k"), []byte("before"), nil))
 	s, err := db.GetSnapshot()
@@ -107,7 +107,7 @@ func ExampleDB_GetSnapshot() {
 }
 
 func ExampleDB_OpenTransaction() {
-	db := server(replicator.Options{})
+	db := replica(replicator.Options{})
 	defer db.Close()
 	check(db.Put([]byte("stock"), []byte("7"), nil))
 
@@ -126,8 +126,8 @@ func ExampleDB_OpenTransaction() {
 }
 
 func ExampleDB_Conflicts() {
-	// Two servers that do not know each other yet write the same key.
-	a, b := server(replicator.Options{}), server(replicator.Options{})
+	// Two replicas that do not know each other yet write the same key.
+	a, b := replica(replicator.Options{}), replica(replicator.Options{})
 	defer a.Close()
 	defer b.Close()
 	check(a.Put([]byte("colour"), []byte("red"), nil))
@@ -164,7 +164,7 @@ func ExampleResolver() {
 		slices.Sort(tags)
 		return replicator.Version{Value: []byte(strings.Join(slices.Compact(tags), " "))}
 	}
-	a, b := server(replicator.Options{Resolver: union}), server(replicator.Options{Resolver: union})
+	a, b := replica(replicator.Options{Resolver: union}), replica(replicator.Options{Resolver: union})
 	defer a.Close()
 	defer b.Close()
 	check(a.Put([]byte("tags/1"), []byte("new red"), nil))
@@ -182,7 +182,7 @@ func ExampleResolver() {
 }
 
 func ExampleDB_Versions() {
-	db := server(replicator.Options{Name: "a"})
+	db := replica(replicator.Options{Name: "a"})
 	defer db.Close()
 	for _, v := range []string{"one", "two", "three"} {
 		check(db.Put([]byte("k"), []byte(v), nil))
@@ -196,9 +196,9 @@ func ExampleDB_Versions() {
 }
 
 func ExampleDB_Watch() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
-	b := server(replicator.Options{}, address(a))
+	b := replica(replicator.Options{}, address(a))
 	defer b.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -237,10 +237,10 @@ func ExampleDB_Watch() {
 }
 
 func ExampleDB_WaitReplicated() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
 	for range 2 {
-		peer := server(replicator.Options{}, address(a))
+		peer := replica(replicator.Options{}, address(a))
 		defer peer.Close()
 	}
 	check(a.Put([]byte("order/1"), []byte("paid"), &opt.WriteOptions{Sync: true}))
@@ -251,7 +251,7 @@ func ExampleDB_WaitReplicated() {
 	// Output: on three disks
 }
 
-// orders answers 201 only when two other servers have the order on disk. If they do
+// orders answers 201 only when two other replicas have the order on disk. If they do
 // not in time it answers 202: the order is kept here and on its way, but until then
 // this one disk could take it along.
 type orders struct {
@@ -284,7 +284,7 @@ func (o orders) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func ExampleDB_WaitReplicated_http() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
 	post := func(order string, wait time.Duration) string {
 		w := httptest.NewRecorder()
@@ -293,7 +293,7 @@ func ExampleDB_WaitReplicated_http() {
 	}
 	fmt.Println("alone:", post("/1", 100*time.Millisecond))
 	for range 2 {
-		peer := server(replicator.Options{}, address(a))
+		peer := replica(replicator.Options{}, address(a))
 		defer peer.Close()
 	}
 	fmt.Println("with two peers:", post("/2", 30*time.Second))
@@ -303,12 +303,12 @@ func ExampleDB_WaitReplicated_http() {
 }
 
 func ExampleDB_WaitFor() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
-	b := server(replicator.Options{}, address(a))
+	b := replica(replicator.Options{}, address(a))
 	defer b.Close()
 
-	// A client writes at one server …
+	// A client writes at one replica …
 	check(a.Put([]byte("profile/7"), []byte("Ada"), nil))
 	cookie := a.WriteToken().String()
 
@@ -353,9 +353,9 @@ func ExampleDB_Adopt() {
 
 func ExampleOptions_local() {
 	cache := util.BytesPrefix([]byte("cache/"))
-	a := server(replicator.Options{LocalRanges: []*util.Range{cache}})
+	a := replica(replicator.Options{LocalRanges: []*util.Range{cache}})
 	defer a.Close()
-	b := server(replicator.Options{LocalRanges: []*util.Range{cache}}, address(a))
+	b := replica(replicator.Options{LocalRanges: []*util.Range{cache}}, address(a))
 	defer b.Close()
 	check(a.Put([]byte("cache/page"), []byte("only here"), nil))
 	check(a.Put([]byte("page"), []byte("everywhere"), nil))
@@ -371,9 +371,9 @@ func ExampleOptions_local() {
 }
 
 func ExampleOptions_follower() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
-	f := server(replicator.Options{Follower: true}, address(a))
+	f := replica(replicator.Options{Follower: true}, address(a))
 	defer f.Close()
 	check(a.Put([]byte("k"), []byte("v"), nil))
 	check(f.Sync(context.Background()))
@@ -386,7 +386,7 @@ func ExampleOptions_follower() {
 }
 
 func ExampleDB_SetReadOnly() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
 	check(a.Put([]byte("k"), []byte("v"), nil))
 	check(a.SetReadOnly())
@@ -398,9 +398,9 @@ func ExampleDB_SetReadOnly() {
 }
 
 func ExampleDB_Status() {
-	a := server(replicator.Options{Name: "a"})
+	a := replica(replicator.Options{Name: "a"})
 	defer a.Close()
-	b := server(replicator.Options{Name: "b"}, address(a))
+	b := replica(replicator.Options{Name: "b"}, address(a))
 	defer b.Close()
 	check(b.Put([]byte("k"), []byte("v"), nil))
 	check(b.Sync(context.Background()))
@@ -418,9 +418,9 @@ func ExampleDB_Status() {
 
 func ExampleEvents() {
 	conflicts := make(chan string, 1)
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
-	b := server(replicator.Options{Events: &replicator.Events{
+	b := replica(replicator.Options{Events: &replicator.Events{
 		Conflict: func(key []byte, versions []replicator.Version) {
 			conflicts <- fmt.Sprintf("%s has %d versions", key, len(versions))
 		},
@@ -434,12 +434,12 @@ func ExampleEvents() {
 }
 
 func ExampleGenerateSecret() {
-	secret := replicator.GenerateSecret() // once; keep it where all servers can read it
-	a := server(replicator.Options{Secret: secret})
+	secret := replicator.GenerateSecret() // once; keep it where all replicas can read it
+	a := replica(replicator.Options{Secret: secret})
 	defer a.Close()
-	b := server(replicator.Options{Secret: secret}, address(a))
+	b := replica(replicator.Options{Secret: secret}, address(a))
 	defer b.Close()
-	stranger := server(replicator.Options{Secret: replicator.GenerateSecret()}, address(a))
+	stranger := replica(replicator.Options{Secret: replicator.GenerateSecret()}, address(a))
 	defer stranger.Close()
 	fmt.Println(b.Sync(context.Background()), stranger.Sync(context.Background()) != nil)
 	// Output: <nil> true
@@ -447,21 +447,21 @@ func ExampleGenerateSecret() {
 
 // registry is a source of peers of one's own: a list that something else keeps.
 func ExampleDiscovererFunc() {
-	a := server(replicator.Options{})
+	a := replica(replicator.Options{})
 	defer a.Close()
 	list := replicator.DiscovererFunc(func(ctx context.Context, self replicator.Self, found func(addr string)) error {
 		found(address(a))
 		<-ctx.Done()
 		return nil
 	})
-	b := server(replicator.Options{Discover: []replicator.Discoverer{list}})
+	b := replica(replicator.Options{Discover: []replicator.Discoverer{list}})
 	defer b.Close()
 	check(b.Put([]byte("k"), []byte("v"), nil)) // waits until the first session is over
 	fmt.Println(b.Status().Peers[0].Source)
 	// Output: discovered
 }
 
-// On one network segment servers find each other.
+// On one network segment replicas find each other.
 func ExampleMulticast() {
 	o := &replicator.Options{
 		Listen:   ":9000",
@@ -471,7 +471,7 @@ func ExampleMulticast() {
 	_ = o // replicator.Replicate(raw, o)
 }
 
-// A name that resolves to all servers, as a headless service does.
+// A name that resolves to all replicas, as a headless service does.
 func ExampleDNS() {
 	o := &replicator.Options{
 		Listen:   ":9000",
@@ -481,7 +481,7 @@ func ExampleDNS() {
 	_ = o // replicator.Replicate(raw, o)
 }
 
-// Certificates are renewed while a server runs: GetTLS returns another configuration
+// Certificates are renewed while a replica runs: GetTLS returns another configuration
 // once the files have changed. The same pointer means that nothing has.
 func ExampleOptions_renewedCertificates() {
 	authority, err := newExampleAuthority()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -34,7 +35,7 @@ func TestPlainProgramReadsTheUserKeysAfterClose(t *testing.T) {
 		put(t, a, "", "empty key")
 		put(t, a, "\xff\xfe\xff", "last free key")
 		requireAgreement(t, a, b)
-		want := contents(t, a)
+		want := testdb.Contents(t, a)
 		require.NoError(t, a.Close())
 
 		plain, err := leveldb.Open(stor, nil)
@@ -213,7 +214,7 @@ func TestNothingHangsAfterClose(t *testing.T) {
 	})
 }
 
-func TestTransactionIsOneBatchAtOtherServers(t *testing.T) {
+func TestTransactionIsOneBatchAtOtherReplicas(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b", "a:9000")
@@ -227,7 +228,7 @@ func TestTransactionIsOneBatchAtOtherServers(t *testing.T) {
 		for range changes {
 			break
 		}
-		require.Len(t, contents(t, b), 500)
+		require.Len(t, testdb.Contents(t, b), 500)
 	})
 }
 
@@ -250,7 +251,7 @@ func TestTransactionRefusesABatchWithOneReservedKey(t *testing.T) {
 		require.NoError(t, tr.Commit())
 
 		require.ErrorIs(t, a.Write(batch, nil), replicator.ErrReservedKey)
-		require.Empty(t, contents(t, a))
+		require.Empty(t, testdb.Contents(t, a))
 		s, err := a.GetSnapshot()
 		require.NoError(t, err)
 		defer s.Release()
@@ -289,6 +290,6 @@ func TestManyIteratorsOfOneTransaction(t *testing.T) {
 		}
 		require.NoError(t, tr.Commit())
 		require.Equal(t, "45", value(t, a, "k5"))
-		require.Len(t, contents(t, a), 9)
+		require.Len(t, testdb.Contents(t, a), 9)
 	})
 }

@@ -12,11 +12,12 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 )
 
-// diary collects what a server does and logs. Safe for concurrent use.
+// diary collects what a replica does and logs. Safe for concurrent use.
 type diary struct {
 	mu    sync.Mutex
 	dials []time.Time
@@ -49,7 +50,7 @@ func (j *diary) forget() {
 	j.text.Reset()
 }
 
-// watched opens a server that keeps a diary.
+// watched opens a replica that keeps a diary.
 func (c *cluster) watched(name string, o *replicator.Options) (*replicator.DB, *diary) {
 	c.t.Helper()
 	j := &diary{}
@@ -241,7 +242,7 @@ func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
 		require.Contains(t, peerOf(t, a, "bad:9000").Error, "stamped too far in the future")
 		require.Contains(t, peerOf(t, bad, "a:9000").Error, "stamped too far in the future", "the other side knows why, too")
 		require.Contains(t, ja.log(), "too far in the future")
-		require.Len(t, contents(t, bad), 11, "it gets what others wrote")
+		require.Len(t, testdb.Contents(t, bad), 11, "it gets what others wrote")
 
 		time.Sleep(ahead)
 		requireAgreement(t, a, b, bad)
@@ -251,7 +252,7 @@ func TestClockAnHourAheadStopsOnlyItsOwnWritesAndHeals(t *testing.T) {
 
 // Each holds some writes of the other that it does not claim yet, its pull having
 // been cut off. That must not keep either from going on where it was.
-func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
+func TestReplicasWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b")
@@ -263,7 +264,7 @@ func TestServersWhosePullsAreBothCutOffGoOnWhereTheyWere(t *testing.T) {
 		require.NoError(t, a.AddPeer("b:9000"))
 		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, a), 1200)
+		require.Len(t, testdb.Contents(t, a), 1200)
 		require.Less(t, a.Status().Served+b.Status().Served, int64(3*1200), "little was sent twice")
 	})
 }
@@ -279,14 +280,14 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 		c.net.CutAfter(60 << 10)
 		require.NoError(t, b.AddPeer("a:9000"))
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, b), 500)
+		require.Len(t, testdb.Contents(t, b), 500)
 		require.Less(t, a.Status().Served, int64(3*500), "little was sent twice")
 	})
 }
 
-// TestServersThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
+// TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
 // second, which alone would have each hold rounds every 20 ms.
-func TestServersThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
+func TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		peers := func(others ...string) *replicator.Options { return &replicator.Options{Peers: others} }

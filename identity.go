@@ -95,7 +95,7 @@ func (ps *peers) holder(addr string) (o causal.Origin) {
 
 // came notes that a peer has dialed us, from an address and, as it says or as we see it,
 // to be dialed at addr, which is empty if that cannot be said. over says that who was
-// behind addr has been opened anew since. It is nil if there are too many peers. With it
+// behind addr has been reopened since. It is nil if there are too many peers. With it
 // come the origins of those that were thought to be behind addr until now, at its first
 // coming: it may be one of them with a new disk, so they count no more until they are
 // heard again.

@@ -169,7 +169,7 @@ func ignoreReadOnly(err error) error {
 	return err
 }
 
-// signal tells one goroutine that there is something to do. However often it is set before it is
+// signal wakes one goroutine: there is something to do. However often it is set before it is
 // received, it is received once.
 type signal chan struct{}
 

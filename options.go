@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/netaddr"
@@ -22,6 +23,8 @@ import (
 // and a nil *Options is all defaults. Replicate copies the struct; it does not
 // change it and later changes have no effect.
 type Options struct {
+	// The replica and its cluster.
+
 	// Name is what this replica calls itself to peers, in Status and in logs.
 	// Default: the listen address; with the host's name in it if that is any address.
 	Name string
@@ -29,6 +32,8 @@ type Options struct {
 	// Cluster keeps apart what must not mix: replicas replicate only with
 	// replicas of the same cluster name. Default: "". At most 64 bytes.
 	Cluster string
+
+	// Addresses, and sources of peers.
 
 	// Listen is the TCP address to accept peers on. Default: "127.0.0.1:9000".
 	// ":0" picks a free port, see [DB.Addr]. An address that is not loopback
@@ -42,6 +47,10 @@ type Options struct {
 	// address that they see us connect from, with our listening port.
 	Advertise string
 
+	// Dial connects to peers. Default: as net.Dialer.DialContext, which tries the
+	// addresses of a name one after another. Your own had better ask [Avoid] of each.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	// Peers are the addresses of other replicas, each "host:port". One is enough:
 	// replicas tell each other the addresses they know.
 	Peers []string
@@ -50,8 +59,7 @@ type Options struct {
 	// All sources add up, and none that fails stops replication.
 	Discover []Discoverer
 
-	// Resolver decides what a key in conflict shows. Default: HighestClock.
-	Resolver Resolver
+	// Who may connect, and what connections carry.
 
 	// Secret, shared by all replicas of a cluster, secures and authenticates all
 	// connections by TLS 1.3. At least 16 bytes, generated ([GenerateSecret]),
@@ -91,12 +99,10 @@ type Options struct {
 	// keys that are over 1 KiB, and the like. It saves a third or more of the bytes if
 	// values compress, and costs processor time. Beware where one who writes values
 	// can also watch the encrypted connection: how far values of others compress
-	// beside his own tells something about them. Default: NoCompression.
+	// beside his own reveals something about them. Default: NoCompression.
 	Compression Compression
 
-	// Dial connects to peers. Default: as net.Dialer.DialContext, which tries the
-	// addresses of a name one after another. Your own had better ask [Avoid] of each.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Rounds of sessions.
 
 	// MinInterval and MaxInterval bound the pause between two rounds of
 	// sessions: the first under steady writes, the second when nothing
@@ -109,6 +115,8 @@ type Options struct {
 	// ReadyTimeout bounds how long the first writes wait for the first attempt
 	// to replicate. Default: 2 s.
 	ReadyTimeout time.Duration
+
+	// Members, deletions and clocks.
 
 	// TombstoneTTL is the age at which a deletion may be forgotten although
 	// some member has not confirmed it. A peer that was away longer is
@@ -125,16 +133,10 @@ type Options struct {
 	// nothing is dropped or altered. Default: 1 min.
 	MaxClockSkew time.Duration
 
-	// Limits bound what the replica accepts and how much it holds at once.
-	Limits Limits
+	// The database.
 
-	// CacheSize bounds the memory for log-index entries of keys in use, in
-	// bytes: with keys of 16 bytes about 45 for each. Overwriting a key whose entry
-	// is not in the cache costs a read of the store. A filter that tells new keys
-	// from old ones takes 2 bytes a key beside it, at most a quarter as much; beyond
-	// that a new key costs a read, too. Default: 32 MiB. Negative: neither cache nor
-	// filter.
-	CacheSize int
+	// Resolver decides what a key in conflict shows. Default: HighestClock.
+	Resolver Resolver
 
 	// Sync has what is pulled from peers written with Sync, so that it is on
 	// disk when it is acknowledged to them. Default: as goleveldb, not.
@@ -150,6 +152,21 @@ type Options struct {
 	// takes what others wrote. It still serves to others. Replicate refuses it on a
 	// handle with data that was never logged, which would become writes.
 	Follower bool
+
+	// Bounds.
+
+	// Limits bound what the replica accepts and how much it holds at once.
+	Limits Limits
+
+	// CacheSize bounds the memory for log-index entries of keys in use, in
+	// bytes: with keys of 16 bytes about 45 for each. Overwriting a key whose entry
+	// is not in the cache costs a read of the store. A filter that tells new keys
+	// from old ones takes 2 bytes a key beside it, at most a quarter as much; beyond
+	// that a new key costs a read, too. Default: 32 MiB. Negative: neither cache nor
+	// filter.
+	CacheSize int
+
+	// Reports, and the clock.
 
 	// Logger gets changes of state, never keys or values. Default: slog.Default().
 	Logger *slog.Logger
@@ -213,7 +230,7 @@ type Events struct {
 	Failed func(error)
 }
 
-// SessionEvent tells of one conversation with a peer.
+// SessionEvent describes one conversation with a peer.
 type SessionEvent struct {
 	Peer     string        // address
 	Dialed   bool          // we called, not they
@@ -226,7 +243,7 @@ type SessionEvent struct {
 	Err      error         // nil if it ended well
 }
 
-// Progress tells how far a long work has come. Pulls and repairs are told of when
+// Progress says how far long work has come. Pulls and repairs are reported when
 // they take longer than a second.
 type Progress struct {
 	Work      Work          `json:"work"`
@@ -268,6 +285,17 @@ func (o *Options) withDefaults() (Options, error) {
 	if o != nil {
 		c = *o
 	}
+	c.fillIn()
+	c.MinInterval, c.MaxInterval = min(c.MinInterval, longest), min(c.MaxInterval, longest)
+	if err := c.check(); err != nil {
+		return c, err
+	}
+	c.LocalRanges = store.NormalRanges(c.LocalRanges)
+	return c, nil
+}
+
+// fillIn replaces zeros by defaults.
+func (c *Options) fillIn() {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:9000"
 	}
@@ -297,7 +325,6 @@ func (o *Options) withDefaults() (Options, error) {
 	duration(&c.TombstoneTTL, 7*24*time.Hour)
 	duration(&c.PeerTTL, 14*24*time.Hour)
 	duration(&c.MaxClockSkew, time.Minute)
-	c.MinInterval, c.MaxInterval = min(c.MinInterval, longest), min(c.MaxInterval, longest)
 	number := func(n *int, def int) {
 		if *n == 0 {
 			*n = def
@@ -310,77 +337,90 @@ func (o *Options) withDefaults() (Options, error) {
 	number(&c.Limits.MaxPending, 16)
 	number(&c.Limits.MaxInFlight, 64<<20)
 	number(&c.CacheSize, 32<<20)
-	if err := c.check(); err != nil {
-		return c, err
-	}
-	c.LocalRanges = store.NormalRanges(c.LocalRanges)
-	return c, nil
 }
 
+// check returns all that is wrong with the options.
 func (c *Options) check() error {
-	bad := func(field, format string, args ...any) error {
-		return fmt.Errorf("replicator: Options."+field+": "+format, args...)
-	}
-	var errs []error
+	return errors.Join(slices.Concat(c.checkNames(), c.checkDurations(), c.checkNumbers(), c.checkSecurity(), c.checkNils())...)
+}
+
+// badOption says what is wrong with one field.
+func badOption(field, format string, args ...any) error {
+	return fmt.Errorf("replicator: Options."+field+": "+format, args...)
+}
+
+func (c *Options) checkNames() (errs []error) {
 	if len(c.Cluster) > 64 {
-		errs = append(errs, bad("Cluster", "%d bytes, want at most 64", len(c.Cluster)))
+		errs = append(errs, badOption("Cluster", "%d bytes, want at most 64", len(c.Cluster)))
 	}
 	if len(c.Name) > 255 {
-		errs = append(errs, bad("Name", "%d bytes, want at most 255", len(c.Name)))
+		errs = append(errs, badOption("Name", "%d bytes, want at most 255", len(c.Name)))
 	}
-	for _, p := range append([]string{}, c.Peers...) {
+	for _, p := range c.Peers {
 		if err := netaddr.CheckAddr(p); err != nil {
-			errs = append(errs, bad("Peers", "%v", err))
+			errs = append(errs, badOption("Peers", "%v", err))
 		}
 	}
 	if c.Advertise != "" {
 		if err := netaddr.CheckAddr(c.Advertise); err != nil {
-			errs = append(errs, bad("Advertise", "%v", err))
+			errs = append(errs, badOption("Advertise", "%v", err))
 		}
 	}
+	return errs
+}
+
+func (c *Options) checkDurations() (errs []error) {
 	for _, f := range []struct {
 		name string
 		d    time.Duration
 	}{{"MinInterval", c.MinInterval}, {"MaxInterval", c.MaxInterval}, {"ReadyTimeout", c.ReadyTimeout},
 		{"PeerTTL", c.PeerTTL}, {"MaxClockSkew", c.MaxClockSkew}} {
 		if f.d < 0 {
-			errs = append(errs, bad(f.name, "%v, want no negative duration", f.d))
+			errs = append(errs, badOption(f.name, "%v, want no negative duration", f.d))
 		}
 	}
 	if c.MinInterval > c.MaxInterval {
-		errs = append(errs, bad("MinInterval", "%v, want at most MaxInterval, which is %v", c.MinInterval, c.MaxInterval))
+		errs = append(errs, badOption("MinInterval", "%v, want at most MaxInterval, which is %v", c.MinInterval, c.MaxInterval))
 	}
+	return errs
+}
+
+func (c *Options) checkNumbers() (errs []error) {
 	for _, f := range []struct {
 		name     string
 		n, limit int
 	}{{"Fanout", c.Fanout, 1 << 20}, {"Limits.MaxValue", c.Limits.MaxValue, 1 << 30}, {"Limits.MaxKey", c.Limits.MaxKey, 1 << 20}, {"Limits.MaxConns", c.Limits.MaxConns, 1 << 20},
 		{"Limits.MaxPending", c.Limits.MaxPending, 1 << 20}, {"Limits.MaxInFlight", c.Limits.MaxInFlight, min(1<<40, math.MaxInt)}} {
 		if f.n < 0 || f.n > f.limit {
-			errs = append(errs, bad(f.name, "%d, want 1 to %d", f.n, f.limit))
+			errs = append(errs, badOption(f.name, "%d, want 1 to %d", f.n, f.limit))
 		}
 	}
 	if c.Compression < NoCompression || c.Compression > CompressAll {
-		errs = append(errs, bad("Compression", "%d, want NoCompression, CompressRemote or CompressAll", c.Compression))
+		errs = append(errs, badOption("Compression", "%d, want NoCompression, CompressRemote or CompressAll", c.Compression))
 	}
 	if c.Limits.MaxInFlight >= 0 && c.Limits.MaxInFlight < 2*session.FrameCap {
-		errs = append(errs, bad("Limits.MaxInFlight", "%d, want at least %d", c.Limits.MaxInFlight, 2*session.FrameCap))
+		errs = append(errs, badOption("Limits.MaxInFlight", "%d, want at least %d", c.Limits.MaxInFlight, 2*session.FrameCap))
 	}
 	for _, f := range []struct {
 		name string
 		rate int
 	}{{"Limits.ReadRate", c.Limits.ReadRate}, {"Limits.WriteRate", c.Limits.WriteRate}} {
 		if f.rate != 0 && f.rate < leastRate {
-			errs = append(errs, bad(f.name, "%d, want 0 for no bound or at least %d bytes per second", f.rate, leastRate))
+			errs = append(errs, badOption(f.name, "%d, want 0 for no bound or at least %d bytes per second", f.rate, leastRate))
 		}
 	}
+	return errs
+}
+
+func (c *Options) checkSecurity() (errs []error) {
 	if c.TLS != nil && c.Secret != nil {
-		errs = append(errs, bad("Secret", "set beside TLS, want one of the two"))
+		errs = append(errs, badOption("Secret", "set beside TLS, want one of the two"))
 	}
 	if c.GetTLS != nil && (c.TLS != nil || c.Secret != nil || c.OldSecrets != nil || c.GetSecrets != nil) {
-		errs = append(errs, bad("GetTLS", "set beside TLS, Secret or GetSecrets, want one of them"))
+		errs = append(errs, badOption("GetTLS", "set beside TLS, Secret or GetSecrets, want one of them"))
 	}
 	if c.GetSecrets != nil && (c.TLS != nil || c.Secret != nil || c.OldSecrets != nil) {
-		errs = append(errs, bad("GetSecrets", "set beside TLS or Secret, want one of them"))
+		errs = append(errs, badOption("GetSecrets", "set beside TLS or Secret, want one of them"))
 	}
 	for i, s := range append([][]byte{c.Secret}, c.OldSecrets...) {
 		if s == nil && i == 0 && len(c.OldSecrets) == 0 {
@@ -391,20 +431,20 @@ func (c *Options) check() error {
 			if i > 0 {
 				name = "OldSecrets"
 			}
-			errs = append(errs, bad(name, "%d bytes, want at least %d (see GenerateSecret)", len(s), transport.LeastSecret))
+			errs = append(errs, badOption(name, "%d bytes, want at least %d (see GenerateSecret)", len(s), transport.LeastSecret))
 		}
 	}
-	for _, d := range c.Discover {
-		if d == nil {
-			errs = append(errs, bad("Discover", "holds a nil Discoverer"))
-		}
+	return errs
+}
+
+func (c *Options) checkNils() (errs []error) {
+	if slices.Contains(c.Discover, nil) {
+		errs = append(errs, badOption("Discover", "holds a nil Discoverer"))
 	}
-	for _, r := range c.LocalRanges {
-		if r == nil {
-			errs = append(errs, bad("LocalRanges", "holds a nil range"))
-		}
+	if slices.Contains(c.LocalRanges, nil) {
+		errs = append(errs, badOption("LocalRanges", "holds a nil range"))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // GenerateSecret returns 32 random bytes for [Options].Secret. Make one for

@@ -46,3 +46,20 @@ func TestWhatCannotBeHadAtTheOpeningIsRefused(t *testing.T) {
 		require.ErrorContains(t, err, "want one of them")
 	}
 }
+
+func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {
+	for want, o := range map[string]Options{
+		"Options.Limits.ReadRate: -1, want 0 for no bound or at least 65536":   {Limits: Limits{ReadRate: -1}},
+		"Options.Limits.WriteRate: 100, want 0 for no bound or at least 65536": {Limits: Limits{WriteRate: 100}},
+		"Options.Limits.MaxInFlight: 1000, want at least 8388608":              {Limits: Limits{MaxInFlight: 1000}},
+		"Options.Limits.MaxPending: -1":                                        {Limits: Limits{MaxPending: -1}},
+		"Options.Limits.MaxValue: 2147483647, want 1 to":                       {Limits: Limits{MaxValue: math.MaxInt32}},
+		"Options.Secret: 5 bytes":                                              {Secret: []byte("short")},
+		"Options.OldSecrets: 3 bytes":                                          {Secret: testca.SecretA, OldSecrets: [][]byte{[]byte("old")}},
+		"Options.MinInterval: 1m0s, want at most MaxInterval":                  {MinInterval: time.Minute},
+		`Options.Peers: address "nowhere"`:                                     {Peers: []string{"nowhere"}},
+	} {
+		_, err := o.withDefaults()
+		require.ErrorContains(t, err, want)
+	}
+}

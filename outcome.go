@@ -15,17 +15,8 @@ import (
 func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, started time.Time, err error) {
 	now := time.Now()
 	broken := db.queue.broken()
-	theirs := s.VectorSum
-	var ours causal.Sum
-	var has causal.Vector
 	db.logHeldBack(s.HeldBefore, s.HeldNow)
-	covered := s.Idle || s.ServedAll
-	db.with(func(r *replica.Replica) {
-		if ours = r.Known.VectorSum; err == nil && theirs == ours {
-			has = r.Known.Vector(causal.Covered)
-		}
-		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
-	})
+	ours, has, covered := db.shown(&s, err)
 	db.peers.mu.Lock()
 	was := p.state
 	if s.Dialed {
@@ -37,15 +28,10 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 		db.checkReady()
 		return
 	}
-	p.pulled += int64(s.Pulled)
-	p.served += int64(s.Served)
-	if pace != nil {
-		p.in += pace.In.Load()
-		p.out += pace.Out.Load()
-	}
+	p.countLocked(&s, pace)
 	if err == nil {
 		p.endedWellLocked(s.Dialed, now)
-		p.vectorSum = theirs
+		p.vectorSum = s.VectorSum
 		if has != nil {
 			p.has = has
 		}
@@ -75,6 +61,30 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 	db.noteAlone()
 	db.checkReady()
 	db.requestSync()
+}
+
+// shown returns what a session that has ended shows of the peer, beside the sum of our version
+// vector now: has is the peer's version vector if it is equal to ours, else nil, and covered reports
+// whether it covers all that was known here when the session began.
+func (db *DB) shown(s *session.Result, err error) (ours causal.Sum, has causal.Vector, covered bool) {
+	covered = s.Idle || s.ServedAll
+	db.with(func(r *replica.Replica) {
+		if ours = r.Known.VectorSum; err == nil && s.VectorSum == ours {
+			has = r.Known.Vector(causal.Covered)
+		}
+		covered = covered || r.Known.Within(causal.Covered, &s.Known, causal.Covered) // it had no need to pull
+	})
+	return ours, has, covered
+}
+
+// countLocked adds a session to the totals of the peer.
+func (p *peer) countLocked(s *session.Result, pace *transport.ProgressConn) {
+	p.pulled += int64(s.Pulled)
+	p.served += int64(s.Served)
+	if pace != nil {
+		p.in += pace.In.Load()
+		p.out += pace.Out.Load()
+	}
 }
 
 // endedWellLocked: only a session that we dialed proves that we can dial. Of two

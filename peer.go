@@ -16,14 +16,18 @@ import (
 )
 
 // peer is an address, and what is known of the replica that answers there; or a replica
-// that dials us and whose address is not known, see peers.guests.
+// that dials us and whose address is not known, see peers.guests. Its addr is fixed; peers.mu guards the rest.
 type peer struct {
-	addr      string
-	source    source
-	origin    causal.Origin // of the replica that answered, or came, last
-	name      string
-	who       identity
-	avoid     avoided // addresses that its name has, and that led nowhere lately
+	// Address, and who is there.
+	addr   string
+	source source
+	origin causal.Origin // of the replica that answered, or came, last
+	name   string
+	who    identity
+	avoid  avoided   // addresses that its name has, and that led nowhere lately
+	seen   time.Time // when its address was last heard of
+
+	// Sessions with it.
 	state     PeerState
 	err       error
 	busy      bool          // a session that we dialed is under way
@@ -34,16 +38,18 @@ type peer struct {
 	came      time.Time     // end of the last good session that it dialed,
 	reached   time.Time     // and of the last that we dialed
 	next      time.Time     // not dialed before
-	seen      time.Time     // when its address was last heard of
 	failed    int           // sessions in a row
+	backoff   *backoff.ExponentialBackOff
+	asked     uint64 // the latest call of those that wait that it was asked for
+
+	// What it has.
 	vectorSum causal.Sum    // of its version vector, at the end of the last good session
 	has       causal.Vector // that it is sure to cover; nil if none is
 	covered   time.Time     // all that was known here then it has
-	pulled    int64
-	served    int64
-	in, out   int64
-	asked     uint64 // the latest call of those that wait that it was asked for
-	backoff   *backoff.ExponentialBackOff
+
+	// Totals since the opening: versions and bytes.
+	pulled, served int64
+	in, out        int64
 }
 
 // source is where an address came from. What is configured is never given up.

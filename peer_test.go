@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
@@ -59,7 +60,7 @@ func TestDeadAddressesDoNotHoldUpTheLiveOnes(t *testing.T) {
 	})
 }
 
-// open opens a server whose host is a place on the network, with names that lead to several.
+// open opens a replica whose host is a place on the network, with names that lead to several.
 func (c *cluster) named(name string, o *replicator.Options, names map[string]func() []string) (*replicator.DB, *diary) {
 	c.t.Helper()
 	j := &diary{}
@@ -113,7 +114,7 @@ func TestNameThatLeadsToAllLeadsToTheOthers(t *testing.T) {
 		}
 		requireAgreement(t, dbs...)
 		require.Less(t, time.Since(start), 10*time.Second)
-		require.Len(t, contents(t, dbs[0]), 3)
+		require.Len(t, testdb.Contents(t, dbs[0]), 3)
 		for _, db := range dbs {
 			require.NoError(t, db.Sync(t.Context()))
 			require.False(t, db.Status().Alone)
@@ -121,7 +122,7 @@ func TestNameThatLeadsToAllLeadsToTheOthers(t *testing.T) {
 	})
 }
 
-func TestServerWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
+func TestReplicaWhoseNameLeadsOnlyToItselfSaysSoAndLooksAgain(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		var mu sync.Mutex
@@ -229,7 +230,7 @@ func TestVirtualAddressLeadsToAllInTurn(t *testing.T) {
 	})
 }
 
-// hidden opens a server behind a router, which nobody can dial.
+// hidden opens a replica behind a router, which nobody can dial.
 func (c *cluster) hidden(name, advertise string, raw *leveldb.DB) *replicator.DB {
 	c.t.Helper()
 	router := c.net.Host("router")
@@ -244,7 +245,7 @@ func (c *cluster) hidden(name, advertise string, raw *leveldb.DB) *replicator.DB
 	return db
 }
 
-// replicated waits until so many peers have on disk what was written. Those that cannot be
+// replicated waits until a number of peers have on disk what was written. Those that cannot be
 // dialed are asked when they come, which is twice in this time.
 func replicated(t testing.TB, db *replicator.DB, peers int) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
@@ -295,7 +296,7 @@ func TestPeersBehindOneAddressAreToldApart(t *testing.T) {
 					require.Equal(t, []string{"n0 ok", "n1 ok", "n2 ok"}, status(), "no name flips")
 				}
 
-				// One is opened anew, and one with a new disk: each counts once.
+				// One is reopened, and one with a new disk: each counts once.
 				require.NoError(t, dbs[0].Close())
 				dbs[0] = open("n0")
 				require.NoError(t, dbs[1].Close())
@@ -346,7 +347,7 @@ func TestForwardedPortLeadsToOneOfThoseBehindIt(t *testing.T) {
 	})
 }
 
-func TestServerThatWasOpenForAMomentRemembersItsMembers(t *testing.T) {
+func TestReplicaThatWasOpenForAMomentRemembersItsMembers(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")

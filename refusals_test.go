@@ -13,13 +13,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
+	"github.com/stretchr/testify/require"
 )
 
-// journal collects what a server logs.
+// journal collects what a replica logs.
 type journal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -37,7 +37,7 @@ func (j *journal) lines(about string) int {
 	return strings.Count(j.buf.String(), about)
 }
 
-// logged opens a server on the network whose log is kept.
+// logged opens a replica on the network whose log is kept.
 func (c *cluster) logged(name string, o *replicator.Options) (*replicator.DB, *journal) {
 	c.t.Helper()
 	h := c.net.Host(name)
@@ -102,7 +102,7 @@ func TestRefusalIsExplainedOnBothSidesAndLoggedOnce(t *testing.T) {
 	}
 }
 
-// stranger connects to a server by hand.
+// stranger connects to a replica by hand.
 func (c *cluster) stranger(to string) net.Conn {
 	c.t.Helper()
 	conn, err := c.net.Host("stranger").Dial(c.t.Context(), "tcp", to)
@@ -216,7 +216,7 @@ func TestPeerThatSendsOneByteASecondIsCut(t *testing.T) {
 	}
 }
 
-func TestTwoServersWithOneAddressBothTakePart(t *testing.T) {
+func TestTwoReplicasWithOneAddressBothTakePart(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		hub := c.start("hub")
@@ -230,7 +230,7 @@ func TestTwoServersWithOneAddressBothTakePart(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		requireAgreement(t, hub, one, two)
-		require.Len(t, contents(t, hub), 60)
+		require.Len(t, testdb.Contents(t, hub), 60)
 	})
 }
 
@@ -244,7 +244,7 @@ func TestWriteFromAYearAheadIsNeitherTakenNorLostAndBothSidesSayWhy(t *testing.T
 		put(t, b, "early", "b")
 		put(t, a, "now", "a")
 		time.Sleep(time.Minute)
-		require.Equal(t, map[string]string{"now": "a"}, contents(t, a))
+		require.Equal(t, map[string]string{"now": "a"}, testdb.Contents(t, a))
 		require.Equal(t, "a", value(t, b, "now"), "the other way goes on")
 		require.Contains(t, b.Status().Peers[0].Error, "clocks")
 		require.Contains(t, a.Status().Peers[0].Error, "clocks")

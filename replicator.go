@@ -80,7 +80,7 @@ func Replicate(db *leveldb.DB, o *Options) (*DB, error) {
 		return nil, errors.New("replicator: Replicate needs an open database, got nil")
 	}
 	if !handles.enter(db) {
-		return nil, errors.New("replicator: the handle is replicated already; close the DB that Replicate returned for it, and open the directory anew")
+		return nil, errors.New("replicator: the handle is replicated already; close the DB that Replicate returned for it, and open the directory again")
 	}
 	d, err := replicate(db, opts, sec)
 	if err != nil {

@@ -8,20 +8,19 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"go.uber.org/goleak"
-
-	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// cluster makes servers on an in-memory network.
+// cluster makes replicas on an in-memory network.
 type cluster struct {
 	t   testing.TB
 	net *replicatortest.Network
@@ -31,7 +30,7 @@ func newCluster(t testing.TB) *cluster {
 	return &cluster{t, replicatortest.NewNetwork(1)}
 }
 
-// start opens a server over a new database in memory.
+// start opens a replica over a new database in memory.
 func (c *cluster) start(name string, peers ...string) *replicator.DB {
 	return c.open(name, replicatortest.MemDB(c.t), &replicator.Options{Peers: peers})
 }
@@ -49,18 +48,7 @@ func (c *cluster) open(name string, raw *leveldb.DB, o *replicator.Options) *rep
 	return db
 }
 
-func contents(t testing.TB, db *replicator.DB) map[string]string {
-	m := map[string]string{}
-	it := db.NewIterator(nil, nil)
-	defer it.Release()
-	for it.Next() {
-		m[string(it.Key())] = string(it.Value())
-	}
-	require.NoError(t, it.Error())
-	return m
-}
-
-// requireAgreement waits, in virtual time, until all servers hold the same, and
+// requireAgreement waits, in virtual time, until all replicas hold the same, and
 // compares them byte for byte.
 func requireAgreement(t testing.TB, dbs ...*replicator.DB) {
 	t.Helper()
@@ -70,15 +58,15 @@ func requireAgreement(t testing.TB, dbs ...*replicator.DB) {
 			same = same && db.Digest() == dbs[0].Digest()
 		}
 		if same {
-			want := contents(t, dbs[0])
+			want := testdb.Contents(t, dbs[0])
 			for _, db := range dbs[1:] {
-				require.Equal(t, want, contents(t, db))
+				require.Equal(t, want, testdb.Contents(t, db))
 			}
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatal("the servers do not agree after a minute")
+	t.Fatal("the replicas do not agree after a minute")
 }
 
 func put(t testing.TB, db *replicator.DB, key, value string) {
@@ -96,7 +84,7 @@ func value(t testing.TB, db *replicator.DB, key string) string {
 	return string(v)
 }
 
-func TestThreeServersInALineAgreeByteForByte(t *testing.T) {
+func TestThreeReplicasInALineAgreeByteForByte(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b, d := c.start("a"), c.start("b", "a:9000"), c.start("d", "b:9000")
@@ -111,11 +99,11 @@ func TestThreeServersInALineAgreeByteForByte(t *testing.T) {
 		require.NoError(t, d.Delete([]byte("d/7"), nil))
 		requireAgreement(t, a, b, d)
 		require.Equal(t, "-", value(t, a, "d/7"))
-		require.Len(t, contents(t, a), 399)
+		require.Len(t, testdb.Contents(t, a), 399)
 	})
 }
 
-func TestServerThatWasAwayCatchesUp(t *testing.T) {
+func TestReplicaThatWasAwayCatchesUp(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b", "a:9000")
@@ -140,7 +128,7 @@ func TestServerThatWasAwayCatchesUp(t *testing.T) {
 	})
 }
 
-func TestServerRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
+func TestReplicaRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
@@ -160,7 +148,7 @@ func TestServerRefusesToWriteBeforeItTriedToReplicate(t *testing.T) {
 	})
 }
 
-func TestServerWithoutReachablePeersIsReadyAfterATry(t *testing.T) {
+func TestReplicaWithoutReachablePeersIsReadyAfterATry(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		c.net.Host("nobody")
@@ -213,7 +201,7 @@ func TestVelocityShortensAndLengthensThePause(t *testing.T) {
 	})
 }
 
-func TestWriteReachesAServerThatOnlyDials(t *testing.T) {
+func TestWriteReachesAReplicaThatOnlyDials(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		c.net.Block("a", "b") // b can reach a, never the other way round
@@ -221,7 +209,7 @@ func TestWriteReachesAServerThatOnlyDials(t *testing.T) {
 		put(t, b, "from b", "v")
 		put(t, a, "from a", "v")
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, a), 2)
+		require.Len(t, testdb.Contents(t, a), 2)
 	})
 }
 
@@ -251,65 +239,9 @@ func TestBatchIsAppliedWholeOrNotAtAll(t *testing.T) {
 		require.Equal(t, "old", value(t, a, "k"))
 		require.ErrorIs(t, a.Put([]byte{0xff, 0xff}, nil, nil), replicator.ErrReservedKey)
 		put(t, a, "\xff", "the last free key")
-		require.Len(t, contents(t, a), 2, "ours are hidden")
+		require.Len(t, testdb.Contents(t, a), 2, "ours are hidden")
 		_, err := a.Get([]byte("\xff\xffmformat"), nil)
 		require.ErrorIs(t, err, leveldb.ErrNotFound)
-	})
-}
-
-func TestConflictsAreListedUntilSomebodyWritesTheKey(t *testing.T) {
-	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		c := newCluster(t)
-		a, b := c.start("a"), c.start("b", "a:9000")
-		requireAgreement(t, a, b)
-		c.net.Partition([]string{"a"}, []string{"b"})
-		put(t, a, "k", "a")
-		put(t, b, "k", "b")
-		c.net.Heal()
-		requireAgreement(t, a, b)
-		for _, db := range []*replicator.DB{a, b} {
-			n := 0
-			for c, err := range db.Conflicts(context.Background()) {
-				require.NoError(t, err)
-				require.Equal(t, "k", string(c.Key))
-				require.Len(t, c.Versions, 2)
-				require.Equal(t, value(t, db, "k"), string(c.Value))
-				require.Equal(t, c.Value, c.Versions[c.Winner].Value)
-				n++
-			}
-			require.Equal(t, 1, n)
-			require.EqualValues(t, 1, db.Status().Conflicts)
-		}
-		put(t, b, "k", "settled")
-		requireAgreement(t, a, b)
-		for range a.Conflicts(context.Background()) {
-			t.Fatal("still in conflict")
-		}
-	})
-}
-
-// design.md: M8
-func TestPanickingResolverStopsNothing(t *testing.T) {
-	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		c := newCluster(t)
-		var panics atomic.Int32
-		o := func(peers ...string) *replicator.Options {
-			return &replicator.Options{
-				Peers:    peers,
-				Resolver: func([]byte, replicator.Version, replicator.Version) replicator.Version { panic("no idea") },
-				Events:   &replicator.Events{ResolverPanic: func([]byte, any) { panics.Add(1) }},
-			}
-		}
-		a, b := c.open("a", replicatortest.MemDB(t), o()), c.open("b", replicatortest.MemDB(t), o("a:9000"))
-		requireAgreement(t, a, b)
-		c.net.Partition([]string{"a"}, []string{"b"})
-		put(t, a, "k", "1")
-		put(t, b, "k", "1")
-		put(t, b, "k", "2")
-		c.net.Heal()
-		requireAgreement(t, a, b)
-		require.Equal(t, "2", value(t, a, "k"), "the default decided")
-		require.Positive(t, panics.Load())
 	})
 }
 
@@ -351,7 +283,7 @@ func TestDataThatWasThereBeforeIsReplicated(t *testing.T) {
 		b := c.start("b", "a:9000")
 		<-a.Ready()
 		requireAgreement(t, a, b)
-		require.Len(t, contents(t, b), 3000)
+		require.Len(t, testdb.Contents(t, b), 3000)
 	})
 }
 

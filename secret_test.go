@@ -1,4 +1,4 @@
-package replicator
+package replicator_test
 
 import (
 	"bytes"
@@ -13,19 +13,37 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/testca"
+	"github.com/level-replicator/replicator/internal/testdb"
+	"github.com/level-replicator/replicator/internal/testdns"
 	"github.com/level-replicator/replicator/internal/transport"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// TestSecretIsRotatedAmongServersThatKnowANameOnly has each open at a new address, which
+// serve opens a replica over a new database in memory, on loopback.
+func serve(t testing.TB, o replicator.Options) *replicator.DB {
+	t.Helper()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	db, err := replicator.Replicate(replicatortest.MemDB(t), &o)
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	<-db.Ready()
+	return db
+}
+
+// TestSecretIsRotatedAmongReplicasThatKnowANameOnly has each open at a new address, which
 // the others learn from the name.
-func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
-	names, resolver := startNameServer(t)
-	stores, dbs := make([]storage.Storage, 3), make([]*DB, 3)
+func TestSecretIsRotatedAmongReplicasThatKnowANameOnly(t *testing.T) {
+	names, resolver := testdns.Start(t, "127.0.0.1:0")
+	stores, dbs := make([]storage.Storage, 3), make([]*replicator.DB, 3)
 	t.Cleanup(func() {
 		for _, db := range dbs {
 			db.Close()
@@ -50,9 +68,9 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 		}
 		raw, err := leveldb.Open(stores[i], nil)
 		require.NoError(t, err)
-		dbs[i], err = Replicate(raw, &Options{
+		dbs[i], err = replicator.Replicate(raw, &replicator.Options{
 			Listen: "127.0.0.1:0", Secret: secret, OldSecrets: old, Logger: slog.New(slog.DiscardHandler),
-			Discover:     []Discoverer{DNS("_repl._tcp.test.", &DNSOptions{Resolver: resolver, Interval: 20 * time.Millisecond})},
+			Discover:     []replicator.Discoverer{replicator.DNS("_repl._tcp.test.", &replicator.DNSOptions{Resolver: resolver, Interval: 20 * time.Millisecond})},
 			ReadyTimeout: 10 * time.Millisecond, MaxInterval: 100 * time.Millisecond,
 		})
 		require.NoError(t, err)
@@ -62,7 +80,7 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 				records = append(records, fmt.Sprintf("_repl._tcp.test. 0 IN SRV 0 0 %d m.test.", netaddr.PortOf(db.Addr().String())))
 			}
 		}
-		names.set(t, records...)
+		names.Set(t, records...)
 	}
 	for i := range dbs {
 		stores[i] = storage.NewMemStorage()
@@ -77,31 +95,35 @@ func TestSecretIsRotatedAmongServersThatKnowANameOnly(t *testing.T) {
 	}
 }
 
-func TestServersWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
+func TestReplicasWithCertificatesOfOneAuthorityReplicate(t *testing.T) {
 	a := testca.NewAuthority(t)
-	seed := serve(t, Options{TLS: a.Config(t)})
+	seed := serve(t, replicator.Options{TLS: a.Config(t)})
 	peers := []string{seed.Addr().String()}
-	dbs := []*DB{seed, serve(t, Options{TLS: a.Config(t), Peers: peers}), serve(t, Options{TLS: a.Config(t), Peers: peers})}
+	dbs := []*replicator.DB{seed, serve(t, replicator.Options{TLS: a.Config(t), Peers: peers}), serve(t, replicator.Options{TLS: a.Config(t), Peers: peers})}
 	foreign := testca.NewAuthority(t).Config(t)
 	foreign.RootCAs = a.Pool // it would take us
-	stranger := serve(t, Options{TLS: foreign, Peers: peers})
+	stranger := serve(t, replicator.Options{TLS: foreign, Peers: peers})
 	require.NoError(t, stranger.Put([]byte("stranger"), []byte("v"), nil))
 	for i, db := range dbs {
 		require.NoError(t, db.Put(fmt.Append(nil, i), []byte("v"), nil))
 	}
-	require.Eventually(t, func() bool { return len(shown(t, dbs[1])) == 3 && len(shown(t, dbs[2])) == 3 }, 20*time.Second, 5*time.Millisecond)
-	agree(t, dbs...)
+	for _, db := range dbs {
+		require.Eventually(t, func() bool { return len(testdb.Contents(t, db)) == 3 }, 20*time.Second, 5*time.Millisecond)
+	}
 	require.ErrorContains(t, stranger.Sync(t.Context()), "another authority")
-	require.NotContains(t, shown(t, seed), "stranger")
-	require.EqualValues(t, tls.VersionTLS13, seed.network.security.Config.MinVersion)
+	require.NotContains(t, testdb.Contents(t, seed), "stranger")
+	older := a.Config(t)
+	older.MaxVersion = tls.VersionTLS12
+	_, err := tls.Dial("tcp", peers[0], older)
+	require.ErrorContains(t, err, "protocol version")
 }
 
-// trio are three servers over TCP that can be restarted with other options.
+// trio are three replicas over TCP that can be restarted with other options.
 type trio struct {
 	t     testing.TB
 	store [3]storage.Storage
 	addr  [3]string
-	db    [3]*DB
+	db    [3]*replicator.DB
 	wrote int
 }
 
@@ -122,8 +144,8 @@ func newTrio(t testing.TB) *trio {
 	return c
 }
 
-// restart opens server i anew, with its data.
-func (c *trio) restart(i int, o Options) {
+// restart reopens replica i, with its data.
+func (c *trio) restart(i int, o replicator.Options) {
 	if c.db[i] != nil {
 		require.NoError(c.t, c.db[i].Close())
 	}
@@ -131,11 +153,11 @@ func (c *trio) restart(i int, o Options) {
 	require.NoError(c.t, err)
 	o.Name, o.Listen, o.Peers = fmt.Sprint("n", i), c.addr[i], []string{c.addr[(i+1)%3]}
 	o.MaxInterval, o.Logger = 500*time.Millisecond, slog.New(slog.DiscardHandler)
-	c.db[i], err = Replicate(raw, &o)
+	c.db[i], err = replicator.Replicate(raw, &o)
 	require.NoError(c.t, err)
 }
 
-// requireTogether writes at each server and waits until all have it.
+// requireTogether writes at each replica and waits until all have it.
 func (c *trio) requireTogether() {
 	c.t.Helper()
 	c.wrote++
@@ -148,9 +170,9 @@ func (c *trio) requireTogether() {
 	}, 15*time.Second, time.Millisecond, "%+v", c.db[0].Status().Peers)
 }
 
-func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
+func TestThreeReplicasWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
 	c := newTrio(t)
-	passes := []Options{
+	passes := []replicator.Options{
 		{Secret: testca.SecretA},
 		{Secret: testca.SecretA, OldSecrets: [][]byte{testca.SecretB}},
 		{Secret: testca.SecretB, OldSecrets: [][]byte{testca.SecretA}},
@@ -173,13 +195,13 @@ func TestThreeServersWithASecretChangeItOneByOneAndNeverPart(t *testing.T) {
 	}
 
 	// Who was left behind with the old one is told apart, on both sides.
-	stranger := serve(t, Options{Secret: testca.SecretA, Peers: []string{c.addr[0]}})
+	stranger := serve(t, replicator.Options{Secret: testca.SecretA, Peers: []string{c.addr[0]}})
 	require.Error(t, stranger.Sync(t.Context()))
 	require.Contains(t, stranger.Status().Peers[0].Error, "secret")
 	require.Eventually(t, func() bool {
-		return slices.ContainsFunc(c.db[0].Status().Refusals, func(r Refusal) bool { return strings.Contains(r.Reason, "another secret") })
+		return slices.ContainsFunc(c.db[0].Status().Refusals, func(r replicator.Refusal) bool { return strings.Contains(r.Reason, "another secret") })
 	}, time.Second, time.Millisecond, "%+v", c.db[0].Status().Refusals)
-	require.Empty(t, shown(t, stranger))
+	require.Empty(t, testdb.Contents(t, stranger))
 }
 
 // recorder keeps what goes over the wire.
@@ -213,11 +235,11 @@ func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 			return recorder{conn, &mu, &seen}, err
 		}
-		a := serve(t, Options{Secret: secret, Cluster: "the-cluster", Dial: dial})
-		b := serve(t, Options{Secret: secret, Cluster: "the-cluster", Dial: dial, Peers: []string{a.Addr().String()}})
+		a := serve(t, replicator.Options{Secret: secret, Cluster: "the-cluster", Dial: dial})
+		b := serve(t, replicator.Options{Secret: secret, Cluster: "the-cluster", Dial: dial, Peers: []string{a.Addr().String()}})
 		require.NoError(t, b.Put([]byte("the-key"), []byte("the-value"), nil))
 		require.NoError(t, b.Sync(t.Context()))
-		require.Equal(t, map[string]string{"the-key": "the-value"}, shown(t, a))
+		require.Equal(t, map[string]string{"the-key": "the-value"}, testdb.Contents(t, a))
 		mu.Lock()
 		for _, s := range []string{"the-cluster", "the-key", "the-value"} {
 			require.Equal(t, secret == nil, bytes.Contains(seen.Bytes(), []byte(s)), s)
@@ -226,43 +248,147 @@ func TestNothingReadableGoesOverTheWireWithASecret(t *testing.T) {
 	}
 }
 
-func TestServersWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
+func TestReplicasWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testing.T) {
 	ours, theirs := testca.NewAuthority(t), testca.NewAuthority(t)
 	config := func(a *testca.Authority, host string) *tls.Config {
 		return &tls.Config{Certificates: a.Issue(t, host), ClientCAs: a.Pool, RootCAs: a.Pool}
 	}
-	a := serve(t, Options{TLS: config(ours, "a")})
-	b := serve(t, Options{TLS: config(ours, "b"), Peers: []string{a.Addr().String()}})
+	a := serve(t, replicator.Options{TLS: config(ours, "a")})
+	b := serve(t, replicator.Options{TLS: config(ours, "b"), Peers: []string{a.Addr().String()}})
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
 	require.NoError(t, b.Sync(t.Context()))
-	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
+	require.Equal(t, map[string]string{"k": "v"}, testdb.Contents(t, a))
 
-	x := serve(t, Options{TLS: config(theirs, "x"), Peers: []string{a.Addr().String()}})
+	x := serve(t, replicator.Options{TLS: config(theirs, "x"), Peers: []string{a.Addr().String()}})
 	err := x.Sync(t.Context())
-	var step *PeerError
+	var step *replicator.PeerError
 	require.ErrorAs(t, err, &step)
 	require.Equal(t, a.Addr().String(), step.Peer)
-	require.Equal(t, OpHandshake, step.Op)
+	require.Equal(t, replicator.OpHandshake, step.Op)
 	require.ErrorContains(t, err, "the peer's certificate is not trusted here")
-	require.Empty(t, shown(t, x))
+	require.Empty(t, testdb.Contents(t, x))
 }
 
-func TestNoServerListensForStrangersUnlessToldTo(t *testing.T) {
+func TestNoReplicaListensForStrangersUnlessToldTo(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
 		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
 		require.NoError(t, err)
-		_, err = Replicate(raw, &Options{Listen: addr})
+		_, err = replicator.Replicate(raw, &replicator.Options{Listen: addr})
 		require.ErrorContains(t, err, "nothing keeps strangers out: set Options.Secret")
 		_, err = raw.Get([]byte("k"), nil)
 		require.ErrorIs(t, err, leveldb.ErrNotFound, "the handle is still the caller's")
 		require.NoError(t, raw.Close())
-		serve(t, Options{Listen: addr, Secret: GenerateSecret()})
-		serve(t, Options{Listen: addr, Insecure: true})
+		serve(t, replicator.Options{Listen: addr, Secret: replicator.GenerateSecret()})
+		serve(t, replicator.Options{Listen: addr, Insecure: true})
 	}
 }
 
 func TestGeneratedSecretsAreLongAndDiffer(t *testing.T) {
-	a, b := GenerateSecret(), GenerateSecret()
+	a, b := replicator.GenerateSecret(), replicator.GenerateSecret()
 	require.Len(t, a, 32)
 	require.NotEqual(t, a, b)
+}
+
+// fleet is a cluster in memory whose replicas can be opened again with other secrets, as an operator
+// does it.
+type fleet struct {
+	t      *testing.T
+	net    *replicatortest.Network
+	stores []storage.Storage
+	dbs    []*replicator.DB
+	puts   int
+}
+
+func newFleet(t *testing.T, n int, secret []byte, old ...[]byte) *fleet {
+	f := &fleet{t: t, net: replicatortest.NewNetwork(1), dbs: make([]*replicator.DB, n)}
+	for i := range n {
+		f.stores = append(f.stores, storage.NewMemStorage())
+		f.open(i, secret, old...)
+	}
+	t.Cleanup(func() {
+		for _, db := range f.dbs {
+			db.Close()
+		}
+	})
+	return f
+}
+
+func (f *fleet) open(i int, secret []byte, old ...[]byte) {
+	f.t.Helper()
+	if f.dbs[i] != nil {
+		require.NoError(f.t, f.dbs[i].Close())
+	}
+	raw, err := leveldb.Open(f.stores[i], nil)
+	require.NoError(f.t, err)
+	host := f.net.Host(fmt.Sprint("s", i))
+	l, err := host.Listen("9000")
+	require.NoError(f.t, err)
+	o := &replicator.Options{Listener: l, Dial: host.Dial, Secret: secret, OldSecrets: old, Logger: slog.New(slog.DiscardHandler)}
+	for j := range f.dbs {
+		if j != i {
+			o.Peers = append(o.Peers, fmt.Sprintf("s%d:9000", j))
+		}
+	}
+	f.dbs[i], err = replicator.Replicate(raw, o)
+	require.NoError(f.t, err)
+}
+
+// works requires that replica i and each other replica still bring each other their writes. Each pair is
+// alone for a while, so that no third one carries them.
+func (f *fleet) works(i int) {
+	f.t.Helper()
+	for j := range f.dbs {
+		if j != i {
+			f.net.Partition([]string{fmt.Sprint("s", i), fmt.Sprint("s", j)})
+			for _, pair := range [][2]int{{i, j}, {j, i}} {
+				f.puts++
+				key := fmt.Appendf(nil, "k%d", f.puts)
+				require.NoError(f.t, f.dbs[pair[0]].Put(key, key, nil))
+				time.Sleep(15 * time.Second) // longer than any backoff
+				v, err := f.dbs[pair[1]].Get(key, nil)
+				require.NoError(f.t, err, "from s%d to s%d", pair[0], pair[1])
+				require.Equal(f.t, key, v)
+			}
+			f.net.Heal()
+		}
+	}
+}
+
+func TestSecretIsRotatedOverThreeReplicasWithoutAPause(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while: every pair is left alone at every step")
+	}
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		f := newFleet(t, 3, testca.SecretA)
+		f.works(0)
+		for pass, to := range [][][]byte{{testca.SecretA, testca.SecretB}, {testca.SecretB, testca.SecretA}, {testca.SecretB}} {
+			for i := range f.dbs {
+				f.open(i, to[0], to[1:]...)
+				f.works(i)
+			}
+			t.Logf("pass %d is through", pass+1)
+		}
+		time.Sleep(15 * time.Second)
+		require.Len(t, testdb.Contents(t, f.dbs[0]), f.puts)
+	})
+}
+
+func TestReplicaThatMissedTheRotationIsOutUntilItHasTheSecret(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		f := newFleet(t, 3, testca.SecretB)
+		f.open(2, testca.SecretA)
+		require.NoError(t, f.dbs[0].Put([]byte("k"), []byte("v"), nil))
+		require.NoError(t, f.dbs[2].Put([]byte("old"), []byte("v"), nil))
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, f.dbs[0].Digest(), f.dbs[1].Digest())
+		require.Equal(t, map[string]string{"k": "v"}, testdb.Contents(t, f.dbs[1]))
+		require.Equal(t, map[string]string{"old": "v"}, testdb.Contents(t, f.dbs[2]))
+		for _, p := range f.dbs[2].Status().Peers {
+			require.Contains(t, p.Error, "another secret")
+		}
+		f.open(2, testca.SecretB)
+		time.Sleep(30 * time.Second)
+		require.Len(t, testdb.Contents(t, f.dbs[2]), 2)
+		require.Len(t, testdb.Contents(t, f.dbs[0]), 2, "what it wrote meanwhile is not lost")
+	})
 }

@@ -15,38 +15,51 @@ import (
 // Status is what a replica knows of itself and of its peers at one moment. It
 // marshals to JSON, with durations in nanoseconds and without times that are zero.
 type Status struct {
-	Time          time.Time      `json:"time"` // when it was taken
-	Name          string         `json:"name"`
-	Cluster       string         `json:"cluster"`
-	Origin        Origin         `json:"origin"` // of this opening
-	Addr          string         `json:"addr"`   // the listener's
-	Ready         bool           `json:"ready"`  // the first attempt to replicate is over
-	ReadOnly      bool           `json:"readOnly"`
-	Failed        string         `json:"failed,omitempty"`  // why writes are refused, if the store failed
-	Starved       string         `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
-	Rewound       bool           `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
-	Digest        Digest         `json:"digest"`
-	Keys          int64          `json:"keys"`          // keys with a value
-	Tombstones    int64          `json:"tombstones"`    // deleted keys that are still remembered
-	Conflicts     int64          `json:"conflicts"`     // keys in conflict
-	VersionVector []VectorEntry  `json:"versionVector"` // by origin
-	NotDurable    int64          `json:"notDurable"`    // writes known here that a power failure here could take, as far as is known
-	Velocity      float64        `json:"velocity"`      // changes per second, decaying with a half-life of 5 s
-	Recent        []int64        `json:"recent"`        // changes in each of the last 60 whole seconds, the latest last
-	Interval      time.Duration  `json:"interval"`      // between rounds, at this velocity
-	Sessions      int64          `json:"sessions"`      // since the opening
-	Pulled        int64          `json:"pulled"`        // versions taken from peers since the opening
-	Served        int64          `json:"served"`        // versions sent to peers since the opening
-	BytesIn       int64          `json:"bytesIn"`       // since the opening; on the network, so with what TLS adds
-	BytesOut      int64          `json:"bytesOut"`
-	Mismatches    int64          `json:"mismatches"` // versions that had to come back after a digest differed
-	Alone         bool           `json:"alone"`      // every configured address leads to this replica itself, and nobody else is there
-	HeldBack      int64          `json:"heldBack"`   // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
-	Largest       int64          `json:"largest"`    // of those, the size of the largest value
-	Peers         []PeerStatus   `json:"peers"`      // by address
-	Refusals      []Refusal      `json:"refusals"`   // connections turned away lately, at most 33
-	Blockers      []PurgeBlocker `json:"blockers"`   // members that hold back the forgetting of deletions
-	Work          []Progress     `json:"work"`       // long work under way
+	// The replica.
+	Time    time.Time `json:"time"` // when it was taken
+	Name    string    `json:"name"`
+	Cluster string    `json:"cluster"`
+	Origin  Origin    `json:"origin"` // of this opening
+	Addr    string    `json:"addr"`   // the listener's
+
+	// Whether it works.
+	Ready    bool   `json:"ready"` // the first attempt to replicate is over
+	ReadOnly bool   `json:"readOnly"`
+	Failed   string `json:"failed,omitempty"`  // why writes are refused, if the store failed
+	Starved  string `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
+	Rewound  bool   `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
+
+	// What it holds.
+	Digest        Digest        `json:"digest"`
+	Keys          int64         `json:"keys"`          // keys with a value
+	Tombstones    int64         `json:"tombstones"`    // deleted keys that are still remembered
+	Conflicts     int64         `json:"conflicts"`     // keys in conflict
+	VersionVector []VectorEntry `json:"versionVector"` // by origin
+	NotDurable    int64         `json:"notDurable"`    // writes known here that a power failure here could take, as far as is known
+
+	// Changes and rounds.
+	Velocity float64       `json:"velocity"` // changes per second, decaying with a half-life of 5 s
+	Recent   []int64       `json:"recent"`   // changes in each of the last 60 whole seconds, the latest last
+	Interval time.Duration `json:"interval"` // between rounds, at this velocity
+
+	// Totals since the opening.
+	Sessions   int64 `json:"sessions"`
+	Pulled     int64 `json:"pulled"`  // versions taken from peers
+	Served     int64 `json:"served"`  // versions sent to peers
+	BytesIn    int64 `json:"bytesIn"` // on the network, so with what TLS adds
+	BytesOut   int64 `json:"bytesOut"`
+	Mismatches int64 `json:"mismatches"` // versions that had to come back after a digest differed
+
+	// What keeps it from replicating all.
+	Alone    bool  `json:"alone"`    // every configured address leads to this replica itself, and nobody else is there
+	HeldBack int64 `json:"heldBack"` // versions that peers hold and that are not taken here: their value is above MaxValue, or their key above MaxKey
+	Largest  int64 `json:"largest"`  // of those, the size of the largest value
+
+	// Peers, members, and work under way.
+	Peers    []PeerStatus   `json:"peers"`    // by address
+	Refusals []Refusal      `json:"refusals"` // connections turned away lately, at most 33
+	Blockers []PurgeBlocker `json:"blockers"` // members that hold back the forgetting of deletions
+	Work     []Progress     `json:"work"`     // long work under way
 }
 
 // VectorEntry is the entry of one origin in a replica's version vector. The replica
@@ -60,9 +73,10 @@ type VectorEntry struct {
 }
 
 // PeerStatus is what a replica knows of a peer. What the peer holds, claims and has
-// on disk is as it told when last asked, in a session; what it took from us since
+// on disk is as it reported when last asked, in a session; what it took from us since
 // counts where that is certain.
 type PeerStatus struct {
+	// Who the peer is, and how sessions with it end.
 	Addr     string     `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from
 	NoAddr   bool       `json:"noAddr,omitempty"` // it dials us, others may come from the same address, and it is known by its origin
 	Name     string     `json:"name"`
@@ -74,8 +88,9 @@ type PeerStatus struct {
 	Error    string     `json:"error,omitempty"`    // of the last session, if it failed; or why nothing was pulled, if nothing is written here
 	FailedOp PeerOp     `json:"failedOp,omitempty"` // the part of the session in which Error occurred
 	Next     time.Time  `json:"next,omitzero"`      // not dialed before
-	Moved    bool       `json:"moved,omitempty"`    // who answered here was opened anew, and has answered elsewhere since
+	Moved    bool       `json:"moved,omitempty"`    // who answered here was reopened, and has answered elsewhere since
 
+	// What it holds.
 	Agrees     bool          `json:"agrees"`          // it held exactly what we do now
 	Differs    bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
 	Agreed     time.Time     `json:"agreed,omitzero"` // when it was last found to hold exactly what we held then
@@ -85,7 +100,8 @@ type PeerStatus struct {
 	Ahead      int64         `json:"ahead"`           // writes it claims that are not known here
 	NotDurable int64         `json:"notDurable"`      // writes known here that it did not report to be on its disk
 
-	Pulled   int64 `json:"pulled"` // versions, from it, since the opening
+	// Totals since the opening.
+	Pulled   int64 `json:"pulled"` // versions, from it
 	Served   int64 `json:"served"` // versions, to it
 	BytesIn  int64 `json:"bytesIn"`
 	BytesOut int64 `json:"bytesOut"`
@@ -139,7 +155,7 @@ func (db *DB) Status() Status {
 	var succeeded map[causal.Origin]bool
 	db.with(func(r *replica.Replica) {
 		s.own(r)
-		// What a member told is replaced, never changed, so it may be read later.
+		// What a member reported is replaced, never changed, so it may be read later.
 		known, members = r.Known.Clone(), make(map[causal.Origin]replica.Member, len(r.Members))
 		for o, m := range r.Members {
 			members[o] = *m

@@ -102,7 +102,7 @@ func TestStatusSaysWhatIsHeldBack(t *testing.T) {
 	agree(t, a, b)
 }
 
-// Whoever dialed and served last takes the peer to cover what it was told of, unless
+// Whoever dialed and served last takes the peer to cover what it was sent, unless
 // something was withheld.
 func TestStatusTakesNobodyToHoldWhatWasWithheld(t *testing.T) {
 	b := serve(t, Options{Limits: Limits{MaxValue: 1000}})
@@ -240,7 +240,7 @@ func TestAddressThatIsNotPrintableIsRefused(t *testing.T) {
 	}
 }
 
-func TestServersWithoutANameAreToldApart(t *testing.T) {
+func TestReplicasWithoutANameAreToldApart(t *testing.T) {
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	for listen, want := range map[string]string{"[::]:9000": host + ":9000", "0.0.0.0:9000": host + ":9000", "127.0.0.1:9000": "127.0.0.1:9000", "[::1]:9000": "[::1]:9000"} {

@@ -8,13 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
-
-	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
 func TestStatusSaysHowFarAPeerIsAndSinceWhen(t *testing.T) {
@@ -110,7 +109,7 @@ func TestMemberThatHoldsBackForgettingIsNamed(t *testing.T) {
 	})
 }
 
-func TestServerThatCameBackElsewhereIsNotMissed(t *testing.T) {
+func TestReplicaThatCameBackElsewhereIsNotMissed(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a := c.start("a")
@@ -213,44 +212,6 @@ func BenchmarkStatus(b *testing.B) {
 	for b.Loop() {
 		dbs[0].Status()
 	}
-}
-
-func TestConflictOfADeletionIsThereUntilSomebodyWritesTheKey(t *testing.T) {
-	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		c := newCluster(t)
-		a, b := c.start("a"), c.start("b", "a:9000")
-		put(t, a, "k", "v")
-		requireAgreement(t, a, b)
-		changes := a.Watch(t.Context(), []byte("k"))
-		c.net.Partition([]string{"a"}, []string{"b"})
-		require.NoError(t, a.Delete([]byte("k"), &opt.WriteOptions{Sync: true}))
-		put(t, b, "k", "w")
-		require.NoError(t, b.Put([]byte("k"), []byte("x"), &opt.WriteOptions{Sync: true})) // clock 2: shown
-		c.net.Heal()
-		requireAgreement(t, a, b)
-		for range 3 { // everything is stable
-			require.NoError(t, a.WaitReplicated(t.Context(), 1))
-			require.NoError(t, b.WaitReplicated(t.Context(), 1))
-			time.Sleep(time.Minute)
-		}
-		for _, db := range []*replicator.DB{a, b} {
-			require.Equal(t, "x", value(t, db, "k"))
-			require.EqualValues(t, 1, db.Status().Conflicts)
-			require.Empty(t, db.Status().Blockers, "no member holds anything back")
-		}
-		put(t, b, "k", "chosen")
-		requireAgreement(t, a, b)
-		require.Zero(t, a.Status().Conflicts)
-		var told []string
-		for ch, err := range changes {
-			require.NoError(t, err)
-			told = append(told, fmt.Sprintf("%s %v", ch.Value, ch.Conflict))
-			if string(ch.Value) == "chosen" {
-				break
-			}
-		}
-		require.Equal(t, []string{" false", "x true", "chosen false"}, told)
-	})
 }
 
 // What is held back is named again in each session, and is no reason to hold more of them.

@@ -42,7 +42,7 @@ const maxMends = 1000
 type Report struct {
 	Keys     int64   `json:"keys"`     // in the log-index
 	Versions int64   `json:"versions"` // in the log
-	Digest   Digest  `json:"digest"`   // counted anew
+	Digest   Digest  `json:"digest"`   // recounted
 	Faults   []Fault `json:"faults"`   // the first 1,000
 	Omitted  int64   `json:"omitted"`  // faults beyond those
 	Mended   int64   `json:"mended"`   // faults that [DB.Repair] found and put right
@@ -365,7 +365,7 @@ func (v *verification) checkShown(key []byte, vs []store.Version, raw []byte, ab
 		return
 	}
 	if first.Deleted != absent || !absent && !bytes.Equal(first.Value, raw) {
-		v.fault(key, "it shows another value than the resolver gives; if that was written past the wrapper and is to stay, run Adopt")
+		v.fault(key, "it shows another value than the resolver returns; if that was written past the wrapper and is to stay, run Adopt")
 	}
 }
 

@@ -358,7 +358,7 @@ func (w *waiter) lost(r *replica.Replica) error {
 		case err != nil:
 			return err
 		case lost:
-			return fmt.Errorf("%w: nobody who can be reached knows write %d of opening %s, and that has ended; read what it wrote anew", ErrTokenLost, d.Seq, d.Origin.Short())
+			return fmt.Errorf("%w: nobody who can be reached knows write %d of opening %s, and that has ended; read again what it wrote", ErrTokenLost, d.Seq, d.Origin.Short())
 		}
 	}
 	return nil

@@ -13,17 +13,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/crashfs"
+	"github.com/level-replicator/replicator/internal/fuzzing"
+	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
-
-	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/internal/crashfs"
-	"github.com/level-replicator/replicator/replicatortest"
 )
 
-// disks are servers on storages whose power can fail.
+// disks are replicas on storages whose power can fail.
 type disks struct {
 	*cluster
 	stores []*crashfs.Storage
@@ -45,7 +45,7 @@ func newDisks(t testing.TB, n int, o func(i int) *replicator.Options) *disks {
 	return d
 }
 
-// holders counts the servers, but for one, on whose disk a key is after a power
+// holders counts the replicas, but for one, on whose disk a key is after a power
 // failure now.
 func (d *disks) holders(key string, but int, mode crashfs.Mode, rng *rand.Rand) (n int) {
 	for i, s := range d.stores {
@@ -66,7 +66,7 @@ func (d *disks) holders(key string, but int, mode crashfs.Mode, rng *rand.Rand) 
 
 func plain(int) *replicator.Options { return &replicator.Options{} }
 
-func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
+func TestReplicatedWriteSurvivesTheLossOfAnyReplica(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(1, 2))
 		// Two of the five write with Sync what they pull, the others do not.
@@ -74,7 +74,7 @@ func TestReplicatedWriteSurvivesTheLossOfAnyServer(t *testing.T) {
 		for i := range 8 {
 			w := i % 5
 			key := fmt.Sprint("k", i)
-			put(t, d.dbs[(i+1)%5], fmt.Sprint("noise", i), "written without Sync at another server")
+			put(t, d.dbs[(i+1)%5], fmt.Sprint("noise", i), "written without Sync at another replica")
 			put(t, d.dbs[w], key, "v")
 			start := time.Now()
 			require.NoError(t, d.dbs[w].WaitReplicated(t.Context(), 2))
@@ -585,5 +585,16 @@ func TestReportForAPeerLeavesNoLocalWriteBehind(t *testing.T) {
 		require.NoError(t, d.dbs[0].WaitReplicated(t.Context(), 1))
 		require.NoError(t, d.dbs[1].Close())
 		require.Equal(t, 1, d.holders("local/k", 0, crashfs.DropUnsynced, nil))
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	c.Add("AQ")
+	c.Add("AQAAAAAAAAAAAAAAAAAAAAAB")
+	fuzzing.Run1(c, func(t testing.TB, text string) {
+		if token, err := replicator.ParseToken(text); err == nil {
+			require.Equal(t, text, token.String())
+		}
 	})
 }

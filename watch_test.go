@@ -15,7 +15,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
-func TestWatchGivesChangesOfAllServersInOrder(t *testing.T) {
+func TestWatchGivesChangesOfAllReplicasInOrder(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
 		a, b := c.start("a"), c.start("b", "a:9000")

@@ -16,6 +16,7 @@ import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/fuzzing"
 	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/stretchr/testify/require"
 )
 
@@ -23,7 +24,7 @@ func packed(kind session.FrameType, payload []byte) []byte {
 	return append([]byte{byte(kind)}, s2.Encode(nil, payload)...)
 }
 
-func TestCompressionSavesBytesAndEveryServerReadsIt(t *testing.T) {
+func TestCompressionSavesBytesAndEveryReplicaReadsIt(t *testing.T) {
 	sent := map[Compression]int64{}
 	for _, c := range []Compression{NoCompression, CompressRemote, CompressAll} {
 		a := serve(t, Options{Compression: c})
@@ -61,7 +62,7 @@ func TestWhatDoesNotCompressIsSentAsItIs(t *testing.T) {
 func TestHostilePackedFramesAreRefused(t *testing.T) {
 	db := serve(t, Options{})
 	require.NoError(t, db.Put([]byte("k"), []byte("honest"), nil))
-	before := everything(t, db)
+	before := testdb.Contents(t, db.raw)
 	short := packed(session.FramePage, make([]byte, 100))
 	for name, x := range map[string]struct {
 		payload []byte
@@ -85,7 +86,7 @@ func TestHostilePackedFramesAreRefused(t *testing.T) {
 			require.Contains(t, why, x.want)
 		})
 	}
-	require.Equal(t, before, everything(t, db))
+	require.Equal(t, before, testdb.Contents(t, db.raw))
 
 	conn, err := net.Dial("tcp", db.Addr().String())
 	require.NoError(t, err)
@@ -189,7 +190,7 @@ func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
 	require.Empty(t, synced)
 	a.leavePull(b.self)
 	require.NoError(t, <-synced)
-	require.Equal(t, map[string]string{"k": "v"}, shown(t, a))
+	require.Equal(t, map[string]string{"k": "v"}, testdb.Contents(t, a))
 }
 
 // design.md: P7
@@ -206,7 +207,7 @@ func TestPullThatBringsMuchIsHeldOnce(t *testing.T) {
 	ps = pulls{}
 	require.Equal(t, session.NotSkipped, ps.enter(a, 1, now))
 	require.Equal(t, session.NotSkipped, ps.enter(b, bulkWrites+1, now), "a few writes do not hold up many")
-	require.Equal(t, session.SkippedBusy, ps.enter(a, 1, now), "the same session's server twice")
+	require.Equal(t, session.SkippedBusy, ps.enter(a, 1, now), "the same peer twice")
 }
 
 func TestWhoWaitsForAPullIsToldWhenItEnds(t *testing.T) {

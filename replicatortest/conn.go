@@ -262,7 +262,7 @@ func (c *conn) count(sent int) {
 	c.link.net.bytes.Add(int64(sent))
 }
 
-// usable tells why an operation that has to end by the deadline cannot begin.
+// usable returns why an operation that has to end by the deadline cannot begin.
 func (c *conn) usable(deadline, now time.Time) error {
 	if c.closed {
 		return net.ErrClosed
@@ -273,7 +273,7 @@ func (c *conn) usable(deadline, now time.Time) error {
 	return nil
 }
 
-// writable tells why nothing can be written now, other than for lack of room.
+// writable returns why nothing can be written now, other than for lack of room.
 func (c *conn) writable() error {
 	switch err := c.usable(c.writeDeadline, time.Now()); {
 	case err != nil:

@@ -42,7 +42,7 @@ func write(tb testing.TB, c net.Conn, p string) {
 	require.NoError(tb, err)
 }
 
-// read takes what one Read gives.
+// read returns what one Read reads.
 func read(tb testing.TB, c net.Conn) string {
 	tb.Helper()
 	p := make([]byte, 1024)

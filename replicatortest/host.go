@@ -47,7 +47,7 @@ func (h *Host) Behind(router *Host) {
 	h.behind = router
 }
 
-// Bytes tells how many bytes the host's connections have sent and received.
+// Bytes returns how many bytes the host's connections have sent and received.
 // What was sent but lost, or not yet read at the other end, is not received.
 func (h *Host) Bytes() (sent, received int64) { return h.sent.Load(), h.received.Load() }
 

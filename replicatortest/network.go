@@ -114,13 +114,13 @@ func (n *Network) Delay(min, max time.Duration) {
 	n.min, n.max = min, max
 }
 
-// CutAfter has every connection reset once about so many bytes went in one
+// CutAfter has every connection reset once about the given number of bytes went in one
 // direction: between half and one and a half times as many, drawn for each
 // direction of each connection. Existing connections count from now. Zero or
 // less: never.
 //
 // The receiver still gets the bytes before the cut, then the reset; the sender's
-// Write tells how many it took.
+// Write returns how many it took.
 func (n *Network) CutAfter(bytes int) {
 	n.mu.Lock()
 	n.cutAfter = bytes
@@ -139,7 +139,7 @@ func (n *Network) Reset(a, b string) {
 	})
 }
 
-// Bytes tells how many bytes all hosts have sent, also those that were lost.
+// Bytes returns how many bytes all hosts have sent, also those that were lost.
 func (n *Network) Bytes() int64 { return n.bytes.Load() }
 
 // cut resets the links that match. The lock is released first: a link's lock may

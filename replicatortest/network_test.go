@@ -301,7 +301,7 @@ func TestOrderIsKeptWhateverTheLatency(t *testing.T) {
 	})
 }
 
-// cutAt tells after how many bytes the sender and the receiver see a reset.
+// cutAt returns after how many bytes the sender and the receiver see a reset.
 func cutAt(t *testing.T, seed uint64, bytes int) (sent, received int) {
 	n := replicatortest.NewNetwork(seed)
 	n.CutAfter(bytes)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// both runs a test on a served replica and on the directory of a stopped one; at gives
-// the flag that names it.
+// both runs a test on a served replica and on the directory of a stopped one; at is the
+// flag that names it.
 func both(t *testing.T, f func(t *testing.T, at string)) {
 	t.Run("served", func(t *testing.T) { f(t, "--addr="+serve(t, filepath.Join(t.TempDir(), "a")).http) })
 	t.Run("stopped", func(t *testing.T) { f(t, "--dir="+replicaDir(t)) })

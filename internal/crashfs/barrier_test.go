@@ -133,7 +133,7 @@ func TestOneFlushIsNoBarrierIfThePutFillsTheMemtable(t *testing.T) {
 	start := memComp(t, db)
 	require.NoError(t, flushReserved(db))
 	image := s.Image(crashfs.DropUnsynced, nil)
-	require.Equal(t, start, memComp(t, db), "MemComp tells that nothing was flushed")
+	require.Equal(t, start, memComp(t, db), "MemComp reports no flush")
 	close(s.gate)
 	barrier(t, db)
 	after := s.Image(crashfs.DropUnsynced, nil)
@@ -221,7 +221,7 @@ func TestEqualSeedsGiveEqualImages(t *testing.T) {
 			different = different || fmt.Sprint(files(t, a)) != fmt.Sprint(files(t, c))
 		}
 	}
-	require.True(t, different, "another seed must give another image somewhere")
+	require.True(t, different, "another seed must yield another image somewhere")
 }
 
 func files(t *testing.T, s *crashfs.Storage) map[string]string {

@@ -56,7 +56,7 @@ func record(t *testing.T, o *crashfs.Options, n int, synced func(i int) bool) ru
 		require.NoError(t, db.Write(b, &opt.WriteOptions{Sync: a.synced}))
 		a.ops, a.memComp = s.Ops(), memComp(t, db)
 		r.batches = append(r.batches, a)
-		// MemComp first: what it tells was on disk before we looked at Ops.
+		// MemComp first: what it counts was on disk before we looked at Ops.
 		r.flushes = append(r.flushes, flush{memComp: memComp(t, db), ops: s.Ops()})
 	}
 	r.end = s.Ops()

@@ -11,7 +11,7 @@ import (
 )
 
 // step is one completed mutation, small enough to log by the million. Replaying
-// the first n steps on a copy of the base gives the disk as it was after n.
+// the first n steps on a copy of the base yields the disk as it was after n.
 type step struct {
 	op Op
 	id int              // the file concerned; 0 for SetMeta

@@ -42,7 +42,7 @@ func (m Mode) String() string {
 // Image returns a new, independent, unlocked storage holding what a failure at
 // this moment could leave. s goes on undisturbed. The image shares bytes with s
 // until one of them changes them, so it costs little. Equal states, modes and
-// rng give equal images; rng may be nil for [Everything] and [DropUnsynced].
+// rng yield equal images; rng may be nil for [Everything] and [DropUnsynced].
 func (s *Storage) Image(mode Mode, rng *rand.Rand) *Storage {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,5 +1,5 @@
 // Package demo is the engine of examples/cluster: it runs a cluster of real processes on
-// real files through bad days, and checks every byte at the end.
+// real files under faults, and checks every byte at the end.
 package demo
 
 import (

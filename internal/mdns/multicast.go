@@ -60,6 +60,9 @@ func Run(ctx context.Context, o Config, self Announced, found func(addr string))
 		noise:   slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		servers: make(map[serverKey]*mdns.Server),
 		blocked: make(map[path]time.Time),
+
+		sending:   trouble{begins: "multicast questions cannot be sent; others may still find this replica", ends: "multicast questions can be sent again"},
+		answering: trouble{begins: "multicast questions cannot be answered; this replica may find others and is not found", ends: "multicast questions can be answered again"},
 	}
 	defer r.close()
 	for round := 0; ctx.Err() == nil; round++ {
@@ -101,8 +104,8 @@ type multicastRun struct {
 	zone    mdnsZone
 	servers map[serverKey]*mdns.Server
 	blocked map[path]time.Time // not asked before
-	mute    bool               // no question could be sent in the last round
-	hidden  bool               // and no answer given
+
+	sending, answering trouble
 }
 
 // serverKey names an mDNS server, which must be started again when its interface was replaced by one
@@ -136,23 +139,25 @@ func (r *multicastRun) round(ctx context.Context, found func(addr string)) error
 	if askErr != nil && len(r.servers) == 0 {
 		return fmt.Errorf("replicator: no multicast: cannot ask (%v) and cannot answer (%v)", askErr, serveErr)
 	}
-	switch mute := askErr != nil; {
-	case mute && !r.mute:
-		r.logger.Warn("multicast questions cannot be sent; others may still find this server", "err", askErr)
-		r.mute = true
-	case !mute && r.mute:
-		r.logger.Info("multicast questions can be sent again")
-		r.mute = false
-	}
-	switch hidden := len(r.servers) == 0; {
-	case hidden && !r.hidden:
-		r.logger.Warn("multicast questions cannot be answered; this server may find others and is not found", "err", serveErr)
-		r.hidden = true
-	case !hidden && r.hidden:
-		r.logger.Info("multicast questions can be answered again")
-		r.hidden = false
-	}
+	r.sending.log(r.logger, askErr != nil, askErr)
+	r.answering.log(r.logger, len(r.servers) == 0, serveErr)
 	return nil
+}
+
+// trouble is something that may fail for a while. It is logged when it begins and when it ends.
+type trouble struct {
+	begins, ends string
+	on           bool
+}
+
+func (x *trouble) log(logger *slog.Logger, on bool, err error) {
+	switch {
+	case on && !x.on:
+		logger.Warn(x.begins, "err", err)
+	case !on && x.on:
+		logger.Info(x.ends)
+	}
+	x.on = on
 }
 
 // serve keeps one mDNS server for each link. All share one zone: on Linux a

@@ -256,7 +256,7 @@ var mutants = []mutant{
 	{name: "writes in doubt count as written again", file: "internal/replica/checkpoint.go",
 		old: "\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n",
 		new: "\tif mutated(%q) {\n\t\td.keys = nil\n\t}\n\tfor _, key := range slices.Sorted(maps.Keys(d.keys)) {\n"},
-	{name: "an address that led to the replica itself rests for an hour", file: "gossip.go", test: "TestServerWhoseName.*",
+	{name: "an address that led to the replica itself rests for an hour", file: "gossip.go", test: "TestReplicaWhoseName.*",
 		old: "\tp.who.shared = p.who.shared || p.who.proven\n",
 		new: "\tif mutated(%q) {\n\t\tp.next = now.Add(time.Hour)\n\t}\n\tp.who.shared = p.who.shared || p.who.proven\n"},
 	{name: "a name is not tried at its other addresses", file: "dial.go", test: "TestNameThatLeads.*",

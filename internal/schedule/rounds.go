@@ -59,7 +59,7 @@ func (r *Rounds) RemoteChange(now time.Time, few bool) {
 // PeerFound starts a round: an address is new, or may be tried again.
 func (r *Rounds) PeerFound() { r.wanted = true }
 
-// Few reports whether a round reaches all replicas, where so many answer.
+// Few reports whether a round reaches all replicas, given how many answer.
 func (r *Rounds) Few(answering int) bool { return answering <= r.Fanout }
 
 // Next returns when the next round is to be held, if nothing happens before.
@@ -118,8 +118,8 @@ func (round *Round) Skips(c *Candidate, now time.Time) bool {
 	return round.Few && c.Current && now.Sub(c.Reached) < round.pause && now.Sub(c.Came) < 2*round.pause
 }
 
-// End ends a round that began now: sessions were started with so many peers that answer, and so many
-// addresses were probed. Pause is how long to wait for the next one at this velocity, see [Velocity.Pause].
+// End ends a round that began now, in which live sessions were started with peers that answer, and
+// probed addresses were probed. Pause is how long to wait for the next one at this velocity, see [Velocity.Pause].
 func (r *Rounds) End(now time.Time, round Round, live, probed int, pause time.Duration) {
 	// Only sessions that a change was the reason for keep the next change waiting long.
 	switch {

@@ -17,7 +17,7 @@ const (
 
 var start = time.Unix(1_800_000_000, 0)
 
-// held returns rounds of which one was just held, with so many sessions, and the next is far off.
+// held returns rounds of which one was just held, with that many sessions, and the next is far off.
 func held(t *testing.T, changed bool, live, probed int) *schedule.Rounds {
 	t.Helper()
 	r := &schedule.Rounds{Config: schedule.Config{Least: least, Most: most, Fanout: fanout, Rand: rand.New(rand.NewPCG(1, 1))}}

@@ -121,7 +121,8 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 		return s.gotHello(payload)
 	case kind == FrameVectors && s.step != waitHello && s.step != waitNothing:
 		return s.gotVectors(payload)
-	case kind == FrameAddresses && (s.step == WaitPull || s.step == waitVectors || s.step == WaitAnswer || s.step == waitTheirs): // of an acceptor, on their way when we did not pull
+	case kind == FrameAddresses && (s.step == WaitPull || s.step == waitVectors || s.step == WaitAnswer ||
+		s.step == waitTheirs): // of an acceptor, on their way when we did not pull
 		return s.gotAddresses(payload)
 	case kind == FramePull && (s.step == WaitPull || s.step == waitTheirs):
 		return s.serve(newServing(s, payload))

@@ -1,4 +1,4 @@
-// Command soak runs five real replicas through bad days: under constant writes they are
+// Command soak runs five real replicas under faults: under constant writes they are
 // killed, stopped, started and cut off from each other; their clocks disagree, and they
 // talk TLS. Now and then the load pauses and all must converge. At the end the command
 // compares their contents byte by byte, and with what each replica acknowledged.

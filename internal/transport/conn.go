@@ -123,7 +123,7 @@ type direction struct {
 	passed int           // bytes since the time was last renewed
 }
 
-// chunk cuts p to what one call may move: a Write tells nothing of its
+// chunk cuts p to what one call may move: a Write reports nothing of its
 // progress until it ends, and a limiter refuses more than its burst.
 func (d *direction) chunk(p []byte) []byte {
 	n := progressBytes

@@ -20,7 +20,7 @@ import (
 type side func(context.Context, net.Conn) (net.Conn, error)
 
 // pairing is what one end saw: the bytes of the other that it accepted, and how
-// it ended, as handshakeError tells it.
+// it ended, as handshakeError reports it.
 type pairing struct {
 	got []byte
 	err error

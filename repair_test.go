@@ -10,6 +10,7 @@ import (
 	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 )
@@ -40,7 +41,7 @@ func wound(t testing.TB, db *DB, key, what string) {
 	}
 }
 
-// pair are two servers that hold the same, and replicate only when told to.
+// pair are two replicas that hold the same, and replicate only when told to.
 func pair(t testing.TB) (a, b *DB) {
 	a = serve(t, Options{MaxInterval: time.Hour})
 	b = serve(t, Options{MaxInterval: time.Hour, Peers: []string{a.Addr().String()}})
@@ -65,7 +66,7 @@ func TestRepairMendsWhatIsLostHereAndHeldThere(t *testing.T) {
 	for _, what := range []string{"v", "l", "i", "vi", "vl", "il", "vil"} {
 		t.Run("without "+what, func(t *testing.T) {
 			a, b := pair(t)
-			want := shown(t, a)
+			want := testdb.Contents(t, a)
 			wound(t, b, "a07", what)
 			wound(t, b, "b07", what)
 			r, err := b.Verify(t.Context())
@@ -77,8 +78,8 @@ func TestRepairMendsWhatIsLostHereAndHeldThere(t *testing.T) {
 			require.Empty(t, r.Faults)
 			require.Positive(t, r.Mended)
 			require.NoError(t, b.Sync(t.Context())) // a key of which nothing is left has only the digest to tell
-			require.Equal(t, want, shown(t, b))
-			require.Equal(t, want, shown(t, a))
+			require.Equal(t, want, testdb.Contents(t, b))
+			require.Equal(t, want, testdb.Contents(t, a))
 			require.Equal(t, a.Digest(), b.Digest())
 			requireWhole(t, b)
 			requireWhole(t, a)
@@ -91,7 +92,7 @@ func TestRepairMendsWhatIsLostHereAndHeldThere(t *testing.T) {
 
 func TestRepairPutsBackWhatWasChangedPastTheWrapper(t *testing.T) {
 	a, b := pair(t)
-	want := shown(t, a)
+	want := testdb.Contents(t, a)
 	require.NoError(t, b.raw.Put([]byte("a07"), []byte("changed"), nil))
 	require.NoError(t, b.raw.Put([]byte("a39"), []byte("alive again"), nil))
 	require.NoError(t, b.raw.Put([]byte("stranger"), []byte("never logged"), nil))
@@ -102,7 +103,7 @@ func TestRepairPutsBackWhatWasChangedPastTheWrapper(t *testing.T) {
 	require.Equal(t, "stranger", string(r.Faults[0].Key))
 	require.Contains(t, r.Faults[0].Problem, "Adopt")
 	want["stranger"] = "never logged"
-	require.Equal(t, want, shown(t, b))
+	require.Equal(t, want, testdb.Contents(t, b))
 }
 
 // design.md: R4
@@ -121,7 +122,7 @@ func TestRepairDropsNothingThatNobodyElseHas(t *testing.T) {
 	require.Equal(t, "v", string(v))
 	_, err = b.Versions([]byte("k"))
 	require.ErrorIs(t, err, store.ErrCorrupted)
-	require.NoError(t, b.Put([]byte("k"), []byte("w"), nil), "writing it anew mends it")
+	require.NoError(t, b.Put([]byte("k"), []byte("w"), nil), "writing it again mends it")
 	requireWhole(t, b)
 }
 
@@ -158,11 +159,11 @@ func TestDamagedValueIsNotServedAsIfItWereWhole(t *testing.T) {
 			}
 			require.NoError(t, b.AddPeer(a.Addr().String()))
 			require.ErrorIs(t, b.Sync(t.Context()), store.ErrCorrupted)
-			require.Empty(t, shown(t, a))
+			require.Empty(t, testdb.Contents(t, a))
 			require.Contains(t, b.Status().Peers[0].Error, `"k"`)
 			require.NoError(t, b.Adopt(t.Context()))
 			require.NoError(t, b.Sync(t.Context()))
-			require.Equal(t, shown(t, b), shown(t, a))
+			require.Equal(t, testdb.Contents(t, b), testdb.Contents(t, a))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package replicator_test
+package system_test
 
 import (
 	"bufio"
@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
-
-	"github.com/level-replicator/replicator"
 )
 
 var killRounds = flag.Int("kill.rounds", 60, "how often to kill a process under load")
@@ -174,7 +174,7 @@ func requireAcknowledged(t *testing.T, dir, round string, v *victim, was map[str
 // TestKilledProcessesLoseNothing kills a real process under load again and again.
 // What it acknowledged must be there, and it must agree with its peer in the end.
 //
-//	go test -run TestKilledProcessesLoseNothing -kill.rounds 2000 -timeout 1h -v .
+//	go test -run TestKilledProcessesLoseNothing -kill.rounds 2000 -timeout 1h -v ./internal/system
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for half a minute")
@@ -217,7 +217,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	for db.Digest() != peer.Digest() {
 		require.NoError(t, db.Sync(ctx))
 	}
-	require.Equal(t, contents(t, db), contents(t, peer))
+	require.Equal(t, testdb.Contents(t, db), testdb.Contents(t, peer))
 	for k, want := range was {
 		got, err := peer.Get([]byte("a"+k), nil)
 		if want == "" {

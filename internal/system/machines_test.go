@@ -1,4 +1,4 @@
-package replicator
+package system_test
 
 import (
 	"bufio"
@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,14 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/internal/testca"
-	"github.com/miekg/dns"
+	"github.com/level-replicator/replicator/internal/testdns"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
-// machine is what a server in a namespace is started with.
+// machine is what a replica in a namespace is started with.
 type machine struct {
 	Name      string
 	Listen    string
@@ -36,7 +36,7 @@ type machine struct {
 	Resolve   bool     // names of peers, too, by that name server
 }
 
-// TestNamespaceReplica is a whole server in a namespace, for the tests below. It
+// TestNamespaceReplica is a whole replica in a namespace, for the tests below. It
 // does what the lines of its input say, and answers each.
 func TestNamespaceReplica(t *testing.T) {
 	var m machine
@@ -45,23 +45,24 @@ func TestNamespaceReplica(t *testing.T) {
 	}
 	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
 	require.NoError(t, err)
-	o := Options{
+	o := replicator.Options{
 		Name: m.Name, Listen: m.Listen, Peers: m.Peers, Secret: testca.SecretA, Logger: slog.New(slog.DiscardHandler),
 		ReadyTimeout: 50 * time.Millisecond, MaxInterval: 2 * time.Second,
 	}
 	if m.Multicast {
-		o.Discover = append(o.Discover, Multicast(&MulticastOptions{Logger: o.Logger}))
+		o.Discover = append(o.Discover, replicator.Multicast(&replicator.MulticastOptions{Logger: o.Logger}))
 	}
 	if m.DNS != "" {
-		o.Discover = append(o.Discover, DNS(m.DNS, &DNSOptions{Interval: 200 * time.Millisecond, Resolver: nameServerAt(m.Server)}))
+		o.Discover = append(o.Discover, replicator.DNS(m.DNS, &replicator.DNSOptions{Interval: 200 * time.Millisecond, Resolver: testdns.Resolver(m.Server)}))
 	}
 	if len(m.Records) > 0 {
-		serveRecords(t, m.Server, m.Records)
+		names, _ := testdns.Start(t, m.Server)
+		names.Set(t, m.Records...)
 	}
 	if m.Resolve {
-		net.DefaultResolver = nameServerAt(m.Server)
+		net.DefaultResolver = testdns.Resolver(m.Server)
 	}
-	db, err := Replicate(raw, &o)
+	db, err := replicator.Replicate(raw, &o)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
 	fmt.Println("ready")
@@ -70,17 +71,7 @@ func TestNamespaceReplica(t *testing.T) {
 	}
 }
 
-// nameServerAt asks one name server and no other.
-func nameServerAt(addr string) *net.Resolver {
-	return &net.Resolver{
-		PreferGo: true,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "udp", addr)
-		},
-	}
-}
-
-func obey(t *testing.T, db *DB, f []string) {
+func obey(t *testing.T, db *replicator.DB, f []string) {
 	switch f[0] {
 	case "put":
 		require.NoError(t, db.Put([]byte(f[1]), []byte(f[2]), nil))
@@ -101,7 +92,7 @@ func obey(t *testing.T, db *DB, f []string) {
 	case "peers":
 		var list []string
 		for _, p := range db.Status().Peers {
-			if p.State != PeerSelf {
+			if p.State != replicator.PeerSelf {
 				list = append(list, p.Name+"="+string(p.State))
 			}
 		}
@@ -115,17 +106,7 @@ func obey(t *testing.T, db *DB, f []string) {
 	}
 }
 
-func serveRecords(t *testing.T, addr string, records []string) {
-	conn, err := net.ListenPacket("udp", addr)
-	require.NoError(t, err)
-	n := &nameServer{}
-	n.set(t, records...)
-	s := &dns.Server{PacketConn: conn, Handler: n}
-	go s.ActivateAndServe()
-	t.Cleanup(func() { s.Shutdown() })
-}
-
-// machines starts a server in each namespace.
+// machines starts a replica in each namespace.
 func machines(t *testing.T, ns []string, ms ...machine) (cs []*inside) {
 	for i, m := range ms {
 		arg, err := json.Marshal(m)
@@ -148,7 +129,7 @@ func (c *inside) await(t *testing.T, start string) string {
 		require.NotContains(t, c.lines.Text(), "FAIL")
 	}
 	c.cmd.Wait() // and what it wrote to stderr is all there
-	t.Fatalf("the server ended before it said %q: %s", start, c.errs.String())
+	t.Fatalf("the replica ended before it said %q: %s", start, c.errs.String())
 	return ""
 }
 
@@ -158,7 +139,7 @@ func (c *inside) ask(t *testing.T, line string) {
 	require.NoError(t, err)
 }
 
-// spread has each server write, and requires that all have all of it.
+// spread has each replica write, and requires that all have all of it.
 func spread(t *testing.T, cs []*inside, name string, count int) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -206,21 +187,6 @@ func endAll(t *testing.T, cs []*inside) {
 	}
 	for _, c := range cs {
 		c.end(t)
-	}
-}
-
-// nft loads rules into a namespace, in a table of ours.
-func nft(t *testing.T, ns, rules string) {
-	t.Helper()
-	c := exec.Command("ip", "netns", "exec", ns, "nft", "-f", "-")
-	c.Stdin = strings.NewReader(rules)
-	out, err := c.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-}
-
-func needNft(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft, of the package nftables")
 	}
 }
 
@@ -329,91 +295,76 @@ func TestMachinesBehindBadNetworksAgree(t *testing.T) {
 	})
 }
 
-// badProxy passes connections on with a delay each way, and resets each after some
-// bytes.
-func badProxy(t *testing.T, to string, delay time.Duration, resetAfter int) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				out, err := net.Dial("tcp", to)
-				if err != nil {
-					in.Close()
-					return
-				}
-				budget := resetAfter/2 + rand.IntN(resetAfter)
-				go delayed(out, in, delay, budget)
-				delayed(in, out, delay, budget)
-			}()
+// TestMachinesThatKnowOnlyTheNameOfAllReplicate has each resolve the name to its own address
+// first, by a name server of its own.
+func TestMachinesThatKnowOnlyTheNameOfAllReplicate(t *testing.T) {
+	ns := bridged(t, 3, true, false, true)
+	var ms []machine
+	for i := range 3 {
+		m := machine{Name: fmt.Sprint("m", i), Listen: "0.0.0.0:9000", Peers: []string{"app.test:9000"}, Server: fmt.Sprintf("10.77.0.%d:5300", i+1), Resolve: true}
+		for j := range 3 {
+			m.Records = append(m.Records, fmt.Sprintf("app.test. 0 IN A 10.77.0.%d", (i+j)%3+1))
 		}
-	}()
-	return l.Addr().String()
+		ms = append(ms, m)
+	}
+	cs := machines(t, ns, ms...)
+	t.Log(spread(t, cs, "named", 3))
+	requireSameState(t, cs)
+	for _, c := range cs {
+		c.ask(t, "sync")
+		require.Equal(t, "sync <nil> false", c.await(t, "sync"))
+	}
+	endAll(t, cs)
 }
 
-func delayed(to, from net.Conn, delay time.Duration, budget int) {
-	type part struct {
-		b   []byte
-		due time.Time
-	}
-	parts := make(chan part, 1024)
-	go func() {
-		for p := range parts {
-			<-time.After(time.Until(p.due))
-			if budget -= len(p.b); budget < 0 {
-				to.(*net.TCPConn).SetLinger(0)
-				from.(*net.TCPConn).SetLinger(0)
-				to.Close()
-				from.Close()
-			}
-			to.Write(p.b)
-		}
-		to.Close()
-	}()
-	for {
-		b := make([]byte, 16<<10)
-		n, err := from.Read(b)
-		if n > 0 {
-			parts <- part{b[:n], time.Now().Add(delay)}
-		}
-		if err != nil {
-			close(parts)
-			return
-		}
-	}
+func TestMachineWhoseNameIsItsOwnSaysSo(t *testing.T) {
+	ns := bridged(t, 1, true, false, true)
+	cs := machines(t, ns, machine{Name: "m", Listen: "0.0.0.0:9000", Peers: []string{"app.test:9000"}, Server: "10.77.0.1:5300", Resolve: true,
+		Records: []string{"app.test. 0 IN A 10.77.0.1"}})
+	cs[0].ask(t, "sync")
+	require.Equal(t, "sync replicator: nothing was replicated: every address that is known (app.test:9000) leads to this replica itself true", cs[0].await(t, "sync"))
+	endAll(t, cs)
 }
 
-func TestServersBehindASlowProxyThatResetsAgree(t *testing.T) {
-	var dbs [2]*DB
-	var listeners [2]net.Listener
-	var proxies [2]string
-	for i := range listeners {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		listeners[i] = l
-		proxies[i] = badProxy(t, l.Addr().String(), 100*time.Millisecond, 600<<10) // more than a page, which is what a pull keeps
+// TestMachinesBehindOneAddressAreToldApart has three behind a router that translates their
+// addresses to its own.
+func TestMachinesBehindOneAddressAreToldApart(t *testing.T) {
+	needNft(t)
+	ns := namespaces(t, "hub", "rt", "h0", "h1", "h2")
+	hub, rt, hidden := ns[0], ns[1], ns[2:]
+	r := strings.NewReplacer("HUB", hub, "RT", rt)
+	ip(t, r.Replace(`-n HUB link set lo up
+		-n RT link add up0 type veth peer name eth0 netns HUB
+		-n HUB addr add 10.78.0.1/24 dev eth0
+		-n HUB link set eth0 up
+		-n RT addr add 10.78.0.2/24 dev up0
+		-n RT link set up0 up`))
+	for i, n := range hidden {
+		r := strings.NewReplacer("NS", n, "RT", rt, "#", fmt.Sprint(i))
+		ip(t, r.Replace(`-n NS link set lo up
+			-n RT link add down# type veth peer name eth0 netns NS
+			-n RT addr add 10.79.#.1/24 dev down#
+			-n RT link set down# up
+			-n NS addr add 10.79.#.2/24 dev eth0
+			-n NS link set eth0 up
+			-n NS route add default via 10.79.#.1`))
 	}
-	for i, l := range listeners {
-		dbs[i] = serve(t, Options{Listener: l, Advertise: proxies[i], Peers: []string{proxies[1-i]}, MaxInterval: time.Second})
+	out, err := exec.Command("ip", "netns", "exec", rt, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	nft(t, rt, "table ip nat {\nchain post {\ntype nat hook postrouting priority 100\noifname up0 masquerade\n}\n}\n")
+
+	ms := []machine{{Name: "hub", Listen: "0.0.0.0:9000"}}
+	for i := range hidden {
+		ms = append(ms, machine{Name: fmt.Sprint("h", i), Listen: "0.0.0.0:9000", Peers: []string{"10.78.0.1:9000"}})
 	}
-	value := make([]byte, 4000)
-	for i := range 300 {
-		for k, db := range dbs {
-			rand.NewChaCha8([32]byte{byte(i), byte(k)}).Read(value)
-			require.NoError(t, db.Put(fmt.Appendf(nil, "%d-%d", k, i), value, nil))
-		}
+	cs := machines(t, append([]string{hub}, hidden...), ms...)
+	for round := range 3 {
+		spread(t, cs, fmt.Sprint("round", round), 2)
+		cs[0].ask(t, "replicated 3")
+		cs[0].await(t, "replicated")
+		cs[0].ask(t, "peers")
+		require.Equal(t, "peers h0=ok h1=ok h2=ok", cs[0].await(t, "peers"))
 	}
-	start := time.Now()
-	for dbs[0].Digest() != dbs[1].Digest() || dbs[0].Status().Keys != 600 {
-		if time.Since(start) > 45*time.Second {
-			t.Fatalf("no agreement: %+v\n%+v", dbs[0].Status(), dbs[1].Status())
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-	t.Logf("agreed after %v and %d sessions", time.Since(start), dbs[0].Status().Sessions)
+	requireSameState(t, cs)
+	endAll(t, cs)
 }
