@@ -40,9 +40,10 @@ type sessionHost struct {
 type attempt struct {
 	result session.Result
 	pace   *transport.ProgressConn
-	at     string // where the connection led; empty if there was none
-	heeds  bool   // Dial asks which addresses to avoid
-	tried  bool   // and there was one to try
+	at     string        // where the connection led; empty if there was none
+	heeds  bool          // Dial asks which addresses to avoid
+	tried  bool          // and there was one to try
+	stays  *conversation // its connection stays open; nil if not
 	err    error
 }
 
@@ -53,14 +54,14 @@ func (db *DB) params(remembered causal.Origin) session.Params {
 	return session.Params{
 		Name: db.opts.Name, Cluster: db.opts.Cluster, Addr: db.advertised(), CachedPeer: remembered,
 		PageSize: session.PageSize, Window: db.network.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.Limits.MaxValue, MaxKey: db.opts.Limits.MaxKey,
-		Wants: db.waiters.wants, Asked: db.waiters.latest(),
+		Wants: db.waiters.wants, Asked: db.waiters.latest(), Stay: db.mayStay,
 	}
 }
 
 // converse holds a session over a connection that is through with its handshake.
-// The connection is closed then. peer returns the peer's address, once it is greeted.
-func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.ProgressConn, s *session.Session, tk *transport.Ticket, peer func() string) error {
-	defer conn.Close()
+// The connection is closed then, unless both replicas stay: then converse returns it. peer returns the
+// peer's address, once it is greeted.
+func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.ProgressConn, s *session.Session, tk *transport.Ticket, peer func() string) (stays *conversation, err error) {
 	db.network.talking.Add(1)
 	defer db.network.talking.Add(-1)
 	stop := context.AfterFunc(ctx, func() { pace.Close() })
@@ -68,12 +69,14 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.Progr
 	t := &conversation{db: db, conn: conn, pace: pace, session: s, ticket: tk, memory: reservation{of: &db.network.memory}, w: writers.Get().(*bufio.Writer), r: readers.Get().(*bufio.Reader)}
 	t.w.Reset(conn)
 	t.r.Reset(conn)
-	defer t.putBuffers()
 	t.work = pullWork{db: db, peer: peer}
 	t.packs = db.opts.Compression.packs(conn)
-	defer t.memory.keep(0)
-	defer t.work.end()
-	err := t.run(ctx)
+	err = t.run(ctx)
+	t.work.end()
+	if err == nil && s.Stream() != nil {
+		return t, nil
+	}
+	defer t.close()
 	if s.Result().Refused {
 		t.linger()
 	}
@@ -84,7 +87,14 @@ func (db *DB) converse(ctx context.Context, conn net.Conn, pace *transport.Progr
 		// What came of a pull that was cut off is kept.
 		err = errors.Join(err, s.Abandon())
 	}
-	return err
+	return nil, err
+}
+
+// close closes the connection and lets go of what was held for it.
+func (t *conversation) close() {
+	t.conn.Close()
+	t.memory.keep(0)
+	t.putBuffers()
 }
 
 func (t *conversation) run(ctx context.Context) error {
@@ -105,7 +115,7 @@ func (t *conversation) run(ctx context.Context) error {
 				return t.lastWord(ctx, err)
 			}
 		}
-		if t.session.Done() {
+		if t.session.Done() || t.session.Stream() != nil {
 			return nil
 		}
 		if err := t.step(ctx, greeted); err != nil {
@@ -202,9 +212,16 @@ func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (session.Resu
 		db.peers.free(p) // we gave up, which says nothing of the peer
 		return res, err
 	}
+	var link *liveLink
+	if a.stays != nil {
+		link = db.newLink(a.stays, p, p.addr, true)
+	}
 	db.ended(p, res, a.pace, started, err)
 	if !isSelf(err) { // that is no peer, and it comes again at every pause
 		db.report(p.addr, res, a.pace, time.Since(started), err)
+	}
+	if link != nil {
+		db.spawn(func() { link.keep(db.background) })
 	}
 	return res, err
 }
@@ -234,7 +251,7 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 	conn, err := db.network.security.ClientTo(dialing, a.pace, p.addr)
 	if err != nil {
 		a.err = &PeerError{p.addr, OpHandshake, err}
-	} else if err := db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
+	} else if a.stays, err = db.converse(ctx, conn, a.pace, s, nil, func() string { return p.addr }); err != nil {
 		a.err = &PeerError{p.addr, PeerOp(s.Op()), err}
 	}
 	return a
@@ -317,12 +334,16 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		}
 		return raw.RemoteAddr().String()
 	}
-	err = db.converse(ctx, conn, pace, s, tk, called)
+	stays, err := db.converse(ctx, conn, pace, s, tk, called)
 	addr := called()
 	if err != nil {
 		err = &PeerError{addr, PeerOp(s.Op()), tk.Explain(err)}
 	}
 	res := s.Result()
+	var link *liveLink
+	if stays != nil {
+		link = db.newLink(stays, from, addr, false)
+	}
 	switch stranger := res.Peer == (causal.Origin{}); {
 	case err != nil && ctx.Err() != nil:
 		db.peers.gone(from)
@@ -336,4 +357,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		db.ended(from, res, pace, started, err)
 	}
 	db.report(addr, res, pace, time.Since(started), err)
+	if link != nil {
+		link.keep(ctx)
+	}
 }

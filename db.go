@@ -153,6 +153,7 @@ func (db *DB) SetReadOnly() error {
 		}
 		db.queue.close(leveldb.ErrReadOnly)
 		db.waiters.bar(r, leveldb.ErrReadOnly)
+		db.links.leave() // what peers push would be refused
 	})
 	return err
 }

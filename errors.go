@@ -54,6 +54,7 @@ const (
 	OpHello     PeerOp = "hello"     // introducing one another
 	OpPull      PeerOp = "pull"      // taking what the peer has
 	OpServe     PeerOp = "serve"     // sending what the peer lacks
+	OpLink      PeerOp = "link"      // over a connection that stays open: news, either way
 	OpSession   PeerOp = "session"   // between these
 )
 

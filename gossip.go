@@ -81,7 +81,11 @@ func (db *DB) round(ctx context.Context, rounds *schedule.Rounds, now time.Time)
 	for _, p := range append(live, probed...) {
 		db.spawn(func() { db.call(ctx, p, session.Goal{}) })
 	}
-	rounds.End(now, round, len(live), len(probed), db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval))
+	pause := db.opts.MaxInterval
+	if !db.links.enough.Load() {
+		pause = db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
+	}
+	rounds.End(now, round, len(live), len(probed), pause)
 	if at, ok := db.peers.nextProbe(now); ok {
 		rounds.Probe(now, at)
 	}
@@ -92,13 +96,17 @@ func (db *DB) noteLocalChanges(changes int) {
 	if changes > 0 {
 		db.activity.count(time.Now(), changes)
 	}
-	db.gossip.localChange.Set()
+	if changes == 0 || !db.links.enough.Load() {
+		db.gossip.localChange.Set()
+	}
 }
 
 // noteRemoteChanges counts changes that came from a peer and has them passed on.
 func (db *DB) noteRemoteChanges(changes int) {
 	db.activity.count(time.Now(), changes)
-	db.gossip.remoteChange.Set()
+	if !db.links.enough.Load() {
+		db.gossip.remoteChange.Set()
+	}
 }
 
 // noteAlone logs once that no address leads to anybody else, and once that one does again.

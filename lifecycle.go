@@ -25,7 +25,8 @@ type lifecycle struct {
 	readyOnce    sync.Once
 	closing      atomic.Bool        // Close was called
 	closeTimeout time.Duration      // fixed
-	cancel       context.CancelFunc // ends all tasks
+	background   context.Context    // of all tasks
+	cancel       context.CancelFunc // ends it
 	tasks        sync.WaitGroup
 }
 
@@ -44,7 +45,7 @@ func (l *lifecycle) isClosing() bool { return isClosed(l.ending) }
 // run starts everything that goes on in the background.
 func (db *DB) run(fresh bool, tidying *replica.Tidying) {
 	ctx, cancel := context.WithCancel(context.Background())
-	db.cancel = cancel
+	db.background, db.cancel = ctx, cancel
 	db.spawn(func() { db.accept(ctx) })
 	db.spawn(func() { db.rounds(ctx) })
 	db.spawn(func() { db.maintain(ctx) })

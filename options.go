@@ -109,6 +109,12 @@ type Options struct {
 	// changes. Defaults: 20 ms and 10 s.
 	MinInterval, MaxInterval time.Duration
 
+	// IdleTimeout is how long the connection to a peer stays open without news. While it
+	// is open, writes are pushed over it as they are committed; afterwards the next
+	// write dials again. Default: 2 s. Negative: connections are closed after
+	// each session, and news waits for the next round.
+	IdleTimeout time.Duration
+
 	// Fanout is how many peers a round holds a session with. Default: 4.
 	Fanout int
 
@@ -235,6 +241,7 @@ type SessionEvent struct {
 	Peer     string        // address
 	Dialed   bool          // we called, not they
 	Idle     bool          // both sides held the same already
+	Live     bool          // the connection had stayed open after a session, and news was pushed over it until now
 	Pulled   int           // versions that came and were new here
 	Served   int           // versions that were sent
 	BytesIn  int64         //
@@ -321,6 +328,7 @@ func (c *Options) fillIn() {
 	}
 	duration(&c.MinInterval, 20*time.Millisecond)
 	duration(&c.MaxInterval, 10*time.Second)
+	duration(&c.IdleTimeout, 2*time.Second)
 	duration(&c.ReadyTimeout, 2*time.Second)
 	duration(&c.TombstoneTTL, 7*24*time.Hour)
 	duration(&c.PeerTTL, 14*24*time.Hour)

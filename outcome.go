@@ -59,6 +59,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 		db.noteLocalChanges(0)
 	}
 	db.noteAlone()
+	db.surveyLinks()
 	db.checkReady()
 	db.requestSync()
 }

@@ -34,6 +34,7 @@ type peer struct {
 	over      chan struct{} // closed when it is over; nil if nobody waits
 	tried     bool          // a session has ended, well or not
 	answering int           // sessions that it dialed are under way
+	linked    int           // connections to it that stay open
 	last      time.Time     // end of the last good session
 	came      time.Time     // end of the last good session that it dialed,
 	reached   time.Time     // and of the last that we dialed
@@ -178,7 +179,7 @@ func (ps *peers) addresses() []string {
 func (p *peer) candidate(now time.Time, vector causal.Sum) schedule.Candidate {
 	return schedule.Candidate{
 		Answers: p.live(), Busy: p.busy, Rests: p.next, Lately: p.answeredLately(now), Tried: p.tried,
-		Current: p.vectorSum == vector, Calling: p.answering > 0, Reached: p.reached, Came: p.came,
+		Current: p.vectorSum == vector, Calling: p.answering > 0, Linked: p.linked > 0, Reached: p.reached, Came: p.came,
 	}
 }
 
@@ -327,6 +328,34 @@ func (ps *peers) free(p *peer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p.freeLocked()
+}
+
+// linked notes that a link with a peer was made, or has ended.
+func (ps *peers) linked(p *peer, n int) {
+	if p == nil {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.linked += n
+}
+
+// moved notes what went over a link, and what the peer reported over it.
+func (ps *peers) moved(p *peer, more counts, vector causal.Sum, covered bool, now time.Time) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.pulled, p.served, p.in, p.out = p.pulled+more.pulled, p.served+more.served, p.in+more.in, p.out+more.out
+	p.last, p.seen, p.vectorSum = now, now, vector
+	if covered {
+		p.covered = now
+	}
+}
+
+// failed notes that a link ended with an error.
+func (ps *peers) failed(p *peer, dialed bool, err error, lately time.Duration) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.failedLocked(dialed, time.Now(), err, lately)
 }
 
 // gone notes that a session with a peer that dialed us is over.

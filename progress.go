@@ -84,7 +84,7 @@ type activity struct {
 
 // totals are since the opening.
 type totals struct {
-	sessions, pulled, served, in, out, mismatches int64
+	sessions, pulled, served, in, out, mismatches, pushes, duplicates int64
 }
 
 // count counts changes.
@@ -114,6 +114,18 @@ func (a *activity) ended(ev *SessionEvent, restored int) {
 	a.total.mismatches += int64(restored)
 }
 
+// moved counts what went over a link.
+func (a *activity) moved(more counts) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.total.pulled += more.pulled
+	a.total.served += more.served
+	a.total.in += more.in
+	a.total.out += more.out
+	a.total.pushes += more.pushes
+	a.total.duplicates += more.duplicates
+}
+
 // progress notes how far long work is.
 func (a *activity) progress(p Progress) {
 	a.mu.Lock()
@@ -138,6 +150,7 @@ func (a *activity) fill(s *Status, now time.Time, least, most time.Duration) {
 	s.Interval = a.velocity.Pause(now, least, most)
 	s.Sessions, s.Pulled, s.Served = a.total.sessions, a.total.pulled, a.total.served
 	s.BytesIn, s.BytesOut, s.Mismatches = a.total.in, a.total.out, a.total.mismatches
+	s.Pushes, s.Duplicates = a.total.pushes, a.total.duplicates
 	s.Work = []Progress{}
 	for _, w := range a.work {
 		s.Work = append(s.Work, w)

@@ -46,6 +46,7 @@ type DB struct {
 	network network
 	peers   *peers
 	gossip  gossip
+	links   links
 
 	// Callers and what they see. All of these guard themselves.
 	waiters  waiters
@@ -338,7 +339,9 @@ func (db *DB) committed(t *replica.Txn) {
 		n += int(store.Btoi(!t.Changes[i].Same))
 	}
 	if n > 0 {
-		if slices.ContainsFunc(t.Changes, func(c replica.Change) bool { return c.Local }) {
+		local := slices.ContainsFunc(t.Changes, func(c replica.Change) bool { return c.Local })
+		db.links.changed(local)
+		if local {
 			db.noteLocalChanges(n)
 		} else {
 			db.noteRemoteChanges(n)

@@ -48,6 +48,8 @@ type Status struct {
 	Served     int64 `json:"served"`  // versions sent to peers
 	BytesIn    int64 `json:"bytesIn"` // on the network, so with what TLS adds
 	BytesOut   int64 `json:"bytesOut"`
+	Pushes     int64 `json:"pushes"`     // news that went out over connections that stay open
+	Duplicates int64 `json:"duplicates"` // versions that were pushed to this replica and were known
 	Mismatches int64 `json:"mismatches"` // versions that had to come back after a digest differed
 
 	// What keeps it from replicating all.

@@ -267,6 +267,13 @@ func (w *waiter) heldBy(m *replica.Member) bool {
 	return true
 }
 
+// any reports whether a call waits.
+func (ws *waiters) any() bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.all) > 0
+}
+
 // wake ends the waits that are met: after a peer has reported what it knows, or else after this
 // replica has learnt something.
 func (ws *waiters) wake(r *replica.Replica, reported bool) {
@@ -320,6 +327,11 @@ func (db *DB) serveRequests(ctx context.Context, rounds *schedule.Rounds) {
 	n, now := need.peers, time.Now()
 	db.peers.each(func(p *peer) { n -= int(store.Btoi(p.busy && p.live())) })
 	due := func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] }
+	if len(need.source) == 0 { // peers are to report: those with a link do so over it
+		asked := db.links.ask(need.held)
+		n -= len(asked)
+		due = func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] && !asked[p.origin] }
+	}
 	for _, first := range []bool{true, false} {
 		skip := func(p *peer, _ *schedule.Candidate) bool { return !due(p) || first && !need.source[p.origin] }
 		live, others := db.peers.pick(rounds, max(n, 0), schedule.ProbesPerRound, now, causal.Sum{}, skip)

@@ -52,10 +52,7 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	if greeted {
 		limit = session.FrameCap
 	}
-	kind, payload, err := t.read(ctx, limit)
-	if kind == session.FramePacked && err == nil && greeted {
-		kind, payload, err = t.unpack(ctx, payload)
-	}
+	kind, payload, err := t.next(ctx, limit)
 	if err != nil {
 		var broken replica.ProtocolError
 		if errors.As(err, &broken) {
@@ -75,10 +72,26 @@ func (t *conversation) step(ctx context.Context, greeted bool) error {
 	}
 	t.work.follow(t.session, t.pace)
 	if kind == session.FrameVectors {
-		t.db.with(func(r *replica.Replica) { t.db.waiters.wake(r, true) })
+		t.db.reported()
 	}
 	t.memory.keep(t.session.Retained())
 	return err
+}
+
+// reported ends the waits that a peer's report has met.
+func (db *DB) reported() {
+	if db.waiters.any() {
+		db.with(func(r *replica.Replica) { db.waiters.wake(r, true) })
+	}
+}
+
+// next reads one frame, and unpacks it if it is packed. A first frame, which may be no larger than a hello, is not.
+func (t *conversation) next(ctx context.Context, limit int) (session.FrameType, []byte, error) {
+	kind, payload, err := t.read(ctx, limit)
+	if kind == session.FramePacked && err == nil && limit == session.FrameCap {
+		return t.unpack(ctx, payload)
+	}
+	return kind, payload, err
 }
 
 func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, []byte, error) {
@@ -101,8 +114,10 @@ func (t *conversation) read(ctx context.Context, limit int) (session.FrameType, 
 }
 
 // flush sends what the session has to say.
-func (t *conversation) flush() error {
-	frames := t.session.Frames()
+func (t *conversation) flush() error { return t.send(t.session.Frames()) }
+
+// send sends frames.
+func (t *conversation) send(frames []session.Frame) error {
 	if len(frames) == 0 {
 		return nil
 	}

@@ -12,10 +12,17 @@ import (
 // Link is one live session. One goroutine uses it at a time.
 type Link struct {
 	*session.Stream
+	Pushes     int64 // that went out
+	Duplicates int64 // versions that came and were known
+
 	pace    *schedule.Pace
 	small   func() bool
 	pushing time.Time // when the push under way began; zero: there is none
+	until   time.Time // the peer has to say bye before; zero: nobody has yet
 }
+
+// byeTimeout is how long a peer that is leaving, or is left, may stay silent.
+const byeTimeout = 5 * time.Second
 
 // New returns a link over a stream that has just begun. small reports whether all replicas have links
 // with one another. A number drawn from 0 to 1 spreads how long the link lasts.
@@ -35,9 +42,11 @@ func (l *Link) PushNow() { l.pace.PushNow() }
 // Receive takes in a frame. After an error the link is done.
 func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) error {
 	err := l.Stream.Receive(kind, payload)
+	l.until = time.Time{}
 	e := l.Events()
 	if e.Pushed {
 		l.pace.Took(now)
+		l.Duplicates += int64(e.Versions - e.New)
 		// It came too late, and will do so again; but whoever writes in a small cluster tells everybody.
 		if e.Versions > 0 && e.New == 0 && (e.Relayed > 0 || !l.small()) {
 			l.Spare()
@@ -58,6 +67,12 @@ func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) er
 // Step does what is due now. Frames may be to be sent after it, and More then reports whether Produce
 // has to be called.
 func (l *Link) Step(now time.Time) {
+	if l.Leaving() {
+		if l.until.IsZero() {
+			l.until = now.Add(byeTimeout)
+		}
+		return
+	}
 	switch l.pace.Due(now) {
 	case schedule.Push:
 		if !l.pushing.IsZero() || l.More() {
@@ -82,13 +97,24 @@ func (l *Link) Step(now time.Time) {
 	}
 }
 
-// Wrote notes that all frames have been sent that there were.
-func (l *Link) Wrote(now time.Time) {
-	if !l.pushing.IsZero() && !l.More() {
-		l.pace.Pushed(now, now.Sub(l.pushing))
-		l.pushing = time.Time{}
+// Wrote notes that all frames have been sent that there were, and reports whether a push ended with them.
+func (l *Link) Wrote(now time.Time) (pushed bool) {
+	if l.pushing.IsZero() || l.More() {
+		return false
 	}
+	l.pace.Pushed(now, now.Sub(l.pushing))
+	l.pushing = time.Time{}
+	l.Pushes++
+	return true
 }
 
 // Next returns when Step will have something to do, if nothing happens before.
-func (l *Link) Next() time.Time { return l.pace.Next() }
+func (l *Link) Next() time.Time {
+	if l.Leaving() {
+		return l.until
+	}
+	return l.pace.Next()
+}
+
+// Overdue reports whether the peer has not said bye in time.
+func (l *Link) Overdue(now time.Time) bool { return !l.until.IsZero() && !now.Before(l.until) }

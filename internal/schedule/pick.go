@@ -23,6 +23,7 @@ type Candidate struct {
 
 	Current bool      // it has the version vector that we have
 	Calling bool      // it holds a session that it dialed
+	Linked  bool      // a connection to it is open over which news goes
 	Reached time.Time // end of the last good session that we dialed,
 	Came    time.Time // and of the last that it dialed
 }

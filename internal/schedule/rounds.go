@@ -113,7 +113,7 @@ func (round *Round) Skips(c *Candidate, now time.Time) bool {
 	case !c.Answers:
 		return false
 	case round.Changed:
-		return c.Calling || c.Current
+		return c.Calling || c.Current || c.Linked
 	}
 	return round.Few && c.Current && now.Sub(c.Reached) < round.pause && now.Sub(c.Came) < 2*round.pause
 }

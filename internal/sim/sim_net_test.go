@@ -198,7 +198,9 @@ func (w *simWorld) cut(c *simConn) {
 }
 
 // streaming reports whether neither end has ended, and both stay.
-func (c *simConn) streaming() bool { return c.ends[0].s.Stream() != nil && c.ends[1].s.Stream() != nil }
+func (c *simConn) streaming() bool {
+	return !c.ends[0].over && !c.ends[1].over && c.ends[0].s.Stream() != nil && c.ends[1].s.Stream() != nil
+}
 
 // live has one end of a connection that stays do something by itself.
 func (w *simWorld) live(c *simConn, i int) {

@@ -1,0 +1,372 @@
+package replicator
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/link"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// linkLife is how long a link lasts, about, while there is always news: then it is made again with the
+// same peer or another, under the secrets and certificates of then.
+const linkLife = 5 * time.Minute
+
+// links are the live sessions of a replica.
+type links struct {
+	list   atomic.Pointer[[]*liveLink] // replaced, never changed
+	small  atomic.Bool                 // all replicas that answer may have links with one another
+	enough atomic.Bool                 // the links carry changes, and no rounds need to
+
+	mu sync.Mutex // held where list is replaced
+}
+
+func (ls *links) all() []*liveLink {
+	if list := ls.list.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+// with returns the link with a peer, or nil.
+func (ls *links) with(o causal.Origin) *liveLink {
+	for _, l := range ls.all() {
+		if l.link.Peer() == o {
+			return l
+		}
+	}
+	return nil
+}
+
+// changed notes a commit. The queue's slot is held.
+func (ls *links) changed(local bool) {
+	for _, l := range ls.all() {
+		if local {
+			l.local.Store(true)
+		} else {
+			l.remote.Store(true)
+		}
+		l.wake.Set()
+	}
+}
+
+// ask has peers report what they have on disk, but for some, and returns those that were asked.
+func (ls *links) ask(but map[causal.Origin]bool) map[causal.Origin]bool {
+	asked := map[causal.Origin]bool{}
+	for _, l := range ls.all() {
+		if o := l.link.Peer(); !but[o] {
+			asked[o] = true
+			l.asked.Store(true)
+			l.wake.Set()
+		}
+	}
+	return asked
+}
+
+// enter takes in a link. Of two with the same peer one stays, and both replicas agree which: that
+// which the lesser origin dialed. enter reports whether it is the new one.
+func (ls *links) enter(l *liveLink) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	list := slices.Clone(ls.all())
+	if i := slices.IndexFunc(list, func(o *liveLink) bool { return o.link.Peer() == l.link.Peer() }); i >= 0 {
+		if l.link.Dialer().Compare(list[i].link.Dialer()) >= 0 {
+			return false
+		}
+		list[i].leave()
+		list = slices.Delete(list, i, i+1)
+	}
+	list = append(list, l)
+	ls.list.Store(&list)
+	return true
+}
+
+func (ls *links) remove(l *liveLink) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(ls.all()), func(o *liveLink) bool { return o == l })
+	ls.list.Store(&list)
+}
+
+// leave has all links closed, once what is under way is sent. They may come again.
+func (ls *links) leave() {
+	for _, l := range ls.all() {
+		l.leave()
+	}
+}
+
+// mayStay reports whether the connection to a peer may become a link. The queue's slot is held.
+func (db *DB) mayStay(o causal.Origin) bool {
+	return db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && len(db.links.all()) < 2*db.opts.Fanout && db.links.with(o) == nil
+}
+
+// surveyLinks works out whether the links carry changes: every peer that answers has one, or as many
+// have as a round would reach.
+func (db *DB) surveyLinks() {
+	all := true
+	met := 0
+	db.peers.each(func(p *peer) {
+		met += int(store.Btoi(p.state == PeerOK))
+		all = all && (p.linked > 0 || !p.live() || p.addr == "" || p.who.guest)
+	})
+	n := len(db.links.all())
+	db.links.small.Store(met <= db.opts.Fanout)
+	db.links.enough.Store(n > 0 && (all || n >= db.opts.Fanout))
+}
+
+// liveLink is a live session over the connection of a session that has ended. One goroutine reads and
+// another writes, so that two replicas that both push much never wait for each other.
+type liveLink struct {
+	db     *DB
+	t      *conversation // w and packing belong to the goroutine that writes, r and memory to the one that reads
+	peer   *peer         // nil: there are too many
+	addr   string
+	dialed bool
+	began  time.Time
+	wake   signal // something changed, or there are frames to be sent
+
+	local, remote atomic.Bool // changes since the writing goroutine last looked
+	asked         atomic.Bool // a caller waits for a report of the peer
+	leaving       atomic.Bool // the link is to be closed
+
+	frames []session.Frame // that are being written
+
+	mu      sync.Mutex // guards what follows
+	link    *link.Link
+	err     error
+	counted counts // what Status already has of it
+}
+
+// counts are what went over a link.
+type counts struct{ pulled, served, pushes, duplicates, in, out int64 }
+
+func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveLink {
+	now := time.Now()
+	config := schedule.PaceConfig{Silence: db.opts.IdleTimeout, Life: linkLife}
+	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal()}
+	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
+	r := t.session.Result()
+	l.counted = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
+	l.local.Store(true) // there may have been changes since the session read its last state
+	db.peers.linked(p, 1)
+	if !db.links.enter(l) {
+		l.leave()
+	}
+	db.surveyLinks()
+	return l
+}
+
+// keep runs the link to its end, and takes note of that.
+func (l *liveLink) keep(ctx context.Context) {
+	db := l.db
+	err := l.run(ctx)
+	l.mu.Lock()
+	l.movedLocked(time.Now())
+	theirs, res := l.link.Known().VectorSum, l.link.Result()
+	l.mu.Unlock()
+	l.t.close()
+	db.links.remove(l)
+	db.peers.linked(l.peer, -1)
+	db.surveyLinks()
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil && !broken(err) {
+		err = &PeerError{l.addr, OpLink, err}
+		if l.peer != nil {
+			db.peers.failed(l.peer, l.dialed, err, 4*db.opts.MaxInterval)
+		}
+	}
+	var ours causal.Sum
+	db.with(func(r *replica.Replica) { ours = r.Known.VectorSum })
+	if theirs != ours {
+		db.gossip.localChange.Set()
+	}
+	db.requestSync()
+	ev := SessionEvent{Peer: l.addr, Dialed: l.dialed, Live: true, Pulled: res.Pulled, Served: res.Served, Duration: time.Since(l.began), Err: err}
+	if f := db.opts.Events.Session; f != nil {
+		f(ev)
+	}
+}
+
+// broken reports whether an error says only that a connection is gone. That is no fault of the peer:
+// if it is gone as well, the next session finds out.
+func broken(err error) bool {
+	var net net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &net) || errors.Is(err, errNoBye)
+}
+
+// errNoBye ends a link whose peer does not answer a bye.
+var errNoBye = errors.New("the peer does not say bye")
+
+// leave has the link closed, once what is under way is sent.
+func (l *liveLink) leave() {
+	l.leaving.Store(true)
+	l.wake.Set()
+}
+
+// run keeps a link until either side closes it.
+func (l *liveLink) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { l.t.pace.Close() })
+	defer stop()
+	var reading sync.WaitGroup
+	reading.Go(func() { l.fail(l.read(ctx)) })
+	err := l.write(ctx)
+	if l.link.Result().Refused {
+		l.t.pace.SetDeadline(time.Now().Add(session.LingerTimeout)) // the peer may still send, and is to read why it was refused
+		reading.Wait()
+	}
+	l.t.conn.Close()
+	reading.Wait()
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if l.link.Done() {
+		return err
+	}
+	return errors.Join(err, l.link.Abandon()) // what came of a push that was cut off is kept
+}
+
+// fail ends the link with an error, or with none.
+func (l *liveLink) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+	}
+	l.wake.Set()
+}
+
+// write does what is due and sends what there is to send, until the link is done.
+func (l *liveLink) write(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	spoke := time.Now()
+	for {
+		more, done, next, err := l.step(time.Now())
+		if len(l.frames) > 0 {
+			if e := l.t.send(l.frames); e != nil {
+				return errors.Join(err, e)
+			}
+			l.t.pace.FrameDone()
+			spoke = time.Now()
+			l.wrote(spoke)
+		}
+		switch {
+		case err != nil || done:
+			return err
+		case more:
+			continue
+		}
+		now := time.Now()
+		if keepalive := spoke.Add(session.KeepaliveInterval); !keepalive.After(now) {
+			if err := l.t.send([]session.Frame{{Kind: session.FrameKeepalive}}); err != nil {
+				return err
+			}
+			spoke = now
+		} else if keepalive.Before(next) {
+			next = keepalive
+		}
+		timer.Reset(next.Sub(now))
+		select {
+		case <-l.wake.C():
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// step does what is due now and takes out the frames to be sent.
+func (l *liveLink) step(now time.Time) (more, done bool, next time.Time, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.local.Swap(false) {
+		l.link.LocalChange(now)
+	}
+	if l.remote.Swap(false) {
+		l.link.RemoteChange(now)
+	}
+	if l.asked.Swap(false) {
+		l.link.PushNow()
+	}
+	if l.leaving.Load() {
+		l.link.Leave()
+	}
+	if l.link.Overdue(now) {
+		l.err = cmp.Or(l.err, errNoBye)
+	}
+	if l.err == nil {
+		if l.link.Step(now); l.link.More() {
+			l.err = l.link.Produce()
+		}
+	}
+	l.frames = append(l.frames[:0], l.link.Frames()...)
+	return l.link.More(), l.link.Done(), l.link.Next(), l.err
+}
+
+// wrote notes that what step took out is sent.
+func (l *liveLink) wrote(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.link.Wrote(now) {
+		l.movedLocked(now)
+	}
+}
+
+// read takes in frames until the link is done.
+func (l *liveLink) read(ctx context.Context) error {
+	for {
+		kind, payload, err := l.t.next(ctx, session.FrameCap)
+		if err != nil {
+			return err
+		}
+		l.t.pace.FrameDone()
+		if done, err := l.take(kind, payload); done || err != nil {
+			return err
+		}
+		if kind == session.FrameVectors {
+			l.db.reported()
+		}
+	}
+}
+
+// take takes in a frame.
+func (l *liveLink) take(kind session.FrameType, payload []byte) (done bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	err = l.link.Receive(now, kind, payload)
+	l.t.memory.keep(l.link.Retained())
+	if kind == session.FrameVectors || kind == session.FrameEnd {
+		l.movedLocked(now)
+	}
+	l.wake.Set()
+	return l.link.Done(), err
+}
+
+// movedLocked brings what is counted, and what is shown of the peer, up to date.
+func (l *liveLink) movedLocked(now time.Time) {
+	db, known, res := l.db, l.link.Known(), l.link.Result()
+	covered := false
+	db.with(func(r *replica.Replica) { covered = r.Known.Within(causal.Covered, known, causal.Covered) })
+	is := counts{int64(res.Pulled), int64(res.Served), l.link.Pushes, l.link.Duplicates, l.t.pace.In.Load(), l.t.pace.Out.Load()}
+	more := counts{is.pulled - l.counted.pulled, is.served - l.counted.served, is.pushes - l.counted.pushes, is.duplicates - l.counted.duplicates, is.in - l.counted.in, is.out - l.counted.out}
+	l.counted = is
+	db.activity.moved(more)
+	if l.peer != nil {
+		db.peers.moved(l.peer, more, known.VectorSum, covered, now)
+	}
+}
