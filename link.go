@@ -107,9 +107,11 @@ func (ls *links) leave() {
 	}
 }
 
-// mayStay reports whether the connection to a peer may become a link. The queue's slot is held.
-func (db *DB) mayStay(o causal.Origin) bool {
-	return db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && len(db.links.all()) < 2*db.opts.Fanout && db.links.with(o) == nil
+// mayStay reports whether the connection to a peer may become a link, and whether there was news lately.
+// The queue's slot is held.
+func (db *DB) mayStay(o causal.Origin) (may, news bool) {
+	news = db.activity.since(time.Now()) < db.opts.IdleTimeout
+	return db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && len(db.links.all()) < 2*db.opts.Fanout && db.links.with(o) == nil, news
 }
 
 // surveyLinks works out whether the links carry changes: every peer that answers has one, or as many
@@ -143,7 +145,7 @@ type liveLink struct {
 
 	frames []session.Frame // that are being written
 
-	mu      sync.Mutex // guards what follows
+	turn    chan struct{} // capacity 1, held by who uses what follows
 	link    *link.Link
 	err     error
 	counted counts // what Status already has of it
@@ -155,7 +157,7 @@ type counts struct{ pulled, served, pushes, duplicates, in, out int64 }
 func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveLink {
 	now := time.Now()
 	config := schedule.PaceConfig{Silence: db.opts.IdleTimeout, Life: linkLife}
-	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal()}
+	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal(), turn: make(chan struct{}, 1)}
 	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
 	r := t.session.Result()
 	l.counted = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
@@ -172,10 +174,10 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 func (l *liveLink) keep(ctx context.Context) {
 	db := l.db
 	err := l.run(ctx)
-	l.mu.Lock()
+	l.lock()
 	l.movedLocked(time.Now())
 	theirs, res := l.link.Known().VectorSum, l.link.Result()
-	l.mu.Unlock()
+	l.unlock()
 	l.t.close()
 	db.links.remove(l)
 	db.peers.linked(l.peer, -1)
@@ -241,58 +243,88 @@ func (l *liveLink) run(ctx context.Context) error {
 
 // fail ends the link with an error, or with none.
 func (l *liveLink) fail(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.lock()
+	defer l.unlock()
 	if l.err == nil {
 		l.err = err
 	}
 	l.wake.Set()
 }
 
-// write does what is due and sends what there is to send, until the link is done.
+// write does what is due and sends what there is to send, until the link is done. While the other
+// goroutine is at work for long, it says so to the peer.
 func (l *liveLink) write(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	spoke := time.Now()
+	spoke, sent := time.Now(), false
+	// wait waits for one of two events, until a time, and reports whether one came.
+	wait := func(turn chan<- struct{}, wake <-chan struct{}, until time.Time) (bool, error) {
+		for {
+			now := time.Now()
+			if keepalive := spoke.Add(session.KeepaliveInterval); !keepalive.After(now) {
+				if err := l.t.send([]session.Frame{{Kind: session.FrameKeepalive}}); err != nil {
+					return false, err
+				}
+				spoke = now
+			} else if timer.Reset(min(keepalive.Sub(now), until.Sub(now))); !until.After(now) {
+				return false, nil
+			}
+			select {
+			case turn <- struct{}{}:
+				return true, nil
+			case <-wake:
+				return true, nil
+			case <-timer.C:
+			case <-ctx.Done():
+				return false, ctx.Err()
+			}
+		}
+	}
 	for {
-		more, done, next, err := l.step(time.Now())
-		if len(l.frames) > 0 {
+		if !l.tryLock() {
+			if _, err := wait(l.turn, nil, spoke.Add(time.Hour)); err != nil {
+				return err
+			}
+		}
+		if sent {
+			l.wroteLocked(spoke)
+		}
+		more, done, next, err := l.stepLocked(time.Now())
+		l.unlock()
+		if sent = len(l.frames) > 0; sent {
 			if e := l.t.send(l.frames); e != nil {
 				return errors.Join(err, e)
 			}
 			l.t.pace.FrameDone()
 			spoke = time.Now()
-			l.wrote(spoke)
 		}
 		switch {
 		case err != nil || done:
 			return err
-		case more:
+		case more || sent:
 			continue
 		}
-		now := time.Now()
-		if keepalive := spoke.Add(session.KeepaliveInterval); !keepalive.After(now) {
-			if err := l.t.send([]session.Frame{{Kind: session.FrameKeepalive}}); err != nil {
-				return err
-			}
-			spoke = now
-		} else if keepalive.Before(next) {
-			next = keepalive
-		}
-		timer.Reset(next.Sub(now))
-		select {
-		case <-l.wake.C():
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if _, err := wait(nil, l.wake.C(), next); err != nil {
+			return err
 		}
 	}
 }
 
-// step does what is due now and takes out the frames to be sent.
-func (l *liveLink) step(now time.Time) (more, done bool, next time.Time, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *liveLink) lock() { l.turn <- struct{}{} }
+
+func (l *liveLink) tryLock() bool {
+	select {
+	case l.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l *liveLink) unlock() { <-l.turn }
+
+// stepLocked does what is due now and takes out the frames to be sent.
+func (l *liveLink) stepLocked(now time.Time) (more, done bool, next time.Time, err error) {
 	if l.local.Swap(false) {
 		l.link.LocalChange(now)
 	}
@@ -317,10 +349,8 @@ func (l *liveLink) step(now time.Time) (more, done bool, next time.Time, err err
 	return l.link.More(), l.link.Done(), l.link.Next(), l.err
 }
 
-// wrote notes that what step took out is sent.
-func (l *liveLink) wrote(now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// wroteLocked notes that what stepLocked took out is sent.
+func (l *liveLink) wroteLocked(now time.Time) {
 	if l.link.Wrote(now) {
 		l.movedLocked(now)
 	}
@@ -345,8 +375,8 @@ func (l *liveLink) read(ctx context.Context) error {
 
 // take takes in a frame.
 func (l *liveLink) take(kind session.FrameType, payload []byte) (done bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.lock()
+	defer l.unlock()
 	now := time.Now()
 	err = l.link.Receive(now, kind, payload)
 	l.t.memory.keep(l.link.Retained())

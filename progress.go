@@ -95,6 +95,13 @@ func (a *activity) count(now time.Time, changes int) {
 	a.recent.Add(now, changes)
 }
 
+// since is how long ago the last change was counted.
+func (a *activity) since(now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Sub(a.velocity.Last())
+}
+
 // pause is how long to wait between two rounds, see [schedule.Velocity.Pause].
 func (a *activity) pause(now time.Time, least, most time.Duration) time.Duration {
 	a.mu.Lock()

@@ -46,7 +46,7 @@ type Pace struct {
 	report    time.Time // vectors are due; zero: they are not
 	request   time.Time // news that the peer has is asked for; zero: none is missing
 	notBefore time.Time // no push begins before
-	news      time.Time // the last push, either way
+	news      time.Time // the last that there was here, or that came
 	end       time.Time // of its life; zero: none
 }
 
@@ -67,6 +67,7 @@ func (p *Pace) LocalChange(now time.Time, small bool) { p.changed(now, small, sm
 func (p *Pace) RemoteChange(now time.Time, small bool) { p.changed(now, small, false) }
 
 func (p *Pace) changed(now time.Time, small, always bool) {
+	p.news = now
 	p.push = p.push || always || !p.lazy
 	p.reportBy(now.Add(reportDelay(small)))
 }
@@ -89,7 +90,7 @@ func (p *Pace) Pushing() { p.push, p.report = false, time.Time{} }
 
 // Pushed notes that a push went out, and how long making and writing it took.
 func (p *Pace) Pushed(now time.Time, took time.Duration) {
-	p.news, p.notBefore = now, now.Add(pushShare*took)
+	p.notBefore = now.Add(pushShare * took)
 }
 
 // Reported notes that the vectors went out without a push.

@@ -31,6 +31,9 @@ func (v *Velocity) Now(now time.Time) float64 {
 	return v.rate * math.Exp2(-float64(past)/float64(velocityHalfLife))
 }
 
+// Last is when changes were last counted.
+func (v *Velocity) Last() time.Time { return v.at }
+
 // Pause is how long to wait between two rounds: least / velocity (in changes per
 // second), but at least least and at most most. A single change after silence has
 // a velocity of 0.14 and a pause of 7 least; at one change per second and more the

@@ -32,7 +32,8 @@ type Hello struct {
 	Apart          bool          // it asks for values that are named only, and says what it takes:
 	maxValue       uint64        // the greatest value, and
 	maxKey         uint64        // the greatest key
-	stays          bool          // the connection may stay open afterwards, see Stream
+	stays          bool          // the connection may stay open afterwards, see Stream,
+	news           bool          // and there was news lately
 }
 
 const helloMagic = "lrep"
@@ -51,7 +52,7 @@ func (h *Hello) Append(b []byte) []byte {
 	b = store.AppendSum(b, h.digest)
 	b = append(b, h.CachedOrigin[:]...)
 	b = binary.AppendUvarint(b, h.cachedRev)
-	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3|byte(store.Btoi(h.stays))<<4)
+	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3|byte(store.Btoi(h.stays))<<4|byte(store.Btoi(h.news))<<5)
 	b = binary.BigEndian.AppendUint32(b, h.AddrHash)
 	b = binary.BigEndian.AppendUint32(b, h.cachedAddrHash)
 	if h.Apart {
@@ -77,7 +78,7 @@ func DecodeHello(b []byte) (h Hello, err error) {
 	h.CachedOrigin, h.cachedRev = d.Origin(), d.Uint()
 	flags := d.Byte()
 	h.following, h.wants, h.hasGoal = flags&1 != 0, flags&2 != 0, flags&4 != 0
-	h.stays = flags&16 != 0 && h.Max >= streamVersion
+	h.stays, h.news = flags&16 != 0 && h.Max >= streamVersion, flags&32 != 0
 	h.AddrHash, h.cachedAddrHash = d.Uint32(), d.Uint32()
 	if h.Apart = flags&8 != 0; h.Apart {
 		h.maxValue, h.maxKey = d.Uint(), d.Uint()
@@ -100,7 +101,9 @@ func (s *Session) sendHello(peer causal.Origin) {
 		}
 		s.mine.wants = s.params.Wants != nil && s.params.Wants(r, peer)
 		s.mine.hasGoal = s.params.Goal.any()
-		s.mine.stays = s.params.Stay != nil && s.params.Stay(peer) && len(r.HeldBack) == 0 && !s.mine.hasGoal
+		if s.params.Stay != nil && len(r.HeldBack) == 0 && !s.mine.hasGoal {
+			s.mine.stays, s.mine.news = s.params.Stay(peer)
+		}
 	})
 	s.told.addrs = s.host.Addresses()
 	s.told.addrs = s.told.addrs[:min(len(s.told.addrs), MaxAddresses)]
@@ -174,7 +177,11 @@ func (s *Session) afterHello() error {
 	known := acceptor.CachedOrigin == dialer.Origin && acceptor.cachedRev == dialer.Rev && acceptor.cachedAddrHash == dialer.AddrHash
 	if equal && known && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.hasGoal {
 		s.result.Idle = true
-		s.finishWell()
+		if s.stays() {
+			s.startStream()
+		} else {
+			s.finishWell()
+		}
 		return nil
 	}
 	if s.theirs.CachedOrigin == s.mine.Origin {

@@ -44,9 +44,10 @@ type Params struct {
 	// Wants reports whether the peer should bring to disk what it covers, and report it. It is called
 	// within Host.With. Nil: never.
 	Wants func(r *replica.Replica, peer causal.Origin) bool
-	// Stay reports whether the connection to a peer may stay open after the session, see Stream; a dialer may not know
-	// the peer yet. It is called within Host.With. Nil: never.
-	Stay  func(peer causal.Origin) bool
+	// Stay reports whether the connection to a peer may stay open after the session, see Stream, and whether there was
+	// news here lately, so that there is a reason to. A dialer may not know the peer yet. It is called within Host.With.
+	// Nil: never.
+	Stay  func(peer causal.Origin) (may, news bool)
 	Asked uint64 // names the latest of those who wanted that when the session began: see Result
 
 	Goal

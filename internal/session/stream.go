@@ -57,10 +57,12 @@ func (s *Session) Stream() *Stream {
 	return s.stream
 }
 
-// stays reports whether this replica, which has accepted the session, would stay.
+// stays reports whether both replicas stay once the session has ended: both may, and there was news. In a session
+// that was not idle the acceptor decides.
 func (s *Session) stays() bool {
 	r := &s.result
-	return s.theirs.stays && s.mine.stays && r.Pulled+r.Served > 0 && r.Skipped == NotSkipped && !r.Partial && !r.HeldBack && !r.Withheld
+	news := s.mine.news || s.theirs.news || r.Pulled+r.Served > 0
+	return s.theirs.stays && s.mine.stays && news && r.Skipped == NotSkipped && !r.Partial && !r.HeldBack && !r.Withheld
 }
 
 // startStream is what follows the last word of a session whose replicas stay.

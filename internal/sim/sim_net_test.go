@@ -36,7 +36,9 @@ func (w *simWorld) params(n *simNode) session.Params {
 		Name: fmt.Sprint("n", n.id), Addr: fmt.Sprintf("n%d:9000", n.id),
 		PageSize: w.conf.pageSize, ListBelow: w.conf.listBelow, BatchSize: w.conf.batchSize, MaxValue: n.maxValue, MaxKey: 64,
 		Window: w.conf.window(),
-		Stay:   func(causal.Origin) bool { return w.conf.stays && !w.healed && len(w.conns) < 12 },
+		Stay: func(causal.Origin) (may, news bool) {
+			return w.conf.stays && !w.healed && len(w.conns) < 12, w.stats.steps%3 == 0
+		},
 	}
 }
 
