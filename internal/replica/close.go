@@ -13,7 +13,7 @@ import (
 // flush holds.
 func MarkClean(raw *leveldb.DB, r *Replica) error {
 	flushes, err := store.MemtableFlushes(raw)
-	if err == nil && (r.Unsynced || flushes > 0) {
+	if err == nil && (r.unsynced || flushes > 0) {
 		b := new(leveldb.Batch)
 		r.StageFlushed(b)
 		if err = raw.Write(b, nil); err == nil {

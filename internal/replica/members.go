@@ -114,7 +114,7 @@ func (r *Replica) stageMembers(b leveldb.BatchReplay) {
 
 func (t *Txn) StageMembers() { t.R.stageMembers(&t.Batch) }
 
-func (r *Replica) ReadMembers() error {
+func (r *Replica) readMembers() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindMember), nil)
 	defer it.Release()
 	for it.Next() {

@@ -11,8 +11,8 @@ import (
 // the first that is merged (M7).
 func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
 	for _, w := range peer.Rows {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
-		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
+		t.raiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
+		t.raiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
 	}
 }
 
@@ -147,9 +147,9 @@ func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *caus
 			continue
 		}
 		for _, d := range y.Context {
-			t.RaiseWatermark(causal.Pruned, d)
+			t.raiseWatermark(causal.Pruned, d)
 		}
-		t.RaiseWatermark(causal.Pruned, y.Dot)
+		t.raiseWatermark(causal.Pruned, y.Dot)
 	}
 	return kept
 }

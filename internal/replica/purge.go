@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -41,7 +42,7 @@ const agedLooks = 64
 // the queue free, and those that may be purged are looked up again then.
 type Purging struct {
 	s     stability
-	Step  int           // tombstones that are looked at in one state
+	Step  int           // tombstones that are looked at in one state; 0: as many as is usual
 	from  []byte        // the key to go on at
 	Done  bool          // all were looked at
 	left  remaining     // of those that were
@@ -55,9 +56,9 @@ type foundTombstone struct {
 	aged  bool // it is not stable, but old
 }
 
-// PurgeStep is how many tombstones are looked at in one state of the database, so that
+// purgeStep is how many tombstones are looked at in one state of the database, so that
 // none is held for long.
-const PurgeStep = 4096
+const purgeStep = 4096
 
 func (r *Replica) stability() stability {
 	s := stability{now: r.Now(), ttl: r.TombstoneTTL, disk: r.Known.Vector(causal.Durable), stable: r.stableVector(), contextsDurable: r.contextsDurable()}
@@ -168,7 +169,7 @@ func (r *Replica) PurgeDue() bool {
 }
 
 func (r *Replica) BeginPurge() *Purging {
-	p := &Purging{s: r.stability(), Step: PurgeStep}
+	p := &Purging{s: r.stability()}
 	r.fresh = remaining{}
 	return p
 }
@@ -209,7 +210,7 @@ func (p *Purging) find(v *View) (keys [][]byte, err error) {
 	p.proof, p.found = nil, map[string]foundTombstone{}
 	for n := 0; marks.Next(); n++ {
 		key := store.UserKey(marks.Key())
-		if n >= p.Step {
+		if n >= cmp.Or(p.Step, purgeStep) {
 			p.from = slices.Clone(key)
 			return keys, marks.Error()
 		}
@@ -277,12 +278,12 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 	s := t.R.stability()
 	for _, d := range p.proof {
-		t.RequireDurable(causal.Purged, d)
+		t.requireDurable(causal.Purged, d)
 	}
 	if len(p.proof) > 0 {
 		for _, d := range t.R.Known.Vector(causal.Pruned) {
 			d.Seq = min(d.Seq, t.R.Known.Seq(causal.Covered, d.Origin))
-			t.RequireDurable(causal.Purged, d)
+			t.requireDurable(causal.Purged, d)
 		}
 	}
 	return OneByOne(func(t *Txn, key []byte) error { return p.forget(t, &s, key) })(t, keys)
@@ -311,5 +312,5 @@ func (p *Purging) forget(t *Txn, s *stability, key []byte) error {
 			return nil
 		}
 	}
-	return t.ReplaceQuietly(key, old, k, nil)
+	return t.replaceQuietly(key, old, k, nil)
 }

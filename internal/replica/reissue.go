@@ -90,7 +90,7 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 		}
 		if nth == len(drawn) {
 			o := t.R.Draw()
-			t.R.Assign(o)
+			t.R.assign(o)
 			t.R.Own[o] = true
 			drawn = append(drawn, causal.Dot{Origin: o, Seq: 0})
 		}
@@ -104,5 +104,5 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 	if len(now) < len(vs) {
 		return drawn, t.replace(key, old, k, now, false)
 	}
-	return drawn, t.ReplaceQuietly(key, old, k, now)
+	return drawn, t.replaceQuietly(key, old, k, now)
 }

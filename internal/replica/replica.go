@@ -26,7 +26,7 @@ type Replica struct {
 
 	store.Counters
 
-	Rewound      *Rewound // how the store was found, if it was older than when it was closed
+	rewound      *rewound // how the store was found, if it was older than when it was closed
 	MayHaveStale bool     // a crash may have left stale log entries, until a sweep has ended
 
 	// observers learn of every change as it is taken in: whoever reads states one after another

@@ -72,17 +72,17 @@ type resume struct {
 // resumePoint is a record, as of some revision: of nothing, it is empty.
 type resumePoint struct {
 	rev    uint64
-	Record []byte
+	record []byte
 }
 
-// ResumePoint encodes what is remembered now.
-func (r *Replica) ResumePoint() resumePoint {
+// resumePoint encodes what is remembered now.
+func (r *Replica) resumePoint() resumePoint {
 	p := resumePoint{rev: r.Resume.Rev}
 	if p.rev == r.Resume.safe.rev {
 		return r.Resume.safe
 	}
-	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].Resume.rev == p.rev {
-		return r.flushMarks[n-1].Resume
+	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].resume.rev == p.rev {
+		return r.flushMarks[n-1].resume
 	}
 	pending := r.Pending
 	if pending == nil {
@@ -96,7 +96,7 @@ func (r *Replica) ResumePoint() resumePoint {
 	for _, d := range pending.Basis {
 		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
 	}
-	p.Record = store.AppendSpanMap(b, r.Above)
+	p.record = store.AppendSpanMap(b, r.Above)
 	return p
 }
 
@@ -110,7 +110,7 @@ func (r *Replica) resumable(p resumePoint) {
 // stageResume writes the latest point that is on disk, if it is another than is stored.
 func (t *Txn) stageResume() {
 	r := t.R
-	if p := r.ResumePoint(); !r.Unsynced || len(p.Record) == 0 { // that there is none is always true
+	if p := r.resumePoint(); !r.unsynced || len(p.record) == 0 { // that there is none is always true
 		r.resumable(p)
 	}
 	if p := r.Resume.safe; p.rev > r.Resume.saved {
@@ -121,9 +121,9 @@ func (t *Txn) stageResume() {
 
 func (r *Replica) writeResume(b leveldb.BatchReplay, p resumePoint) {
 	switch {
-	case len(p.Record) > 0:
+	case len(p.record) > 0:
 		r.Resume.stored = true
-		b.Put(store.MetaResume, p.Record)
+		b.Put(store.MetaResume, p.record)
 	case r.Resume.stored:
 		b.Delete(store.MetaResume)
 	}
@@ -140,14 +140,14 @@ func (r *Replica) readResume() error {
 		return err
 	}
 	r.Resume.stored = true
-	if p, above, ok := DecodeResume(v); ok {
+	if p, above, ok := decodeResume(v); ok {
 		r.Pending, r.Above = p, above
 	}
 	return nil
 }
 
-// DecodeResume reads the record of a resume point.
-func DecodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
+// decodeResume reads the record of a resume point.
+func decodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
 	d := store.Decoder{B: record}
 	if d.Format() != nil {
 		return nil, nil, false

@@ -50,7 +50,7 @@ func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Sibl
 			t.Batch.Delete(t.keyBuf)
 		}
 	}
-	next := stagedKey{Key: key, state: now, full: true}
+	next := stagedKey{key: key, state: now, full: true}
 	c := Change{Key: key, Old: old, Local: local, WasConflict: was}
 	switch {
 	case len(now) == 0:
@@ -75,7 +75,7 @@ func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Sibl
 	if k != nil {
 		*k = next
 	} else {
-		t.Staged.add(next)
+		t.staged.add(next)
 	}
 	return nil
 }
@@ -134,9 +134,9 @@ func (t *Txn) stageIndex(key []byte, now store.Siblings) []byte {
 	return append(t.records.Take(len(t.buf)), t.buf...)
 }
 
-// ReplaceQuietly stages a state that differs from the old one in nothing that
+// replaceQuietly stages a state that differs from the old one in nothing that
 // those who watch would call a change.
-func (t *Txn) ReplaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
+func (t *Txn) replaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
 	n := len(t.Changes)
 	err := t.replace(key, old, k, now, false)
 	for i := range t.Changes[n:] {

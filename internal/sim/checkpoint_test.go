@@ -37,7 +37,7 @@ func relyOnLearntProof(t *testing.T, key string) {
 	s.talk(a, b)
 	for _, n := range s.nodes { // all is on disk, and both know it of both; b has not written that down
 		n.disk.flushAll()
-		n.r.Checkpoint(nil)
+		n.r.NoteOnDisk(n.r.FlushMark())
 	}
 	s.talk(a, b)
 	s.talk(a, b)
@@ -92,7 +92,7 @@ func TestCheckpoint_IsWrittenWithTheWatermarkThatNeedsIt(t *testing.T) {
 	self := a.r.Self
 	a.put("k", "v")
 	a.del("k")
-	a.r.Checkpoint(nil) // on disk, but it is written nowhere
+	a.r.NoteOnDisk(a.r.FlushMark()) // on disk, but it is written nowhere
 	a.purge()
 	require.Empty(t, a.log())
 	a.reopen(replica.HighestClock)

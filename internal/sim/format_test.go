@@ -336,10 +336,7 @@ func TestFormat_GoldenRecordsOpenAsADatabase(t *testing.T) {
 	require.EqualValues(t, 1, n.r.Tombstones)
 	require.EqualValues(t, 1, n.r.Conflicts)
 	counted := n.r.Digest
-	n.r.Digest, n.r.Keys, n.r.Tombstones, n.r.Conflicts = causal.Sum{}, 0, 0, 0
-	_, err = n.r.Recount()
-	require.NoError(t, err)
-	require.Equal(t, counted, n.r.Digest, "what was marked at the close is what the log-index adds up to")
+	require.Equal(t, counted, countIndex(t, n).Digest, "what was marked at the close is what the log-index adds up to")
 	require.Len(t, n.versions("both"), 2)
 	require.Equal(t, "from alpha", string(n.versions("both")[0].Value))
 	require.True(t, n.versions("gone")[0].Deleted)

@@ -307,9 +307,9 @@ func TestPull_ResumesAfterARestart(t *testing.T) {
 				case "closed":
 					require.NoError(t, replica.MarkClean(b.db, b.r))
 				case "killed":
-					m := replica.FlushMark{Vector: b.r.Known.Vector(causal.Covered), Commits: b.r.Commits, Resume: b.r.ResumePoint()}
+					m := b.r.FlushMark()
 					require.NoError(t, store.Flush(b.db))
-					b.r.OnDisk(m)
+					b.r.NoteOnDisk(m)
 					require.NoError(t, b.Commit(func(t *replica.Txn) error { t.StageCheckpoints(); return nil }))
 				default:
 					require.NoError(t, b.Commit(func(t *replica.Txn) error { t.StageCheckpoints(); return nil }))
@@ -355,7 +355,7 @@ func TestPull_ResumePointOfAnOlderStoreIsNotBelieved(t *testing.T) {
 	require.NoError(t, b.db.Put(store.KindKey(store.KindMeta, []byte("flushed")), []byte("another opening"), nil)) // as if a table were missing
 	require.NoError(t, b.db.Close())
 	b = openNode(t, st, replica.HighestClock)
-	require.NotNil(t, b.r.StillRewound())
+	require.NotEmpty(t, b.r.Rewound())
 	require.Empty(t, b.r.Above, "what it says may be among what is missing")
 	require.NoError(t, b.db.Close())
 	b = openNode(t, st, replica.HighestClock)

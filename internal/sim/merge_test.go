@@ -14,31 +14,41 @@ import (
 func TestMerge_AsksTheResolverAgainAboutAKeyThatGrew(t *testing.T) {
 	a := newNode(t)
 	a.put("k", "v")
-	ds := &replica.Decisions{Made: map[replica.Question]replica.Decision{}}
-	stage := func(vs ...store.Version) {
+	asked := 0
+	a.r.Resolve = func(key []byte, x, y *store.Version) store.Version {
+		asked++
+		return replica.HighestClock(key, x, y)
+	}
+	ds := new(replica.Decisions)
+	undecided := func(vs ...store.Version) bool {
 		tx := a.r.Begin()
-		tx.Decisions, ds.Open = ds, nil
-		for _, v := range vs {
-			_, err := tx.Merge([]byte("k"), []store.Version{v}, &causal.Knowledge{})
-			require.NoError(t, err)
-		}
+		tx.Decisions = ds
+		_, err := tx.Merge([]byte("k"), vs, &causal.Knowledge{})
+		require.NoError(t, err)
+		return ds.Undecided()
 	}
-	answer := func() {
-		for _, o := range ds.Open {
-			ds.Made[replica.Question{Key: string(o.Key), Names: store.Siblings(o.Vs).DotSum()}] = replica.Decision{Shown: o.Vs[0]}
-		}
+	decide := func() (pairs int) {
+		asked = 0
+		require.True(t, ds.Decide(a.r.Resolve, Never))
+		return asked
 	}
-	stage(foreign(1, 1))
-	require.Len(t, ds.Open, 1)
-	answer()
-	stage(foreign(1, 1))
-	require.Empty(t, ds.Open, "it was asked")
-	stage(foreign(1, 1), foreign(2, 1))
-	require.Len(t, ds.Open, 1, "but not of these three")
-	require.Len(t, ds.Open[0].Vs, 3)
-	ds.Rounds = replica.DecisionRounds
-	stage(foreign(3, 1))
-	require.Empty(t, ds.Open, "in the end it is asked at once")
+	vs := []store.Version{foreign(1, 1)}
+	require.True(t, undecided(vs...))
+	require.Equal(t, 1, decide())
+	require.False(t, undecided(vs...), "it was asked")
+	vs = append(vs, foreign(2, 1))
+	require.True(t, undecided(vs...), "but not about these three")
+	require.Equal(t, 2, decide())
+	require.Equal(t, 2, asked, "never while the request is staged")
+	for o := byte(3); ; o++ {
+		if vs, asked = append(vs, foreign(o, 1)), 0; !undecided(vs...) {
+			break
+		}
+		require.Zero(t, asked)
+		require.Less(t, o, byte(20), "in the end it is asked at once")
+		decide()
+	}
+	require.Equal(t, len(vs), asked)
 }
 
 // design.md: M3

@@ -39,7 +39,9 @@ func TestOpen_TokenIsLostOnlyIfNobodyCanBringItsWrite(t *testing.T) {
 	require.False(t, lost(6))
 	a.r.NoteSuccession(now, []causal.Origin{gone})
 	require.True(t, lost(6))
-	require.False(t, a.r.Ended(a.r.Self))
+	own, err := a.r.Lost(causal.Dot{Origin: a.r.Self, Seq: a.r.Seq + 1})
+	require.NoError(t, err)
+	require.False(t, own, "this incarnation has not ended")
 }
 
 // design.md: W4
@@ -89,8 +91,8 @@ func TestOpen_AfterACrashRestartsFromTheCheckpoint(t *testing.T) {
 	a.saved()
 	a.put("l", "perhaps not")
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: self, Seq: 2})
-		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: self, Seq: 2})
+		raiseWatermark(t, causal.Pruned, causal.Dot{Origin: self, Seq: 2})
+		raiseWatermark(t, causal.Purged, causal.Dot{Origin: self, Seq: 2})
 		return nil
 	}))
 	a.reopen(replica.HighestClock)

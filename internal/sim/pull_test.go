@@ -176,7 +176,7 @@ func TestPull_TakesWatermarksWhereTheWritesAreKnown(t *testing.T) {
 	a.put("k", "1")
 	talk(t, a, b)
 	require.NoError(t, b.Commit(func(t *replica.Txn) error {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
+		raiseWatermark(t, causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
 		return nil
 	}))
 	a.put("k", "2") // else both would hold the same, and have nothing to talk about
@@ -261,7 +261,7 @@ func TestPull_PageCarriesTheWatermarksOfItsState(t *testing.T) {
 		}
 		if pages++; pages == 1 { // so the vectors at the start did not say so
 			require.NoError(t, a.Commit(func(t *replica.Txn) error {
-				t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
+				raiseWatermark(t, causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
 				return nil
 			}))
 		} else if pages == 3 {

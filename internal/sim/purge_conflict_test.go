@@ -23,8 +23,8 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	require.Equal(t, "-", a.get("k"))
 	require.Len(t, a.versions("k"), 2)
 	for range 3 {
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 		talk(t, a, b)
 	}
 	a.purge()
@@ -34,8 +34,8 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	a.del("k")
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	a.purge()
 	require.Empty(t, a.versions("k"))
@@ -54,8 +54,8 @@ func TestPurge_KeepsAConflictWhicheverSiblingWins(t *testing.T) {
 	b.put("k", "w") // clock 2: shown
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	for _, n := range []*node{a, b} {
 		require.False(t, n.due(), "nothing is to be looked at")
@@ -87,23 +87,26 @@ func TestPurge_ConflictThatAPeerPurgedEndsHereToo(t *testing.T) {
 	b.put("k", "w")
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		old, k, err := t.Lookup([]byte("k"))
+		old, _, err := t.Lookup([]byte("k"))
 		if err != nil {
 			return err
 		}
-		kept := store.Siblings{}
+		var kept []store.Version
+		var purged causal.Knowledge
 		for _, v := range old {
 			if !v.Deleted {
 				kept = append(kept, v)
 				continue
 			}
-			t.RequireDurable(causal.Purged, v.Dot)
+			purged.Raise(causal.Covered, v.Dot)
+			purged.Raise(causal.Purged, v.Dot)
 		}
-		return t.ReplaceQuietly([]byte("k"), old, k, kept)
+		t.JoinWatermarks(&purged)
+		return t.DropPurged([]byte("k"), kept, &purged)
 	}))
 	require.Len(t, a.versions("k"), 1)
 	for range 2 {

@@ -429,7 +429,7 @@ func (n *simNode) secure() error {
 	if errors.Is(err, replica.ErrMuchInDoubt) || errors.Is(err, store.ErrCorrupted) {
 		return nil
 	}
-	if n.r != nil && err == nil && n.r.Unsynced {
+	if n.r != nil && err == nil && !n.r.OnDisk(n.r.FlushMark()) {
 		n.w.fail(fmt.Errorf("n%d: something is in doubt after all was written again", n.id))
 	}
 	return err

@@ -50,7 +50,7 @@ func (n *node) copied() *node {
 // saved makes all that a node has durable, as two flushes of the memtable do, and
 // writes that down.
 func (n *node) saved() {
-	n.r.Checkpoint(nil)
+	n.r.NoteOnDisk(n.r.FlushMark())
 	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
 		t.StageCheckpoints()
 		return nil

@@ -245,7 +245,7 @@ func (w *simWorld) heal() {
 	w.settleDown(before)
 	for _, n := range w.up() { // all is on disk, and everybody hears of that
 		n.disk.flushAll()
-		n.r.Checkpoint(nil)
+		n.r.NoteOnDisk(n.r.FlushMark())
 		w.ignore(n.upkeep())
 	}
 	w.settleDown(before)
