@@ -81,7 +81,7 @@ func (r *Replica) readFormat(cluster string) error {
 
 // StageClean writes that everything is on disk and what need not be counted at
 // the next opening. It must be committed with Sync, after a flush.
-func (r *Replica) StageClean(b leveldb.BatchReplay) {
+func (r *Replica) StageClean(b leveldb.BatchReplay) error {
 	for _, d := range r.Known.Vector(causal.Covered) {
 		r.Known.Raise(causal.Durable, d)
 	}
@@ -96,6 +96,7 @@ func (r *Replica) StageClean(b leveldb.BatchReplay) {
 	rec = store.AppendVector(rec, r.Cloud, r)
 	b.Put(store.MetaClean, rec)
 	r.writeResume(b, r.resumePoint())
+	return r.stageClosed(b)
 }
 
 func (r *Replica) readClean() (bool, error) {

@@ -29,22 +29,22 @@ func (w *rewound) String() string {
 		w.closed.Keys, w.closed.Tombstones, w.found.Keys, w.found.Tombstones)
 }
 
-// StageFlushed writes the record that is to be flushed to a table.
-func (r *Replica) StageFlushed(b leveldb.BatchReplay) {
+// stageFlushed writes the record that is to be flushed to a table.
+func (r *Replica) stageFlushed(b leveldb.BatchReplay) {
 	b.Put(metaFlushed, append([]byte{store.FormatVersion}, r.Self[:]...))
 }
 
-// StageClosed names, beside the mark of a clean close, the record that was flushed, and
+// stageClosed names, beside the mark of a clean close, the record that was flushed, and
 // writes once more what an opening needs of an older state.
-func (r *Replica) StageClosed(b leveldb.BatchReplay) error {
-	for key, from := range map[string][]byte{
-		string(metaClosed): metaFlushed, string(store.MetaFormat): store.MetaFormat, string(store.MetaLocal): store.MetaLocal, string(store.MetaAdopt): store.MetaAdopt,
+func (r *Replica) stageClosed(b leveldb.BatchReplay) error {
+	for _, c := range []struct{ key, from []byte }{
+		{metaClosed, metaFlushed}, {store.MetaFormat, store.MetaFormat}, {store.MetaLocal, store.MetaLocal}, {store.MetaAdopt, store.MetaAdopt},
 	} {
-		switch rec, err := r.Store.Get(from, nil); err {
+		switch rec, err := r.Store.Get(c.from, nil); err {
 		case nil:
-			b.Put([]byte(key), rec)
+			b.Put(c.key, rec)
 		case leveldb.ErrNotFound:
-			b.Delete([]byte(key))
+			b.Delete(c.key)
 		default:
 			return err
 		}

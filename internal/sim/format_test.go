@@ -161,12 +161,8 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 
 	a.put("key-01", "once more, so that the proofs and members differ")
 	require.NoError(t, a.Commit(func(t *replica.Txn) error { t.StageMembers(); return nil }))
-	flushed, clean := new(leveldb.Batch), new(leveldb.Batch)
-	a.r.StageFlushed(flushed)
-	require.NoError(t, a.db.Write(flushed, nil))
-	a.r.StageClean(clean)
-	require.NoError(t, a.r.StageClosed(clean))
-	require.NoError(t, a.db.Write(clean, nil))
+	require.NoError(t, replica.MarkClean(a.db, a.r))
+	require.NoError(t, a.db.Delete(store.MetaFlush, nil)) // it only made the memtable full
 	return all, a
 }
 

@@ -394,8 +394,7 @@ func (n *simNode) close() error {
 	n.disk.flush()
 	n.alone = true
 	err := n.commitWith(func(t *replica.Txn) error {
-		n.r.StageClean(&t.Batch)
-		return nil
+		return n.r.StageClean(&t.Batch)
 	}, true)
 	n.alone = false
 	if err != nil {
