@@ -203,7 +203,7 @@ func (r *Replica) Flushed(count uint64) {
 	m := r.FlushMark()
 	m.count = count
 	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].count == count {
-		r.flushMarks[n-1] = m // a later claim, due no later
+		r.flushMarks[n-1] = m // a later version vector, due no later
 	} else {
 		r.flushMarks = append(r.flushMarks, m)
 	}
@@ -303,7 +303,7 @@ func (t *Txn) rewrite(key []byte) error {
 	if err != nil && err != leveldb.ErrNotFound {
 		return err
 	}
-	odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownOf(raw, err == leveldb.ErrNotFound))
+	odd, err := Unlogged(t.R.Store, t.R, t.R.Resolve, key, s, store.FingerprintOf(raw, err == leveldb.ErrNotFound))
 	if err != nil {
 		return err
 	}
@@ -314,7 +314,7 @@ func (t *Txn) rewrite(key []byte) error {
 	if err != nil {
 		return err
 	}
-	// The batch that took a mark away may be among those that are in doubt.
+	// The batch that took a hint away may be among those that are in doubt.
 	if !InConflict(vs) {
 		t.Batch.Delete(store.KindKey(store.KindConflict, key))
 	}

@@ -75,7 +75,7 @@ func (r *Replica) readOrigins() error {
 	defer it.Release()
 	for it.Next() {
 		if a := store.UserKey(it.Key()); len(a) != 4 || binary.BigEndian.Uint32(a) != uint32(len(r.aliases)) {
-			return fmt.Errorf("replicator: origin record %d is missing; the database is damaged", len(r.aliases))
+			return fmt.Errorf("replicator: origin record %d is missing; the database is corrupted", len(r.aliases))
 		}
 		d := store.Decoder{B: it.Value()}
 		if err := d.Format(); err != nil {
@@ -94,7 +94,7 @@ func (r *Replica) readOrigins() error {
 			r.Own[w.Origin] = true
 		}
 		// O2: what lies above the checkpoint may be lost, so nothing above it is
-		// covered, and absence proves nothing about it. What is there may have seen
+		// covered, and that it is absent says nothing. What is there may have seen
 		// more than its contexts say all the same: Pruned stays.
 		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
 		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])

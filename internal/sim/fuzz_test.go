@@ -299,11 +299,11 @@ func FuzzMarkOfAConflict(f *testing.F) {
 	c.Add([]byte{store.FormatVersion, store.FlagDeleted})
 	c.Add([]byte{})
 	fuzzing.Run1(c, func(t testing.TB, record []byte) {
-		s, known := store.DecodeShown(record)
+		s, known := store.DecodeResolved(record)
 		if !known {
 			return
 		}
-		again, known := store.DecodeShown(s.Append(nil))
+		again, known := store.DecodeResolved(s.Append(nil))
 		require.True(t, known)
 		require.Equal(t, s, again)
 	})

@@ -106,9 +106,9 @@ func TestMerge_KeepsConcurrentVersionsWhateverTheirClocks(t *testing.T) {
 	a.put("k", "a2")
 	b.put("k", "b1")
 	talk(t, a, b)
-	require.Equal(t, "a2", a.get("k"), "the highest clock is shown")
+	require.Equal(t, "a2", a.get("k"), "the highest clock wins")
 	require.Len(t, a.versions("k"), 2, "and what was written without knowing of it is kept")
-	b.put("k", "settled")
+	b.put("k", "resolved")
 	talk(t, a, b)
 	require.Len(t, a.versions("k"), 1)
 	requireEqualNodes(t, a, b)
@@ -127,10 +127,10 @@ func TestMerge_SkipsWhatAHeldVersionHasSeen(t *testing.T) {
 func TestMerge_WatermarkOfTheSenderSupersedes(t *testing.T) {
 	a := newNode(t)
 	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	proof.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	a.mergeFrom(proof, foreign(2, 1))
+	peer := &causal.Knowledge{}
+	peer.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	peer.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	a.mergeFrom(peer, foreign(2, 1))
 	require.Equal(t, []string{"2/1"}, a.values("k"))
 }
 

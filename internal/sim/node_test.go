@@ -204,8 +204,8 @@ func userData(t testing.TB, db *leveldb.DB) map[string]string {
 }
 
 // foreign is a version by another replica.
-func foreign(o byte, seq uint64, vv ...causal.Dot) store.Version {
-	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: vv, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
+func foreign(o byte, seq uint64, context ...causal.Dot) store.Version {
+	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: context, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
 }
 
 // countIndex counts what the log-index names.
@@ -228,9 +228,9 @@ func raiseWatermark(t *replica.Txn, c causal.Column, d causal.Dot) {
 	t.JoinWatermarks(&peer)
 }
 
-func (n *node) mergeFrom(proof *causal.Knowledge, vs ...store.Version) {
+func (n *node) mergeFrom(peer *causal.Knowledge, vs ...store.Version) {
 	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
-		_, err := t.Merge([]byte("k"), vs, proof)
+		_, err := t.Merge([]byte("k"), vs, peer)
 		return err
 	}))
 }

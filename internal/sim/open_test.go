@@ -29,7 +29,7 @@ func TestOpen_TokenIsLostOnlyIfNobodyCanBringItsWrite(t *testing.T) {
 	require.True(t, lost(5))
 	other := a.r.NoteSeen(causal.Origin{3}, "other")
 	other.Known.Raise(causal.Covered, causal.Dot{Origin: gone, Seq: 5})
-	require.False(t, lost(5), "a member claims it")
+	require.False(t, lost(5), "a member covers it")
 	require.True(t, lost(6))
 	a.mergeFrom(&causal.Knowledge{}, foreign(1, 3))
 	require.False(t, lost(6), "something of it is held")
@@ -123,7 +123,7 @@ func TestOpen_OrphanIsReissuedWithItsDotInTheContext(t *testing.T) {
 	require.True(t, a.r.Known.Covers(vs[0].Dot))
 }
 
-// An orphan comes back from a peer by which nothing is proved yet, and so stands beside an earlier
+// An orphan comes back from a peer whose watermarks do not cover it yet, and so stands beside an earlier
 // version that its shortened context leaves out. Under its new name it says that it saw that.
 // design.md: O5
 func TestOpen_ReissuedOrphanReplacesEarlierVersionsOfItsOrigin(t *testing.T) {

@@ -18,7 +18,7 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	b.put("k", "v") // clock 1
 	a.put("k", "w")
 	a.put("k", "w2")
-	a.del("k") // clock 3: shown
+	a.del("k") // clock 3: the winner
 	talk(t, a, b)
 	require.Equal(t, "-", a.get("k"))
 	require.Len(t, a.versions("k"), 2)
@@ -51,7 +51,7 @@ func TestPurge_KeepsAConflictWhicheverSiblingWins(t *testing.T) {
 	talk(t, a, b)
 	a.del("k")
 	b.put("k", "v")
-	b.put("k", "w") // clock 2: shown
+	b.put("k", "w") // clock 2: the winner
 	for range 3 {
 		talk(t, a, b)
 		a.r.NoteOnDisk(a.r.FlushMark())
@@ -111,7 +111,7 @@ func TestPurge_ConflictThatAPeerPurgedEndsHereToo(t *testing.T) {
 	require.Len(t, a.versions("k"), 1)
 	for range 2 {
 		sa, sb, _ := talk(t, b, a)
-		require.Zero(t, sa.Result().Repaired+sb.Result().Repaired, "nothing was damaged")
+		require.Zero(t, sa.Result().Repaired+sb.Result().Repaired, "nothing was corrupted")
 	}
 	require.Len(t, b.versions("k"), 1)
 	requireEqualNodes(t, a, b)
