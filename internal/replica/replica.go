@@ -20,13 +20,13 @@ type Replica struct {
 	clock      causal.HybridClock
 	Known      causal.Knowledge // version vector, checkpoint and watermarks
 	Cloud      causal.Vector    // the dot cloud: of each origin the greatest dot held above the version vector
-	membership // whose reports count before anything is purged
+	membership                  // whose reports count before anything is purged
 
 	// How far work has come that goes on between transactions. What is stored of it is true after a
 	// crash, and may be less than was done.
-	durability   // what is on disk
-	resumption   // what unfinished pulls brought, and what is held back
-	tombstones   // what a purge waits for
+	durability            // what is on disk
+	resumption            // what unfinished pulls brought, and what is held back
+	tombstones            // what a purge waits for
 	MayHaveStale bool     // a crash may have left stale log entries, until a sweep has ended
 	rewound      *rewound // how the store was found, if it was older than when it was closed
 
