@@ -11,15 +11,15 @@ import (
 
 // resumption is what pulls brought above the version vector, so that it is not sent again.
 type resumption struct {
-	Pending  *PendingPull          // of an unfinished pull
+	Pending  *pendingPull          // of an unfinished pull
 	Above    causal.SpanMap        // beyond the gaps that held-back values leave: counts as covered
 	HeldBack map[causal.Dot]uint64 // what is not taken here, with the sizes
 	Resume   resume                // what is stored of Pending and Above
 }
 
-// PendingPull is what an unfinished pull already brought, so that it need not be
+// pendingPull is what an unfinished pull already brought, so that it need not be
 // sent again.
-type PendingPull struct {
+type pendingPull struct {
 	Done  causal.SpanMap // all live entries in these were merged
 	Basis causal.Vector  // but only at a peer that covers all of this may they be skipped
 }
@@ -37,7 +37,7 @@ func (r *Replica) Remember(done []causal.Region, reach causal.Vector, back *Held
 		return
 	}
 	if r.Pending == nil {
-		r.Pending = &PendingPull{Done: causal.SpanMap{}}
+		r.Pending = &pendingPull{Done: causal.SpanMap{}}
 	}
 	for _, m := range done {
 		r.Pending.Done[m.Origin] = r.Pending.Done[m.Origin].Add(causal.Span{From: m.From, To: m.To})
@@ -86,7 +86,7 @@ func (r *Replica) resumePoint() resumePoint {
 	}
 	pending := r.Pending
 	if pending == nil {
-		pending = &PendingPull{}
+		pending = &pendingPull{}
 	}
 	if len(pending.Done)+len(r.Above) == 0 {
 		return p
@@ -147,12 +147,12 @@ func (r *Replica) readResume() error {
 }
 
 // decodeResume reads the record of a resume point.
-func decodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
+func decodeResume(record []byte) (p *pendingPull, above causal.SpanMap, ok bool) {
 	d := store.Decoder{B: record}
 	if d.Format() != nil {
 		return nil, nil, false
 	}
-	p = &PendingPull{Done: d.SpanMap()}
+	p = &pendingPull{Done: d.SpanMap()}
 	for range d.Count(17) {
 		o := d.Origin()
 		if n := d.Seq(); n > 0 && (len(p.Basis) == 0 || p.Basis[len(p.Basis)-1].Origin.Compare(o) < 0) {

@@ -13,13 +13,13 @@ import (
 // FuzzResumePoint decodes what is stored of an unfinished pull, and encodes it again.
 func FuzzResumePoint(f *testing.F) {
 	in := &fuzzing.Corpus{F: f}
-	encode := func(p *PendingPull, above causal.SpanMap) []byte {
+	encode := func(p *pendingPull, above causal.SpanMap) []byte {
 		r := New(Config{})
 		r.Pending, r.Above, r.Resume.Rev = p, above, 1
 		return r.resumePoint().record
 	}
 	in.Add(encode(
-		&PendingPull{Done: causal.SpanMap{causal.Origin{1}: {{From: 1, To: 3}, {From: 5, To: 9}}}, Basis: causal.Vector{{Origin: causal.Origin{1}, Seq: 9}, {Origin: causal.Origin{2}, Seq: 1}}},
+		&pendingPull{Done: causal.SpanMap{causal.Origin{1}: {{From: 1, To: 3}, {From: 5, To: 9}}}, Basis: causal.Vector{{Origin: causal.Origin{1}, Seq: 9}, {Origin: causal.Origin{2}, Seq: 1}}},
 		causal.SpanMap{causal.Origin{2}: {{From: 4, To: 4}}}))
 	in.Add([]byte{store.FormatVersion, 0, 0, 0})
 	in.Add(binary.AppendUvarint([]byte{store.FormatVersion}, 1<<63))
