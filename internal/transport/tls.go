@@ -39,6 +39,8 @@ func newMutual(callers *tls.Config) (*Security, error) {
 			return enforce(c), nil
 		}
 	}
+	s.tickets = newTickets(nil)
+	s.server = s.serverConfig()
 	return s, nil
 }
 
@@ -48,19 +50,26 @@ func newMutual(callers *tls.Config) (*Security, error) {
 func verifiesClients(c *tls.Config) bool { return c.ClientCAs != nil || c.VerifyConnection != nil }
 
 // enforce returns a copy of a configuration with what the protocol needs: TLS 1.3, certificates on
-// both sides, the protocol's name, no resumption.
+// both sides, the protocol's name, and every check of the caller's on resumption, too.
 func enforce(callers *tls.Config) *tls.Config {
 	c := callers.Clone()
 	c.MinVersion = tls.VersionTLS13
 	c.MaxVersion = tls.VersionTLS13
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.NextProtos = []string{protocolALPN}
-	c.SessionTicketsDisabled = true
-	c.ClientSessionCache = nil
-	also := callers.VerifyConnection
+	alsoChains, also := callers.VerifyPeerCertificate, callers.VerifyConnection
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		if err := verifyProtocol(cs); err != nil {
 			return err
+		}
+		if alsoChains != nil && cs.DidResume { // crypto/tls skips it
+			var raw [][]byte
+			for _, c := range cs.PeerCertificates {
+				raw = append(raw, c.Raw)
+			}
+			if err := alsoChains(raw, cs.VerifiedChains); err != nil {
+				return err
+			}
 		}
 		if also != nil {
 			return also(cs)
