@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
@@ -165,12 +164,6 @@ func (s *Security) serverConfig() *tls.Config {
 // ticket, if it offers one and c still holds with it, and issues it the next.
 func (t *tickets) accept(c *tls.Config, hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	ticket, offers := t.offered(hello.SupportedProtos)
-	if c.SessionTicketsDisabled {
-		if offers {
-			return nil, errNotResumed
-		}
-		return c, nil
-	}
 	own, since := presented(c, hello), time.Now()
 	redeem := func(ticket []byte) *tls.SessionState {
 		from, ok := t.issued.take(string(ticket))
@@ -205,15 +198,11 @@ func (t *tickets) accept(c *tls.Config, hello *tls.ClientHelloInfo) (*tls.Config
 		return its, nil
 	}
 	state := redeem(ticket)
-	if state == nil || !exchanges(c, hello.SupportedCurves) {
+	if state == nil || c.SessionTicketsDisabled || !exchanges(c, hello.SupportedCurves) {
 		return nil, errNotResumed
 	}
-	its.UnwrapSession = func(identity []byte, _ tls.ConnectionState) (*tls.SessionState, error) {
-		if !bytes.Equal(identity, ticket) {
-			return nil, nil
-		}
-		return state, nil
-	}
+	// crypto/tls wants proof that the client has the key of this session.
+	its.UnwrapSession = func([]byte, tls.ConnectionState) (*tls.SessionState, error) { return state, nil }
 	resumeOnly(its)
 	return its, nil
 }

@@ -128,6 +128,23 @@ func TestPeerThatForgotItsTicketsGetsAFullHandshakeOnTheSameConnection(t *testin
 	requireResumed(t, again(client), server.Server)
 }
 
+func TestFullHandshakeAfterARefusedTicketOffersNone(t *testing.T) {
+	const preSharedKey = 41 // RFC 8446, section 4.2
+	a := testca.NewAuthority(t)
+	var hellos, keys []bool
+	c := a.Config(t)
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		_, offers := newTickets(nil).offered(hello.SupportedProtos)
+		hellos, keys = append(hellos, offers), append(keys, slices.Contains(hello.Extensions, preSharedKey))
+		return nil, nil
+	}
+	client := again(mutual(t, a.Config(t)))
+	requireFull(t, client, mutual(t, c).Server)
+	requireFull(t, client, mutual(t, c).Server)
+	require.Equal(t, []bool{false, true, false}, hellos)
+	require.Equal(t, hellos, keys)
+}
+
 func TestTicketsWorkOverAConnectionThatBuffersNothing(t *testing.T) {
 	client, first, second := withSecret(t, testca.SecretA), withSecret(t, testca.SecretA), withSecret(t, testca.SecretA)
 	for _, server := range []*Security{first, first, second, second} {
@@ -461,7 +478,9 @@ func TestTicketsAreBounded(t *testing.T) {
 func TestRecentKeepsTheNewestUntilTaken(t *testing.T) {
 	r := newRecent[int](2)
 	r.put("a", 1)
-	r.put("b", 2)
+	r.put("b", 0)
+	r.put("b", 2) // nothing has to go
+	require.Len(t, r.byKey, 2)
 	r.put("a", 3) // is now the newest
 	r.put("c", 4)
 	_, ok := r.take("b")
@@ -513,7 +532,18 @@ func TestBothSidesForgetAnOldSession(t *testing.T) {
 		server.tickets.issued.put(id, i)
 	}
 	requireFull(t, again(client), server.Server)
+	since := func() (s []time.Time) {
+		for _, e := range client.tickets.held.byKey {
+			s = append(s, e.Value.(recentEntry[held]).value.since)
+		}
+		for _, e := range server.tickets.issued.byKey {
+			s = append(s, e.Value.(recentEntry[issued]).value.since)
+		}
+		return s
+	}
+	before := since()
 	requireResumed(t, again(client), server.Server)
+	require.Equal(t, before, since(), "resuming proves no key")
 }
 
 func TestCallersSessionSettingsHold(t *testing.T) {
@@ -528,6 +558,18 @@ func TestCallersSessionSettingsHold(t *testing.T) {
 	}
 	require.Empty(t, s.tickets.held.byKey)
 	require.Empty(t, s.tickets.issued.byKey)
+
+	var now atomic.Bool
+	c := a.Config(t)
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		its := c.Clone()
+		its.SessionTicketsDisabled = now.Load()
+		return its, nil
+	}
+	s = mutual(t, c)
+	requireFull(t, again(plain), s.Server)
+	now.Store(true)
+	requireFull(t, again(plain), s.Server)
 
 	own := a.Config(t)
 	cache := &counting{ClientSessionCache: tls.NewLRUClientSessionCache(4)}
@@ -545,8 +587,8 @@ func TestCallersSessionSettingsHold(t *testing.T) {
 		requireFull(t, again(plain), s.Server)
 	}
 	requireFull(t, again(s), plain.Server)
-	c, _ := requireResumed(t, again(s), plain.Server)
-	require.Equal(t, tls.X25519MLKEM768, c.CurveID)
+	cs, _ := requireResumed(t, again(s), plain.Server)
+	require.Equal(t, tls.X25519MLKEM768, cs.CurveID)
 }
 
 type counting struct {
