@@ -33,7 +33,7 @@ var errNotResumed = errors.New("the ticket is not, or no longer, accepted")
 // with one, goes into its own keys.
 var resumedCurves = []tls.CurveID{tls.X25519, tls.CurveP256}
 
-// tickets make a connection to a replica that was met before cheap. They belong to one [Security],
+// tickets make it cheap to connect to a replica again. They belong to one [Security],
 // so renewed secrets or certificates begin without any.
 //
 // The side that was dialed issues a ticket, a random name for a session that it keeps in memory;
@@ -60,7 +60,7 @@ func newTickets(proofs [][]byte) *tickets {
 // met is what two replicas agreed on a session with.
 type met struct {
 	peer  tls.ConnectionState // as VerifyConnection judges it
-	own   string              // of the certificates that we presented
+	own   string              // the sum of the certificates that we presented
 	since time.Time           // of the full handshake
 }
 
@@ -82,12 +82,12 @@ func newMet(cs tls.ConnectionState, own string, since time.Time) met {
 		Version: cs.Version, CipherSuite: cs.CipherSuite, NegotiatedProtocol: cs.NegotiatedProtocol, ServerName: cs.ServerName,
 		PeerCertificates: cs.PeerCertificates, VerifiedChains: cs.VerifiedChains,
 		OCSPResponse: cs.OCSPResponse, SignedCertificateTimestamps: cs.SignedCertificateTimestamps,
-		HandshakeComplete: true, DidResume: true,
+		DidResume: true,
 	}}
 }
 
 // holds reports whether a session may be resumed: under c, we would present what we did and accept
-// the peer again. roots has the authorities of peers if crypto/tls verifies them; else it is nil.
+// the peer again. If crypto/tls verifies peers, a chain of theirs has to end in roots.
 func (m *met) holds(c *tls.Config, own string, verifies bool, roots *x509.CertPool, usage x509.ExtKeyUsage) bool {
 	return time.Since(m.since) < ticketLifetime && m.own == own &&
 		(!verifies || slices.ContainsFunc(m.peer.VerifiedChains, func(chain []*x509.Certificate) bool {
@@ -126,7 +126,7 @@ func prove(key, ticket []byte) []byte {
 
 // offered returns the ticket of an offer, if the proof that goes with it is right, and whether there is
 // an offer at all.
-func (t *tickets) offered(protocols []string) (ticket []byte, any bool) {
+func (t *tickets) offered(protocols []string) (ticket []byte, offers bool) {
 	i := slices.IndexFunc(protocols, func(p string) bool { return strings.HasPrefix(p, resumeALPN) })
 	if i < 0 {
 		return nil, false

@@ -45,8 +45,8 @@ func newMutual(callers *tls.Config) (*Security, error) {
 }
 
 // verifiesClients reports whether c limits who may connect. Without ClientCAs crypto/tls trusts the
-// machine's authorities, which certify anybody. VerifyPeerCertificate does not count: a resumed
-// connection skips it.
+// machine's authorities, which certify anybody. VerifyPeerCertificate does not count: crypto/tls
+// itself skips it when a connection resumes.
 func verifiesClients(c *tls.Config) bool { return c.ClientCAs != nil || c.VerifyConnection != nil }
 
 // enforce returns a copy of a configuration with what the protocol needs: TLS 1.3, certificates on
