@@ -126,6 +126,9 @@ func (c *natsCluster) connect(i int) error {
 func (c *natsCluster) create() error {
 	ctx, cancel := context.WithTimeout(c.e.ctx, 30*time.Second)
 	defer cancel()
+	for !slices.ContainsFunc(c.servers, (*server.Server).JetStreamIsLeader) && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond) // a request before that would be lost, which takes two seconds to notice
+	}
 	for {
 		js, err := jetstream.New(c.conns[0])
 		if err != nil {
