@@ -31,46 +31,58 @@ type soak struct {
 }
 
 func newSoak(replicas, rate int, dir string, seed uint64) (*soak, error) {
-	s := &soak{dir: dir, rng: rand.New(rand.NewPCG(seed, 0))}
-	var err error
-	if dir == "" {
-		s.temporary = true
-		if s.dir, err = os.MkdirTemp("", "soak"); err != nil {
-			return nil, err
-		}
+	s := &soak{}
+	if err := s.prepare(dir, seed); err != nil {
+		return nil, err
 	}
+	var err error
 	if s.net, err = newNetwork(replicas); err != nil {
 		return nil, err
 	}
 	secret := replicator.GenerateSecret()
 	for i := range replicas {
-		p, err := newProcess(config{
-			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), Proxies: s.net.addrs(), Secret: secret,
-			Skew: time.Duration(i-replicas/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
-		})
+		addr, err := freeAddr()
 		if err != nil {
 			return nil, err
 		}
+		p := newProcess(config{
+			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), Listen: addr, Proxy: s.net.addrs()[i], Peers: s.net.addrs(), Secret: secret,
+			Skew: time.Duration(i-replicas/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
+		}, "")
 		s.replicas = append(s.replicas, p)
 		go s.net.forward(i, p.conf.Listen)
 	}
 	return s, nil
 }
 
+// prepare makes the directory, if none is given.
+func (s *soak) prepare(dir string, seed uint64) (err error) {
+	s.rng, s.dir = rand.New(rand.NewPCG(seed, 0)), dir
+	if dir == "" {
+		s.temporary = true
+		s.dir, err = os.MkdirTemp("", "soak")
+	}
+	return err
+}
+
+// leave ends what still runs, and removes what was written unless something went wrong.
+func (s *soak) leave(err error) error {
+	for _, p := range s.replicas {
+		if p.ended != nil {
+			p.kill()
+		}
+	}
+	if s.temporary && err == nil {
+		err = os.RemoveAll(s.dir)
+	}
+	return err
+}
+
 // period is how long there is trouble between two checks.
 const period = 12 * time.Second
 
 func (s *soak) run(d time.Duration) (err error) {
-	defer func() {
-		for _, p := range s.replicas {
-			if p.ended != nil {
-				p.kill()
-			}
-		}
-		if s.temporary && err == nil {
-			err = os.RemoveAll(s.dir)
-		}
-	}()
+	defer func() { err = s.leave(err) }()
 	end := time.Now().Add(d)
 	for _, p := range s.replicas {
 		if err := p.start(); err != nil {
