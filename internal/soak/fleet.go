@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +34,8 @@ const fleetSeeds = 3
 // sampleEach is the pause between two looks at what the processes use.
 const sampleEach = 15 * time.Second
 
-func newFleet(replicas, rate int, dir string, seed uint64) (*fleet, error) {
-	f := &fleet{}
+func newFleet(replicas, rate int, within time.Duration, dir string, seed uint64) (*fleet, error) {
+	f := &fleet{soak: soak{within: within}}
 	var err error
 	if f.spaces, err = newNamespaces(replicas); err != nil {
 		f.spaces.remove()
@@ -65,8 +66,8 @@ func (f *fleet) run(ctx context.Context, d time.Duration, percent float64) (err 
 	defer f.spaces.remove()
 	defer func() { err = f.leave(err) }()
 	for _, p := range f.replicas {
-		if err := p.start(); err != nil {
-			return err
+		if err := p.start(); err != nil || ctx.Err() != nil {
+			return cmp.Or(err, context.Cause(ctx))
 		}
 	}
 	start := time.Now()
@@ -84,23 +85,23 @@ func (f *fleet) run(ctx context.Context, d time.Duration, percent float64) (err 
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if err := f.tick(now); err != nil {
+		if err := f.tick(ctx, now); err != nil {
 			return err
 		}
 	}
 	cpu := f.cpu()
 	fmt.Printf("%s of all processes: %.2f processors, %v since they were opened\n", time.Now().Format(time.TimeOnly),
 		cpu.Seconds()/time.Since(start).Seconds(), cpu.Round(time.Second))
-	if err := f.check(); err != nil {
+	if err := f.check(ctx); err != nil {
 		return err
 	}
 	f.handles()
 	fmt.Printf("soak: at most %d file handles, of replica %d, and %d sockets of one process\n", f.most.files, f.mostAt, f.most.sockets)
-	return errors.Join(f.acquainted(), f.finish(), f.bounded(), f.flat())
+	return errors.Join(f.acquainted(), f.finish(ctx), f.bounded(), f.flat())
 }
 
 // tick does what is due.
-func (f *fleet) tick(now time.Time) error {
+func (f *fleet) tick(ctx context.Context, now time.Time) error {
 	f.handles()
 	if f.down != nil && now.After(f.back) {
 		if err := f.down.start(); err != nil {
@@ -117,7 +118,7 @@ func (f *fleet) tick(now time.Time) error {
 	}
 	if f.down == nil && now.After(f.sampled.Add(sampleEach)) {
 		f.sampled = now
-		rs, _, err := f.reports()
+		rs, _, err := f.reports(ctx)
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ func main() {
 	replicas := flag.Int("n", 5, "how many replicas")
 	rate := flag.Int("rate", 100, "writes per second of each replica")
 	asFleet := flag.Bool("fleet", false, "run each replica in a network namespace of its own")
+	within := flag.Duration("within", 45*time.Second, "how long the replicas may take to agree when nobody writes and all links are up")
 	percent := flag.Float64("kills", 1, "of a fleet, the percentage of replicas that is killed each minute")
 	dir := flag.String("dir", "", "where the databases are kept; default: a temporary directory")
 	seed := flag.Uint64("seed", 0, "of the order of events; 0: another each time")
@@ -49,13 +50,12 @@ func main() {
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
-	run := runSoak
+	var err error
 	if *asFleet {
-		run = func(replicas, rate int, d time.Duration, dir string, seed uint64) error {
-			return runFleet(replicas, rate, d, *percent, dir, seed)
-		}
+		err = runFleet(*replicas, *rate, *duration, *within, *percent, *dir, *seed)
+	} else {
+		err = runSoak(*replicas, *rate, *duration, *within, *dir, *seed)
 	}
-	err := run(*replicas, *rate, *duration, *dir, *seed)
 	switch {
 	case errors.Is(err, errNoNamespaces):
 		fmt.Println("skipped: a fleet of replicas,", err)
@@ -67,20 +67,20 @@ func main() {
 	}
 }
 
-func runSoak(replicas, rate int, d time.Duration, dir string, seed uint64) error {
-	s, err := newSoak(replicas, rate, dir, seed)
+func runSoak(replicas, rate int, d, within time.Duration, dir string, seed uint64) error {
+	s, err := newSoak(replicas, rate, within, dir, seed)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("soak: %d replicas for %v, seed %d, in %s\n", replicas, d, seed, s.dir)
-	return s.run(d)
+	return s.run(context.Background(), d)
 }
 
-func runFleet(replicas, rate int, d time.Duration, percent float64, dir string, seed uint64) error {
+func runFleet(replicas, rate int, d, within time.Duration, percent float64, dir string, seed uint64) error {
 	// Namespaces outlive the processes in them.
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
-	f, err := newFleet(replicas, rate, dir, seed)
+	f, err := newFleet(replicas, rate, within, dir, seed)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -134,12 +135,13 @@ func (p *process) fail(format string, args ...any) {
 
 func (p *process) say(word string) { fmt.Fprintln(p.stdin, word) }
 
-// ask sends a word and waits for the answer.
-func (p *process) ask(word string) (*report, error) {
-	p.say(word)
+// answer waits for the answer to a word.
+func (p *process) answer(ctx context.Context, word string) (*report, error) {
 	select {
 	case r := <-p.told:
 		return r, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	case <-p.ended:
 		return nil, fmt.Errorf("replica %d ended", p.conf.Number)
 	case <-time.After(time.Minute):
