@@ -131,18 +131,21 @@ func noise(seed, size int) []byte {
 // mixture is a cluster of programs.
 type mixture struct{ instances []*instance }
 
-// newMixture starts one replica of each program, has them write while they are apart, and
-// brings them together.
-func newMixture(t *testing.T, credentials []string, programs ...string) *mixture {
+// newMixture makes replicas with some programs, has others go on with them and write while they
+// are apart, and brings them together.
+func newMixture(t *testing.T, credentials, makers, programs []string) *mixture {
 	t.Helper()
 	m := &mixture{}
-	for i, p := range programs {
+	for i, p := range makers {
 		m.instances = append(m.instances, &instance{served: &served{dir: filepath.Join(t.TempDir(), fmt.Sprint("replica", i))}, program: p})
 	}
 	m.start(t, credentials, true) // so that each has members, and keeps its tombstones for them
 	m.instances[0].put(t, "conflict/deleted", []byte("v"))
 	m.requireAgreement(t, 1, 0)
 	m.end(t)
+	for i, p := range programs {
+		m.instances[i].program = p
+	}
 	m.start(t, credentials, false)
 	for i, n := range m.instances {
 		for j, size := range sizes {
@@ -257,18 +260,19 @@ func TestReplicasOfVersion1AndOfThisVersionReplicate(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		credentials []string
+		makers      []string // of the directories: the new program has some of the old one, as after an upgrade
 		programs    []string // each is started with the address of the one before it
 	}{
-		{"old dials new", nil, []string{p.new, p.old}},
-		{"new dials old", nil, []string{p.old, p.new}},
-		{"two old and one new", nil, []string{p.old, p.new, p.old}},
-		{"old dials new with a secret", sealed, []string{p.new, p.old}},
-		{"new dials old with a secret", sealed, []string{p.old, p.new}},
-		{"two new and one old with a secret", sealed, []string{p.new, p.old, p.new}},
+		{"old dials new", nil, []string{p.old, p.old}, []string{p.new, p.old}},
+		{"new dials old", nil, []string{p.old, p.old}, []string{p.old, p.new}},
+		{"two old and one new", nil, []string{p.old, p.old, p.old}, []string{p.old, p.new, p.old}},
+		{"old dials new with a secret", sealed, []string{p.new, p.old}, []string{p.new, p.old}},
+		{"new dials old with a secret", sealed, []string{p.old, p.new}, []string{p.old, p.new}},
+		{"two new and one old with a secret", sealed, []string{p.new, p.old, p.new}, []string{p.new, p.old, p.new}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m := newMixture(t, c.credentials, c.programs...)
+			m := newMixture(t, c.credentials, c.makers, c.programs)
 			count := len(m.instances)
 			keys := count*len(sizes) + 3
 			m.requireAgreement(t, keys, 3)
