@@ -164,5 +164,5 @@ func (db *DB) strange(v *replica.View, row store.Row) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return replica.Strange(v, v, db.decider.resolve, row.Key, s, store.ShownOf(row.Value, !row.HasValue))
+	return replica.Unlogged(v, v, db.decider.resolve, row.Key, s, store.FingerprintOf(row.Value, !row.HasValue))
 }

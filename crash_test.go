@@ -93,7 +93,7 @@ func (w *crashWorld) restart(clean bool) error {
 		return err
 	}
 	w.a = a
-	if clean && (a.r.MayHaveStale || a.r.Rewound != nil) {
+	if clean && (a.r.MayHaveStale || a.r.Rewound() != "") {
 		return fmt.Errorf("a clean close was not recognised")
 	}
 	return sim.CheckStore(a.db, a.r)

@@ -258,7 +258,7 @@ func (n *crashNode) tend() error {
 }
 
 func (n *crashNode) purge() error {
-	return sim.LookOnce(crashPurge{n}, replica.PurgeStep)
+	return sim.LookOnce(crashPurge{n}, 1<<12)
 }
 
 // crashPurge notes the keys of which something is forgotten.
@@ -267,8 +267,8 @@ type crashPurge struct{ *crashNode }
 func (n crashPurge) Commit(stage func(t *replica.Txn) error) error {
 	return n.crashNode.Commit(func(t *replica.Txn) error {
 		err := stage(t)
-		for i := range t.Staged.List {
-			n.w.purged[string(t.Staged.List[i].Key)] = true
+		for i := range t.Changes {
+			n.w.purged[string(t.Changes[i].Key)] = true
 		}
 		return err
 	})

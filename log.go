@@ -205,8 +205,8 @@ func (q *queue) stageGroup(group []*request) (t *replica.Txn, staged, bad int, e
 		} else {
 			err = t.Put(req.writes)
 		}
-		if err == nil && t.Decisions != nil && len(t.Decisions.Open) > 0 {
-			err = replica.ErrUndecided
+		if err == nil && t.Decisions.Undecided() {
+			err = errUndecided
 		}
 		if err != nil {
 			return t, staged, i, err

@@ -76,7 +76,6 @@ func TestALargeBatchLeavesNoMemoryBehind(t *testing.T) {
 	require.Less(t, cap(a.r.Txn.Batch.All.Dump()), 1<<20)
 	require.Less(t, cap(a.r.Txn.Batch.Log.B)+cap(a.r.Txn.Batch.Index.B), 8<<20)
 	require.Less(t, cap(a.r.Txn.Changes), 20_000)
-	require.Less(t, cap(a.r.Txn.Staged.List), 20_000)
 }
 
 func TestALargeBatchIsInKeyOrder(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
@@ -106,7 +105,7 @@ func (db *DB) maintain(ctx context.Context) {
 		}
 		pause := idleInterval
 		db.with(func(r *replica.Replica) {
-			if r.Unsynced || r.Known.Rev != r.SavedRev || r.Tombstones > 0 || len(r.Cloud) > 0 || !db.queue.shortage.since.IsZero() {
+			if r.NeedsUpkeep() || !db.queue.shortage.since.IsZero() {
 				pause = maintainInterval
 			}
 		})
@@ -138,12 +137,7 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 	if now.Sub(u.saved) >= checkpointInterval {
 		u.saved = now
 		if err := db.commit(func(t *replica.Txn) error {
-			// With Sync alone all is on disk at all times: this must not be
-			// the one write for which a flush has to be waited for.
-			// And watermarks that are not known to be on disk ride along with every write (C3).
-			t.Sync = t.Sync || !t.R.Unsynced || len(t.R.UndurableOrigins()) > 0
-			t.StageCheckpoints()
-			t.StageMembers()
+			t.StageUpkeep()
 			return nil
 		}); err != nil {
 			return err
@@ -313,19 +307,17 @@ func (db *DB) makeDurable() error {
 
 // flushAll brings to disk what is covered. At most one flush is under way.
 func (db *DB) flushAll() error {
-	var need uint64
-	db.with(func(r *replica.Replica) { need = r.Commits })
+	var need, m replica.FlushMark
+	db.with(func(r *replica.Replica) { need = r.FlushMark() })
 	select {
 	case db.durability.flushing <- struct{}{}:
 		defer func() { <-db.durability.flushing }()
 	case <-db.ending:
 		return leveldb.ErrClosed
 	}
-	var m replica.FlushMark
 	safe := false
 	db.with(func(r *replica.Replica) {
-		safe = !r.Unsynced || r.Safe >= need
-		m = replica.FlushMark{Vector: r.Known.Vector(causal.Covered), Commits: r.Commits, Resume: r.ResumePoint()}
+		safe, m = r.OnDisk(need), r.FlushMark()
 	})
 	if safe {
 		return nil
@@ -342,7 +334,7 @@ func (db *DB) flushAll() error {
 		}
 		return err
 	}
-	db.with(func(r *replica.Replica) { r.OnDisk(m) })
+	db.with(func(r *replica.Replica) { r.NoteOnDisk(m) })
 	// A version vector that a crash could cut down would be no report.
 	return db.commit(func(t *replica.Txn) error {
 		t.StageCheckpoints()

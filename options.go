@@ -80,6 +80,11 @@ type Options struct {
 	// It holds as it was given. Its callbacks are called for each connection, and so can
 	// renew certificates: GetCertificate for accepting, GetClientCertificate for dialing,
 	// GetConfigForClient for ClientCAs as well. GetTLS renews all of it, RootCAs included.
+	//
+	// Connections resume an earlier session of the same two replicas, unless SessionTicketsDisabled is
+	// set. VerifyConnection and VerifyPeerCertificate decide about these, too, and are asked before
+	// and during the handshake. A ClientSessionCache, if set, is used; the keys and
+	// callbacks for tickets are not.
 	TLS *tls.Config
 
 	// GetTLS is used instead of TLS, and asked for each connection, dialed or accepted,

@@ -226,7 +226,9 @@ func TestGarbageOfACrashIsNotTakenForAKey(t *testing.T) {
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
 	wound(t, b, "k", "i")
 	require.NoError(t, b.commit(func(tx *replica.Txn) error { // its deletion was forgotten, says the proof
-		tx.RaiseWatermark(causal.Purged, causal.Dot{Origin: b.self, Seq: 1})
+		var peer causal.Knowledge
+		peer.Raise(causal.Purged, causal.Dot{Origin: b.self, Seq: 1})
+		tx.JoinWatermarks(&peer)
 		return nil
 	}))
 	_, err := b.Repair(t.Context())

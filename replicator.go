@@ -112,8 +112,8 @@ func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, erro
 		l.Close()
 		return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
 	}
-	if r.Rewound != nil {
-		opts.Logger.Error("replicator: " + r.Rewound.String() + "; nothing is claimed that may be missing, and peers bring back what they have")
+	if how := r.Rewound(); how != "" {
+		opts.Logger.Error("replicator: " + how + "; nothing is claimed that may be missing, and peers bring back what they have")
 	}
 	d := newDB(db, opts, r, l, sec)
 	began := time.Now()
@@ -318,7 +318,7 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 		req.decisions = new(replica.Decisions)
 	}
 	err := db.queue.do(req)
-	for err == replica.ErrUndecided {
+	for err == errUndecided {
 		if err := db.decide(req.decisions); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"cmp"
+	"errors"
 	"reflect"
 	"time"
 
@@ -97,19 +98,14 @@ func publicVersions(vs []store.Version) []Version {
 	return list
 }
 
-// decide asks the resolver for all that is open, with the queue free.
+// errUndecided ends the staging of a request that the resolver has to be asked for first.
+var errUndecided = errors.New("replicator: the resolver has to be asked first")
+
+// decide asks the resolver for all that is undecided, with the queue free.
 func (db *DB) decide(ds *replica.Decisions) error {
-	if ds.Made == nil {
-		ds.Made = map[replica.Question]replica.Decision{}
+	if !ds.Decide(db.decider.resolve, db.isClosing) {
+		return leveldb.ErrClosed
 	}
-	ds.Rounds++
-	for _, o := range ds.Open {
-		if db.isClosing() {
-			return leveldb.ErrClosed
-		}
-		ds.Made[replica.Question{Key: string(o.Key), Names: store.Siblings(o.Vs).DotSum()}] = replica.Decide(db.decider.resolve, o.Key, o.Vs)
-	}
-	ds.Open = nil
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -267,6 +268,28 @@ func TestReplicasWithCertificatesReplicateAndAnotherAuthorityIsRefused(t *testin
 	require.Equal(t, replicator.OpHandshake, step.Op)
 	require.ErrorContains(t, err, "the peer's certificate is not trusted here")
 	require.Empty(t, testdb.Contents(t, x))
+}
+
+func TestSessionsAfterTheFirstResumeItsHandshake(t *testing.T) {
+	a := testca.NewAuthority(t)
+	var full, resumed atomic.Int32
+	config := a.Config(t)
+	config.VerifyConnection = func(cs tls.ConnectionState) error {
+		if cs.DidResume {
+			resumed.Add(1)
+		} else {
+			full.Add(1)
+		}
+		return nil
+	}
+	// Each dials the other once, at most, without a ticket.
+	one := serve(t, replicator.Options{TLS: a.Config(t)})
+	two := serve(t, replicator.Options{TLS: config, Peers: []string{one.Addr().String()}})
+	for range 5 {
+		require.NoError(t, two.Sync(t.Context()))
+	}
+	require.LessOrEqual(t, full.Load(), int32(2))
+	require.GreaterOrEqual(t, resumed.Load(), int32(4))
 }
 
 func TestNoReplicaListensForStrangersUnlessToldTo(t *testing.T) {

@@ -193,7 +193,7 @@ func (db *DB) Status() Status {
 // own fills in what the replica knows.
 func (s *Status) own(r *replica.Replica) {
 	s.Digest, s.Keys, s.Tombstones, s.Conflicts = Digest(r.Digest.Digest()), r.Keys, r.Tombstones, r.Conflicts
-	s.Rewound = r.StillRewound() != nil
+	s.Rewound = r.Rewound() != ""
 	s.HeldBack = int64(len(r.HeldBack))
 	for _, n := range r.HeldBack {
 		s.Largest = max(s.Largest, int64(n))

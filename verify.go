@@ -64,7 +64,7 @@ type verification struct {
 	report        Report
 	damaged       map[string][]causal.Dot // keys to be repaired, with log entries that their log-index does not name
 	kept, counted store.Counters
-	rewound       *replica.Rewound
+	rewound       string     // how the store was found at the opening, if it was older than it was closed
 	counting      bool       // all of it was counted
 	named, logged causal.Sum // dots in the index, in the log
 	progress      Progress
@@ -233,7 +233,7 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	default:
 	}
 	var err error
-	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) { v.kept, v.rewound = r.Counters, r.StillRewound() })
+	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) { v.kept, v.rewound = r.Counters, r.Rewound() })
 	if err != nil {
 		return v, err
 	}
@@ -255,8 +255,8 @@ func (v *verification) fault(key []byte, format string, args ...any) {
 }
 
 func (v *verification) run() error {
-	if v.rewound != nil {
-		v.report.fault(nil, "%v; what no peer has is lost", v.rewound)
+	if v.rewound != "" {
+		v.report.fault(nil, "%s; what no peer has is lost", v.rewound)
 	}
 	if err := v.checkIndex(); err != nil {
 		return err

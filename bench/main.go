@@ -3,8 +3,9 @@
 // side by side in one process and in several rounds that take turns. What counts is the
 // ratio within a round.
 //
-//	go run ./bench                       # all of it, about 15 minutes
+//	go run ./bench                       # all of it, about an hour
 //	go run ./bench -run 'Put/.*value=100' -rounds 3
+//	go run ./bench -run 'Load/nodes=3/rate=1000/' -d 1s
 //	go run ./bench -short                # every workload once, small: does it run?
 //	go run ./bench -doc docs             # no measuring: tables and plots from -results
 //
@@ -42,6 +43,8 @@ func command(ctx context.Context, args []string) error {
 	run := flags.String("run", "", "measure only the scenarios whose name matches this `regexp`")
 	systems := flags.String("systems", "", "measure only the systems whose name matches this `regexp`")
 	rounds := flags.Int("rounds", 5, "how often everything is measured")
+	span := flags.Duration("d", 0, "how long each steady load lasts (default 3s)")
+	large := flags.Bool("large", false, "also measure the scenarios that take a large machine: a burst of 200 replicas")
 	short := flags.Bool("short", false, "small sizes and one round: does it run?")
 	results := flags.String("results", "", "`file` that the rounds are appended to, or that -doc reads (default bench/results.txt, none with -short)")
 	doc := flags.String("doc", "", "do not measure: write tables and plots into this `directory`")
@@ -60,9 +63,12 @@ func command(ctx context.Context, args []string) error {
 	if *doc != "" {
 		return writeDocs(*doc, *results)
 	}
-	p := plan{scale: full, rounds: *rounds, dir: *dir, note: *note, log: os.Stderr, results: *results}
+	p := plan{scale: full, rounds: *rounds, large: *large, dir: *dir, note: *note, log: os.Stderr, results: *results}
 	if *short {
 		p.scale, p.rounds = small, 1
+	}
+	if *span > 0 {
+		p.scale.span = *span
 	}
 	var err error
 	if p.run, err = regexp.Compile(*run); err != nil {

@@ -9,7 +9,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -30,12 +32,18 @@ type natsCluster struct {
 	keys    uint64
 	seen    func(node int, key []byte)
 	wg      sync.WaitGroup
+
+	streams  []jetstream.JetStream // by server
+	refused  atomic.Pointer[error] // of a publication, the first
+	watching context.Context
+	unwatch  context.CancelFunc
 }
 
 const bucket = "bench"
 
-func startNATS(e *env, nodes int, seen func(node int, key []byte)) (_ cluster, err error) {
+func startNATS(e *env, nodes int, seen func(node int, key []byte)) (_ *natsCluster, err error) {
 	c := &natsCluster{e: e, seen: seen, servers: make([]*server.Server, nodes)}
+	c.watching, c.unwatch = context.WithCancel(e.ctx)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -58,7 +66,18 @@ func startNATS(e *env, nodes int, seen func(node int, key []byte)) (_ cluster, e
 			return nil, err
 		}
 	}
-	return c, c.create()
+	if err := c.create(); err != nil {
+		return nil, err
+	}
+	for i := range nodes {
+		if seen == nil {
+			break
+		}
+		if err := c.watch(i); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 func freePort() (int, error) {
@@ -107,6 +126,9 @@ func (c *natsCluster) connect(i int) error {
 func (c *natsCluster) create() error {
 	ctx, cancel := context.WithTimeout(c.e.ctx, 30*time.Second)
 	defer cancel()
+	for !slices.ContainsFunc(c.servers, (*server.Server).JetStreamIsLeader) && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond) // a request before that would be lost, which takes two seconds to notice
+	}
 	for {
 		js, err := jetstream.New(c.conns[0])
 		if err != nil {
@@ -124,10 +146,13 @@ func (c *natsCluster) create() error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	for i := range c.conns {
-		js, err := jetstream.New(c.conns[i], jetstream.WithPublishAsyncMaxPending(4000))
+		js, err := jetstream.New(c.conns[i], jetstream.WithPublishAsyncMaxPending(4000), jetstream.WithPublishAsyncErrHandler(func(_ jetstream.JetStream, _ *nats.Msg, err error) {
+			c.refused.CompareAndSwap(nil, &err)
+		}))
 		if err != nil {
 			return err
 		}
+		c.streams = append(c.streams, js)
 		kv, err := js.KeyValue(ctx, bucket)
 		if err != nil {
 			return err
@@ -144,27 +169,78 @@ func (c *natsCluster) create() error {
 	return nil
 }
 
-func (c *natsCluster) put(key, value []byte) error {
-	name := hex.EncodeToString(key)
-	if c.seen != nil {
-		for i := range c.buckets {
-			c.wg.Go(func() { c.poll(i, name, key) })
+// watch has a watcher at a server. The bucket places a watcher's consumer at a random server,
+// whose own copy it then reads, so one is made anew until it is at this server.
+func (c *natsCluster) watch(i int) error {
+	known := map[string]bool{}
+	for range 200 {
+		w, err := c.buckets[i].WatchAll(c.watching, jetstream.UpdatesOnly())
+		if err != nil {
+			return err
+		}
+		at, err := c.placed(i, known)
+		if err != nil {
+			return errors.Join(err, w.Stop())
+		}
+		if at == i {
+			c.wg.Go(func() { c.follow(i, w) })
+			return nil
+		}
+		if err := w.Stop(); err != nil {
+			return err
 		}
 	}
-	_, err := c.buckets[c.leader].Put(c.e.ctx, name, value)
+	return fmt.Errorf("NATS has placed no watcher at server %d", i)
+}
+
+// placed returns the server of the one consumer that is not yet known, and knows it then.
+func (c *natsCluster) placed(i int, known map[string]bool) (at int, err error) {
+	ctx, cancel := context.WithTimeout(c.e.ctx, 10*time.Second)
+	defer cancel()
+	stream, err := c.streams[i].Stream(ctx, "KV_"+bucket)
+	if err != nil {
+		return 0, err
+	}
+	at = -1
+	list := stream.ListConsumers(ctx)
+	for info := range list.Info() {
+		if !known[info.Name] && info.Cluster != nil {
+			fmt.Sscanf(info.Cluster.Leader, "n%d", &at)
+		}
+		known[info.Name] = true
+	}
+	return at, list.Err()
+}
+
+func (c *natsCluster) follow(i int, w jetstream.KeyWatcher) {
+	var key [keySize]byte
+	for entry := range w.Updates() {
+		if entry == nil || len(entry.Key()) != 2*keySize {
+			continue
+		}
+		if _, err := hex.Decode(key[:], []byte(entry.Key())); err == nil {
+			c.seen(i, key[:])
+		}
+	}
+}
+
+func (c *natsCluster) put(key, value []byte) error {
+	_, err := c.buckets[c.leader].Put(c.e.ctx, hex.EncodeToString(key), value)
 	return err
 }
 
-// poll reads a key at a server until it is there. A bucket allows direct reads, which
-// the server that is asked answers itself if it can.
-func (c *natsCluster) poll(i int, name string, key []byte) {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline) && c.e.ctx.Err() == nil; time.Sleep(100 * time.Microsecond) {
-		if _, err := c.buckets[i].Get(c.e.ctx, name); err == nil {
-			c.seen(i, key)
-			return
-		}
+// write publishes at a server, the leader for node 0, without waiting for the confirmation, unless
+// 4,000 are outstanding.
+func (c *natsCluster) write(node int, key, value []byte) error {
+	if err := c.refused.Load(); err != nil {
+		return *err
 	}
+	js := c.streams[(c.leader+node)%len(c.streams)]
+	_, err := js.PublishAsync("$KV."+bucket+"."+hex.EncodeToString(key), slices.Clone(value), jetstream.WithStallWait(time.Minute))
+	return err
 }
+
+func (c *natsCluster) sent() (n int64, known bool) { return sentOver(c.ports) }
 
 func (c *natsCluster) load(ks keys) error {
 	js, err := jetstream.New(c.conns[c.leader], jetstream.WithPublishAsyncMaxPending(4000))
@@ -221,7 +297,7 @@ func (c *natsCluster) held(i int) (n uint64) {
 }
 
 func (c *natsCluster) close() error {
-	c.wg.Wait()
+	c.unwatch()
 	for _, nc := range c.conns {
 		nc.Close()
 	}
@@ -231,5 +307,6 @@ func (c *natsCluster) close() error {
 			s.WaitForShutdown()
 		}
 	}
+	c.wg.Wait()
 	return nil
 }

@@ -20,8 +20,10 @@ import (
 type scenario struct {
 	name    string
 	title   string // heading of its rows
+	line    string // if set, the scenario is a line of the table with this title, and its rows are the columns
 	systems []string
 	rows    []row // what it reports
+	large   bool  // measured only if asked for
 	run     func(e *env) error
 }
 
@@ -29,9 +31,11 @@ type scenario struct {
 const (
 	raw        = "raw" // a bare goleveldb handle
 	replicated = "replicator"
+	secured    = "replicator-secret" // with a Secret
 	crdt       = "go-ds-crdt"
 	natsKV     = "nats"
 	raftDB     = "raft"
+	noSystem   = "none" // what the load and its observation take by themselves
 )
 
 // row is one figure of a scenario, in one unit, for each system.
@@ -55,6 +59,12 @@ type scale struct {
 	samples  int           // of a latency
 	sessions int           // with nothing to do
 	window   time.Duration // that an idle cluster is watched
+	span     time.Duration // of a steady load
+	silence  time.Duration // before a write
+	silences int
+	burst    map[int]int   // by the replicas of a burst, how many there are
+	bursts   int           // one after the other
+	calm     time.Duration // before a burst
 	still    time.Duration // that files do not change once all is compacted
 	buffer   int           // bytes, goleveldb's WriteBuffer beside background work; 0: its default
 }
@@ -62,11 +72,13 @@ type scale struct {
 var full = scale{
 	keys: 150_000, far: 500_000, farCache: 4 << 20, farOps: 100_000, fill: 200_000, big: 500_000,
 	changes: []int{1, 100, 10_000}, synced: time.Second, samples: 100, sessions: 1000, window: 20 * time.Second, still: 500 * time.Millisecond,
+	span: 3 * time.Second, silence: 4 * time.Second, silences: 15, burst: map[int]int{50: 50, 200: 200}, bursts: 3, calm: 2 * time.Second,
 }
 
 var small = scale{
 	keys: 2000, far: 4000, farCache: 32 << 10, farOps: 1000, fill: 2000, big: 4000,
 	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond, still: 20 * time.Millisecond, buffer: 32 << 10,
+	span: 20 * time.Millisecond, silence: 50 * time.Millisecond, silences: 3, burst: map[int]int{50: 4, 200: 6}, bursts: 1, calm: 50 * time.Millisecond,
 }
 
 // plan is one run of the command.
@@ -75,6 +87,7 @@ type plan struct {
 	rounds  int
 	run     *regexp.Regexp
 	systems *regexp.Regexp
+	large   bool
 	dir     string
 	note    string
 	log     io.Writer
@@ -112,7 +125,7 @@ func (p *plan) measure(ctx context.Context) (err error) {
 	}
 	for round := range p.rounds {
 		for _, s := range scenarios() {
-			if !p.run.MatchString(s.name) {
+			if !p.run.MatchString(s.name) || s.large && !p.large {
 				continue
 			}
 			if err := p.scenario(ctx, s, round, shared); err != nil {
@@ -147,7 +160,7 @@ func (p *plan) scenario(ctx context.Context, s scenario, round int, shared *fixt
 		if err = errors.Join(err, sinkErr, os.RemoveAll(dir)); err != nil {
 			return fmt.Errorf("%s: %w", system, err)
 		}
-		fmt.Fprintf(p.log, "%d %-40s %-10s %v\n", round+1, s.name, system, time.Since(started).Round(time.Millisecond))
+		fmt.Fprintf(p.log, "%d %-40s %-17s %v\n", round+1, s.name, system, time.Since(started).Round(time.Millisecond))
 	}
 	return nil
 }
@@ -183,5 +196,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), besides(), pulling(), spreading(), others())
+	return slices.Concat(writing(), besides(), pulling(), spreading(), loads(), others())
 }

@@ -101,8 +101,10 @@ func figure(v float64, unit string) string {
 		return fmt.Sprintf("%.2f %%", 100*v)
 	case strings.HasSuffix(unit, "sec") || strings.HasSuffix(unit, "sec/op"):
 		return seconds(v)
-	case unit == "B/key":
+	case unit == "B/key" || strings.HasSuffix(unit, "B/op"):
 		return fmt.Sprintf("%.0f B", v)
+	case unit == "sessions" || unit == "known":
+		return fmt.Sprintf("%.0f", v)
 	case strings.HasSuffix(unit, "B"):
 		return si(v) + "B"
 	}
@@ -194,6 +196,44 @@ func (rs *results) line(s scenario, r row) (string, bool) {
 	return b.String(), found
 }
 
+// grid is the table of several scenarios that measure the same figures, which are its columns.
+func (rs *results) grid(lines []scenario) string {
+	var b strings.Builder
+	columns := []string{"", "system"}
+	for _, r := range lines[0].rows {
+		columns = append(columns, r.title)
+	}
+	fmt.Fprintf(&b, "\n### %s\n\n| %s |\n|%s\n", lines[0].title, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	found := false
+	for _, s := range lines {
+		for _, system := range s.systems {
+			if cells, ok := rs.cells(s, system); ok {
+				found = true
+				fmt.Fprintf(&b, "| %s | %s | %s |\n", s.line, system, cells)
+			}
+		}
+	}
+	if !found {
+		return ""
+	}
+	return b.String()
+}
+
+func (rs *results) cells(s scenario, system string) (_ string, found bool) {
+	var cells []string
+	for _, r := range s.rows {
+		cell := ""
+		if value, _, ok, _ := rs.of(r, system); ok {
+			found, cell = true, between(value, r.unit)
+			if n := rs.figures[figureKey{r.name, unseenUnit, system}]; strings.HasPrefix(r.unit, "p") && len(n) > 0 {
+				cell = "over " + cell // some had not arrived when the round ended
+			}
+		}
+		cells = append(cells, cell)
+	}
+	return strings.Join(cells, " | "), found
+}
+
 // processor is the ratio of processor time, which other work on the machine disturbs
 // less than the clock.
 func (rs *results) processor(r row) string {
@@ -214,8 +254,18 @@ func (rs *results) tables() string {
 	fmt.Fprintf(&b, "Machine: %s, %s/%s, %s. Meanwhile: %s.\n", said("cpu"), said("goos"), said("goarch"), said("go"), said("note"))
 	least, most := rs.rounds()
 	fmt.Fprintf(&b, "Each figure is the median of %d to %d rounds, with the least and the greatest; a ratio is taken within a round.\n", least, most)
-	for _, s := range scenarios() {
-		b.WriteString(rs.section(s))
+	all := scenarios()
+	for i, s := range all {
+		switch {
+		case s.line == "":
+			b.WriteString(rs.section(s))
+		case i == 0 || all[i-1].title != s.title:
+			n := slices.IndexFunc(all[i:], func(o scenario) bool { return o.title != s.title })
+			if n < 0 {
+				n = len(all) - i
+			}
+			b.WriteString(rs.grid(all[i : i+n]))
+		}
 	}
 	return b.String()
 }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/perf/benchfmt"
@@ -22,7 +22,7 @@ func spreading() (list []scenario) {
 			list = append(list, latency(nodes, network))
 		}
 	}
-	return append(list, idleCluster())
+	return append(list, silence(), burst(50), burst(200), idleCluster())
 }
 
 // cluster is a number of nodes on loopback, of this system or another. It calls the function
@@ -38,6 +38,8 @@ type replicas struct {
 	joining string // directory of one that may join
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+
+	sessions atomic.Int64 // that have ended, each counted once
 }
 
 // newReplicas starts a cluster with default options in which all know the first, and waits
@@ -49,7 +51,11 @@ func newReplicas(e *env, nodes int, network string, seen func(node int, key []by
 			err = errors.Join(err, s.close())
 		}
 	}()
-	o, _, err := over(network, replicator.Options{})
+	o, _, err := over(network, replicator.Options{Events: &replicator.Events{Session: func(ev replicator.SessionEvent) {
+		if ev.Dialed {
+			s.sessions.Add(1)
+		}
+	}}})
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +82,8 @@ func newReplicas(e *env, nodes int, network string, seen func(node int, key []by
 		s.wg.Go(func() {
 			for c, err := range changes {
 				if err != nil {
-					continue // such a key counts as not seen
+					s.reread(i, seen)
+					continue
 				}
 				seen(i, c.Key)
 			}
@@ -85,9 +92,18 @@ func newReplicas(e *env, nodes int, network string, seen func(node int, key []by
 	return s, nil
 }
 
+// reread reads all keys, since changes were left out. What cannot be read counts as not seen.
+func (s *replicas) reread(node int, seen func(node int, key []byte)) {
+	it := s.dbs[node].NewIterator(nil, nil)
+	defer it.Release()
+	for it.Next() {
+		seen(node, it.Key())
+	}
+}
+
 // meet waits until every replica has had a session with every other.
 func (s *replicas) meet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(len(s.dbs))*time.Second)
 	defer cancel()
 	for _, db := range s.dbs {
 		for {
@@ -108,16 +124,39 @@ func (s *replicas) meet(ctx context.Context) error {
 	return nil
 }
 
-func (s *replicas) put(key, value []byte) error { return s.dbs[0].Put(key, value, nil) }
+func (s *replicas) put(key, value []byte) error { return s.write(0, key, value) }
+
+func (s *replicas) write(node int, key, value []byte) error { return s.dbs[node].Put(key, value, nil) }
+
+func (s *replicas) sent() (n int64, known bool) {
+	for _, db := range s.dbs {
+		_, out := bytesOf(db)
+		n += out
+	}
+	return n, true
+}
+
+// duplicates is how many versions have come to the replicas with their payload that they
+// knew already.
+func (s *replicas) duplicates() (n int64) {
+	for _, db := range s.dbs {
+		n += duplicatesAt(db)
+	}
+	return n
+}
+
+// duplicatesAt is 0 as long as a replica does not count them.
+func duplicatesAt(*replicator.DB) int64 { return 0 }
 
 func (s *replicas) close() error {
 	s.cancel()
 	s.wg.Wait()
-	var errs []error
-	for _, db := range s.dbs {
-		errs = append(errs, db.Close())
-	}
-	return errors.Join(errs...)
+	return each(len(s.dbs), func(i int) error { return s.dbs[i].Close() })
+}
+
+// each does the same for n replicas at once.
+func each(n int, do func(i int) error) error {
+	return share(n, n, func(i, _, _ int) error { return do(i) })
 }
 
 // latency is the time from a Put at one node until it is visible at all others. The
@@ -138,6 +177,31 @@ func latency(nodes int, network string) scenario {
 		return e.latency(s.name, nodes, func(seen func(int, []byte)) (cluster, error) { return newReplicas(e, nodes, network, seen) })
 	}
 	return s
+}
+
+// silence is the time that a write takes after so much silence that nothing of the last one is
+// left to be used.
+func silence() scenario {
+	s := scenario{name: "Silence", systems: []string{replicated, secured}, title: "From the first Put after 4 s of silence to visible on all three replicas"}
+	s.rows = []row{{s.name, "p50-sec", "p50", aim{}}}
+	s.run = func(e *env) error {
+		took, err := e.latencies(3, e.silences, func() time.Duration { return e.silence }, func(seen func(int, []byte)) (cluster, error) {
+			return newReplicas(e, 3, e.network(), seen)
+		})
+		if err == nil {
+			e.emit(s.name, len(took), quantile("p50-sec", took, 0.5))
+		}
+		return err
+	}
+	return s
+}
+
+// network is what the replicas of the system that is measured talk over.
+func (e *env) network() string {
+	if e.system == secured {
+		return "tls"
+	}
+	return "tcp"
 }
 
 // arrivals counts the nodes at which the awaited key has become visible.
@@ -168,35 +232,55 @@ func (a *arrivals) await(key []byte) {
 	a.key, a.at = string(key), map[int]bool{}
 }
 
-func (e *env) latency(name string, nodes int, start func(seen func(node int, key []byte)) (cluster, error)) (err error) {
-	a := &arrivals{want: nodes, all: make(chan time.Time, 1)}
-	c, err := start(a.seen)
+func (e *env) latency(name string, nodes int, start func(seen func(node int, key []byte)) (cluster, error)) error {
+	r := rand.New(rand.NewPCG(uint64(e.round), 3))
+	pause := func() time.Duration { return 40*time.Millisecond + time.Duration(r.Int64N(int64(20*time.Millisecond))) }
+	took, err := e.latencies(nodes, e.samples+10, pause, start)
 	if err != nil {
 		return err
 	}
+	took = took[10:] // the first warm up
+	e.emit(name, len(took), quantile("p50-sec", took, 0.5), quantile("p99-sec", took, 0.99))
+	return nil
+}
+
+// latencies are those of n puts, each after a pause.
+func (e *env) latencies(nodes, n int, pause func() time.Duration, start func(seen func(node int, key []byte)) (cluster, error)) (took []time.Duration, err error) {
+	a := &arrivals{want: nodes, all: make(chan time.Time, 1)}
+	c, err := start(a.seen)
+	if err != nil {
+		return nil, err
+	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	ks, v := newKeys(e.samples+10, uint64(e.round)), newValues(100, 5)
-	r := rand.New(rand.NewPCG(uint64(e.round), 3))
-	var took []time.Duration
-	for i := range uint32(ks.len()) {
-		time.Sleep(40*time.Millisecond + time.Duration(r.Int64N(int64(20*time.Millisecond))))
+	ks, v := newKeys(n, uint64(e.round)), newValues(100, 5)
+	for i := range uint32(n) {
+		if err := e.wait(pause()); err != nil {
+			return nil, err
+		}
 		a.await(ks.at(i))
 		began := time.Now()
 		if err := c.put(ks.at(i), v.next()); err != nil {
-			return err
+			return nil, err
 		}
 		select {
 		case at := <-a.all:
 			took = append(took, at.Sub(began))
 		case <-time.After(20 * time.Second):
-			return fmt.Errorf("key %d is not visible on all %d nodes after 20 s", i, nodes)
+			return nil, fmt.Errorf("key %d is not visible on all %d nodes after 20 s", i, nodes)
 		case <-e.ctx.Done():
-			return e.ctx.Err()
+			return nil, e.ctx.Err()
 		}
 	}
-	took = slices.Clone(took[10:]) // the first warm up
-	e.emit(name, len(took), quantile("p50-sec", took, 0.5), quantile("p99-sec", took, 0.99))
-	return nil
+	return took, nil
+}
+
+func (e *env) wait(d time.Duration) error {
+	select {
+	case <-e.ctx.Done():
+		return e.ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // idleCluster is five idle replicas.
@@ -217,22 +301,17 @@ func idleCluster() scenario {
 }
 
 func (e *env) idleCluster(name string, c *replicas) error {
-	sent := func() (n int64) {
-		for _, db := range c.dbs {
-			_, out := bytesOf(db)
-			n += out
-		}
-		return n
+	if err := e.wait(min(e.window/10, time.Second)); err != nil {
+		return err
 	}
-	time.Sleep(min(e.window/10, time.Second))
-	bytes, used, began := sent(), cpu(), time.Now()
-	select {
-	case <-e.ctx.Done():
-		return e.ctx.Err()
-	case <-time.After(e.window):
+	bytes, _ := c.sent()
+	used, began := cpu(), time.Now()
+	if err := e.wait(e.window); err != nil {
+		return err
 	}
 	took := time.Since(began).Seconds()
-	e.emit(name, 1, benchfmt.Value{Value: float64(sent()-bytes) / took, Unit: "B/s"}, benchfmt.Value{Value: (cpu() - used).Seconds() / took, Unit: "cpu-sec/s"})
+	sent, _ := c.sent()
+	e.emit(name, 1, benchfmt.Value{Value: float64(sent-bytes) / took, Unit: "B/s"}, benchfmt.Value{Value: (cpu() - used).Seconds() / took, Unit: "cpu-sec/s"})
 	return nil
 }
 

@@ -62,11 +62,11 @@ func (k *Knowledge) Covers(d Dot) bool { return d.Seq <= k.Seq(Covered, d.Origin
 // its key is superseded then.
 func (k *Knowledge) Superseded(d Dot) bool {
 	i, ok := k.Find(d.Origin)
-	return ok && d.Seq <= k.Rows[i].proof()
+	return ok && d.Seq <= k.Rows[i].watermark()
 }
 
-// proof returns how far absence means superseded.
-func (r *Row) proof() uint64 { return min(r.Seqs[Covered], max(r.Seqs[Pruned], r.Seqs[Purged])) }
+// watermark returns how far a version that is not held is known to be superseded.
+func (r *Row) watermark() uint64 { return min(r.Seqs[Covered], max(r.Seqs[Pruned], r.Seqs[Purged])) }
 
 // Raise lifts one column of d's origin to d and reports whether that changed it.
 func (k *Knowledge) Raise(c Column, d Dot) bool {
@@ -87,10 +87,10 @@ func (k *Knowledge) Raise(c Column, d Dot) bool {
 		}
 		k.VectorSum = k.VectorSum.Add(d.Hash())
 	}
-	proof, shortened := r.proof(), r.Seqs[Pruned]
+	watermark, shortened := r.watermark(), r.Seqs[Pruned]
 	r.Seqs[c] = d.Seq
 	k.Rev++
-	if r.proof() > proof || r.Seqs[Pruned] > shortened || c == Purged {
+	if r.watermark() > watermark || r.Seqs[Pruned] > shortened || c == Purged {
 		k.WatermarkRev++
 	}
 	r.Rev = k.Rev

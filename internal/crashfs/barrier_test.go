@@ -67,7 +67,7 @@ func TestOverwritingOneKeyUntilMemCompGrewByTwoIsABarrier(t *testing.T) {
 		}
 		require.Len(t, boot(t, s.Image(crashfs.DropUnsynced, nil)), (round+1)*50+1)
 	}
-	settle(t, db)
+	quiesce(t, db)
 	require.NoError(t, db.Close())
 }
 
@@ -104,7 +104,7 @@ func TestBarrierHoldsWhileOthersWrite(t *testing.T) {
 	close(stop)
 	writers.Wait()
 	require.Empty(t, errs)
-	settle(t, db)
+	quiesce(t, db)
 	require.NoError(t, db.Close())
 }
 

@@ -60,14 +60,14 @@ func record(t *testing.T, o *crashfs.Options, n int, synced func(i int) bool) ru
 		r.flushes = append(r.flushes, flush{memComp: memComp(t, db), ops: s.Ops()})
 	}
 	r.end = s.Ops()
-	settle(t, db)
+	quiesce(t, db)
 	require.NoError(t, db.Close())
 	return r
 }
 
-// settle waits until no flush is under way. goleveldb's Close races with one
+// quiesce waits until no flush is under way. goleveldb's Close races with one
 // that is just ending: it closes the channel that the flush gives its buffer to.
-func settle(t *testing.T, db *leveldb.DB) {
+func quiesce(t *testing.T, db *leveldb.DB) {
 	t.Helper()
 	require.NoError(t, db.Put(reserved, nil, nil))
 	require.NoError(t, db.CompactRange(util.Range{}))

@@ -17,7 +17,7 @@ type step struct {
 	id int              // the file concerned; 0 for SetMeta
 	fd storage.FileDesc // its name
 	to storage.FileDesc // rename only: the new name
-	// data is the whole content after the step, for writes and damage. It shares
+	// data is the whole content after the step, for writes and corruption. It shares
 	// its array with the steps before, so it costs one slice header.
 	// Invariant: nobody changes an element below len(data).
 	data   []byte
@@ -148,7 +148,7 @@ func (d *disk) applyContent(f *inode, s step) {
 	switch {
 	case s.op == OpWrite:
 		f.data = s.data
-	case s.op == opDamage:
+	case s.op == opCorrupt:
 		f.data = s.data
 		f.synced = min(f.synced, len(s.data))
 	case s.failed:

@@ -28,11 +28,11 @@ const (
 	OpSetMeta
 	OpOpen
 	OpRead
-	opDamage
+	opCorrupt
 )
 
 var opNames = [...]string{OpCreate: "create", OpWrite: "write", OpSync: "sync", OpRemove: "remove",
-	OpRename: "rename", OpSetMeta: "set meta", OpOpen: "open", OpRead: "read", opDamage: "damage"}
+	OpRename: "rename", OpSetMeta: "set meta", OpOpen: "open", OpRead: "read", opCorrupt: "corrupt"}
 
 func (o Op) String() string {
 	if o > 0 && int(o) < len(opNames) {
@@ -87,7 +87,7 @@ func (s *Storage) SetSpace(n int64) {
 // FlipBit inverts one bit of a file, on disk and for readers that have it open
 // (goleveldb may answer from its block cache). Bit 0 is the lowest of the first byte.
 func (s *Storage) FlipBit(fd storage.FileDesc, bit int64) error {
-	return s.damage(fd, func(data []byte) ([]byte, error) {
+	return s.corrupt(fd, func(data []byte) ([]byte, error) {
 		if bit < 0 || bit/8 >= int64(len(data)) {
 			return nil, fmt.Errorf("crashfs: flip bit %d of %v, which has %d bytes", bit, fd, len(data))
 		}
@@ -119,7 +119,7 @@ func (s *Storage) FlipRandomBit(ft storage.FileType, rng *rand.Rand) (storage.Fi
 
 // Truncate cuts a file to size bytes, on disk and for its readers.
 func (s *Storage) Truncate(fd storage.FileDesc, size int) error {
-	return s.damage(fd, func(data []byte) ([]byte, error) {
+	return s.corrupt(fd, func(data []byte) ([]byte, error) {
 		if size < 0 || size > len(data) {
 			return nil, fmt.Errorf("crashfs: truncate %v to %d bytes, it has %d", fd, size, len(data))
 		}
@@ -127,16 +127,16 @@ func (s *Storage) Truncate(fd storage.FileDesc, size int) error {
 	})
 }
 
-func (s *Storage) damage(fd storage.FileDesc, change func([]byte) ([]byte, error)) error {
+func (s *Storage) corrupt(fd storage.FileDesc, change func([]byte) ([]byte, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id, ok := s.disk.seen[fd]
 	if !ok {
-		return fmt.Errorf("crashfs: damage %v: %w", fd, os.ErrNotExist)
+		return fmt.Errorf("crashfs: corrupt %v: %w", fd, os.ErrNotExist)
 	}
 	data, err := change(s.disk.files[id].data)
 	if err == nil {
-		s.doLocked(step{op: opDamage, id: id, fd: fd, data: data})
+		s.doLocked(step{op: opCorrupt, id: id, fd: fd, data: data})
 	}
 	return err
 }

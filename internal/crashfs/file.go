@@ -34,7 +34,7 @@ func (h *handle) readyLocked(op Op) error {
 	return h.s.refuseLocked(op, h.fd.Type)
 }
 
-// ReadAt looks at the file as it is now, so that damage done after the opening shows.
+// ReadAt looks at the file as it is now, so that it shows corruption after the opening.
 func (h *handle) ReadAt(p []byte, off int64) (int, error) {
 	h.s.mu.Lock()
 	err, data := h.readyLocked(OpRead), h.inode.data
@@ -58,7 +58,7 @@ type reader struct {
 	*io.SectionReader
 }
 
-// ReadAt settles which of the two embedded ones is meant.
+// ReadAt says which of the two embedded ones is meant.
 func (r *reader) ReadAt(p []byte, off int64) (int, error) { return r.SectionReader.ReadAt(p, off) }
 
 type writer struct{ *handle }

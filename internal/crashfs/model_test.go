@@ -337,6 +337,6 @@ func TestRandomBitIsFlippedInAFileOfTheType(t *testing.T) {
 	require.Less(t, bit, int64(32))
 	b, err := io.ReadAll(r)
 	require.NoError(t, err)
-	require.NotEqual(t, "tttt", string(b), "an open reader sees the damage")
+	require.NotEqual(t, "tttt", string(b), "an open reader sees the corruption")
 	require.Equal(t, "jjjj", content(t, s, journal))
 }

@@ -15,7 +15,7 @@
 // The file system modelled is an ordinary local journalling one: fsync makes a
 // file's bytes and its name durable, goleveldb syncs the directory with each
 // manifest, and directory operations that were not synced survive in order.
-// Damage within a write is modelled in sectors of 512 bytes. Nothing here sleeps
+// Torn writes are modelled in sectors of 512 bytes. Nothing here sleeps
 // or waits, so a storage may be used in a synctest bubble.
 package crashfs
 

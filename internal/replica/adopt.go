@@ -9,9 +9,9 @@ import (
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
-// Strange reports whether the raw key shows something else than what was last logged.
-// If what a key in conflict should show cannot be said, it is not.
-func Strange(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte, s store.Siblings, now store.ShownValue) (bool, error) {
+// Unlogged reports whether a raw key holds something else than the resolved value of what was
+// logged. If the resolved value of a key in conflict cannot be said, it does not.
+func Unlogged(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte, s store.Siblings, now store.Fingerprint) (bool, error) {
 	if len(s) == 1 && now.Deleted {
 		return !s[0].Deleted, nil
 	}
@@ -19,12 +19,12 @@ func Strange(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte
 	return known && want != now, err
 }
 
-// expected returns what a key shows by its log, and whether that can be said. Of a key
-// in conflict its mark tells; in that of an earlier release it is not written, and
-// the resolver is asked, if it decides the same twice.
-func expected(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte, s store.Siblings) (want store.ShownValue, known bool, err error) {
+// expected returns the resolved value of a key by its log, and whether that can be said. Of a
+// key in conflict its hint has it; that of an earlier release has not, and the resolver
+// is asked, if it decides the same twice.
+func expected(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byte, s store.Siblings) (want store.Fingerprint, known bool, err error) {
 	if len(s) > 1 {
-		marked, known, err := store.ReadShown(rd, key)
+		marked, known, err := store.ReadResolved(rd, key)
 		if err != nil || known {
 			return marked, known, err
 		}
@@ -36,13 +36,13 @@ func expected(rd store.Reader, os store.Aliasing, resolve ResolveFunc, key []byt
 		}
 		first, _ := Resolve(resolve, key, vs)
 		second, _ := Resolve(resolve, key, vs)
-		return store.ShownOf(first.Value, first.Deleted), first.SameContent(&second), nil
+		return store.FingerprintOf(first.Value, first.Deleted), first.SameContent(&second), nil
 	}
 	if s[0].Deleted {
-		return store.ShownValue{Deleted: true}, true, nil
+		return store.Fingerprint{Deleted: true}, true, nil
 	}
 	e, err := store.ReadEntry(rd, key, &s[0], os)
-	return store.ShownValue{Check: e.Check}, err == nil, err
+	return store.Fingerprint{Check: e.Check}, err == nil, err
 }
 
 // Adopt logs the values at some keys, which are in order, as they are now. Of keys
@@ -75,7 +75,7 @@ func (t *Txn) Adopt(keys [][]byte) error {
 			return err
 		}
 		if len(s) > 0 { // else it is new: mostly so
-			odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownOf(values.Value(), false))
+			odd, err := Unlogged(t.R.Store, t.R, t.R.Resolve, key, s, store.FingerprintOf(values.Value(), false))
 			if err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ func (t *Txn) AdoptDeletes(keys [][]byte) error {
 		if len(s) == 0 {
 			continue // purged meanwhile
 		}
-		odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownValue{Deleted: true})
+		odd, err := Unlogged(t.R.Store, t.R, t.R.Resolve, key, s, store.Fingerprint{Deleted: true})
 		if err != nil {
 			return err
 		}

@@ -15,15 +15,15 @@ type durability struct {
 	Durable causal.Knowledge // checkpoint and watermarks, as far as they are on disk
 	undurable
 
-	Commits  uint64 // transactions since the opening
+	commits  uint64 // transactions since the opening
 	dirty    uint64 // the last of them that was committed without Sync
 	ownDirty uint64 // the last of them that had own writes and was committed without Sync
-	Safe     uint64 // those up to here are known to be on disk
-	Unsynced bool   // dirty is above Safe: the checkpoint may be below the version vector
+	safe     uint64 // those up to here are known to be on disk
+	unsynced bool   // dirty is above safe: the checkpoint may be below the version vector
 
 	flushMarks  []FlushMark   // version vectors that are durable once goleveldb has flushed often enough
 	inDoubt     inDoubt       // keys written since all was known to be on disk
-	SavedRev    uint64        // checkpoints up to this revision are stored
+	savedRev    uint64        // checkpoints up to this revision are stored
 	StableCache causal.Vector // see stableVector; nil: to be worked out again
 }
 
@@ -53,20 +53,29 @@ type undurable struct {
 	moved   uint64    // changes of checkpoint and disk
 }
 
-// FlushMark is the version vector as it was when goleveldb had flushed its memtable count times.
+// FlushMark is a moment: what a replica had committed then. Once all of that is on disk, the
+// checkpoint may rise to it.
 type FlushMark struct {
-	count   uint64
-	Vector  causal.Vector
-	Commits uint64
-	Resume  resumePoint
+	count   uint64 // how often goleveldb had flushed its memtable, as far as that matters
+	vector  causal.Vector
+	commits uint64
+	resume  resumePoint
 }
 
-// RequireDurable raises a watermark and has it written with Sync (W4), unless it is on disk already.
+// FlushMark marks what is committed now.
+func (r *Replica) FlushMark() FlushMark {
+	return FlushMark{vector: r.Known.Vector(causal.Covered), commits: r.commits, resume: r.resumePoint()}
+}
+
+// OnDisk reports whether all that a mark stands for is known to be on disk.
+func (r *Replica) OnDisk(m FlushMark) bool { return !r.unsynced || r.safe >= m.commits }
+
+// requireDurable raises a watermark and has it written with Sync (W4), unless it is on disk already.
 // What is no longer held, or no longer named in a context, and all later versions of the
 // key rely on it, so a power failure must not take it and leave them. That it is
 // known here is not enough: it may have come with a pull that was not synced.
-func (t *Txn) RequireDurable(c causal.Column, d causal.Dot) {
-	t.RaiseWatermark(c, d)
+func (t *Txn) requireDurable(c causal.Column, d causal.Dot) {
+	t.raiseWatermark(c, d)
 	if t.R.isDurable(c, d) {
 		return
 	}
@@ -119,8 +128,8 @@ func (r *Replica) noteDurable(t *Txn) {
 	r.moved++
 }
 
-// UndurableOrigins returns the origins whose watermarks a batch with versions must carry (C3).
-func (r *Replica) UndurableOrigins() []causal.Origin {
+// undurableOrigins returns the origins whose watermarks a batch with versions must carry (C3).
+func (r *Replica) undurableOrigins() []causal.Origin {
 	now := [2]uint64{r.Known.WatermarkRev, r.moved}
 	if r.undurable.asOf == now {
 		return r.undurable.origins
@@ -139,13 +148,13 @@ func (r *Replica) UndurableOrigins() []causal.Origin {
 	return r.undurable.origins
 }
 
-// Checkpoint raises the checkpoint to a vector that is known to be on disk, or to the whole
+// checkpoint raises the checkpoint to a vector that is known to be on disk, or to the whole
 // version vector if v is nil.
-func (r *Replica) Checkpoint(v causal.Vector) {
+func (r *Replica) checkpoint(v causal.Vector) {
 	if v == nil {
 		v = r.Known.Vector(causal.Covered)
 		r.flushMarks = r.flushMarks[:0]
-		r.Safe, r.Unsynced = r.Commits, false
+		r.safe, r.unsynced = r.commits, false
 		r.inDoubt = inDoubt{}
 	}
 	for _, d := range v {
@@ -157,11 +166,26 @@ func (r *Replica) Checkpoint(v causal.Vector) {
 
 // StageCheckpoints writes the checkpoint where it rose since it was last written.
 func (t *Txn) StageCheckpoints() {
-	for _, w := range t.R.Known.Since(t.R.SavedRev) {
+	for _, w := range t.R.Known.Since(t.R.savedRev) {
 		t.R.stageOrigin(&t.Batch, w.Origin, w)
 	}
-	t.savedFrom, t.saved = t.R.SavedRev, t.R.Known.Rev
+	t.savedFrom, t.saved = t.R.savedRev, t.R.Known.Rev
 	t.stageResume()
+}
+
+// StageUpkeep writes what is written every few seconds: checkpoint and members. If all is
+// on disk but this, it must not be the one write for which a flush has to be waited for; and
+// watermarks that are not known to be on disk go with every write until they are (C3).
+func (t *Txn) StageUpkeep() {
+	t.Sync = t.Sync || !t.R.unsynced || len(t.R.undurableOrigins()) > 0
+	t.StageCheckpoints()
+	t.StageMembers()
+}
+
+// NeedsUpkeep reports whether anything waits to be known to be on disk, to be purged or to be
+// reissued.
+func (r *Replica) NeedsUpkeep() bool {
+	return r.unsynced || r.Known.Rev != r.savedRev || r.Tombstones > 0 || len(r.Cloud) > 0
 }
 
 // Flushed takes note of how often goleveldb has flushed its memtable so far (C1).
@@ -171,29 +195,30 @@ func (r *Replica) Flushed(count uint64) {
 	for len(r.flushMarks) > 0 && count >= r.flushMarks[0].count+2 {
 		m := r.flushMarks[0]
 		r.flushMarks = r.flushMarks[1:]
-		r.OnDisk(m)
+		r.NoteOnDisk(m)
 	}
-	if !r.Unsynced {
+	if !r.unsynced {
 		return
 	}
-	m := FlushMark{count, r.Known.Vector(causal.Covered), r.Commits, r.ResumePoint()}
+	m := r.FlushMark()
+	m.count = count
 	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].count == count {
-		r.flushMarks[n-1] = m // a later claim, due no later
+		r.flushMarks[n-1] = m // a later version vector, due no later
 	} else {
 		r.flushMarks = append(r.flushMarks, m)
 	}
 }
 
-// OnDisk raises the checkpoint to what a mark vouches for. If nothing was
+// NoteOnDisk raises the checkpoint to a mark, all of which is on disk. If nothing was
 // committed without Sync since it was taken, that is the whole version vector.
-func (r *Replica) OnDisk(m FlushMark) {
-	if r.Safe = max(r.Safe, m.Commits); r.Safe >= r.dirty {
-		r.Checkpoint(nil)
-		r.resumable(r.ResumePoint())
+func (r *Replica) NoteOnDisk(m FlushMark) {
+	if r.safe = max(r.safe, m.commits); r.safe >= r.dirty {
+		r.checkpoint(nil)
+		r.resumable(r.resumePoint())
 		return
 	}
-	r.Checkpoint(m.Vector)
-	r.resumable(m.Resume)
+	r.checkpoint(m.vector)
+	r.resumable(m.resume)
 }
 
 // stableVector is what every member is known to have on disk, and we too.
@@ -278,7 +303,7 @@ func (t *Txn) rewrite(key []byte) error {
 	if err != nil && err != leveldb.ErrNotFound {
 		return err
 	}
-	odd, err := Strange(t.R.Store, t.R, t.R.Resolve, key, s, store.ShownOf(raw, err == leveldb.ErrNotFound))
+	odd, err := Unlogged(t.R.Store, t.R, t.R.Resolve, key, s, store.FingerprintOf(raw, err == leveldb.ErrNotFound))
 	if err != nil {
 		return err
 	}
@@ -289,7 +314,7 @@ func (t *Txn) rewrite(key []byte) error {
 	if err != nil {
 		return err
 	}
-	// The batch that took a mark away may be among those that are in doubt.
+	// The batch that took a hint away may be among those that are in doubt.
 	if !InConflict(vs) {
 		t.Batch.Delete(store.KindKey(store.KindConflict, key))
 	}
@@ -297,7 +322,7 @@ func (t *Txn) rewrite(key []byte) error {
 		t.Batch.Delete(store.KindKey(store.KindTombstone, key))
 	}
 	n := len(t.Changes)
-	err = t.ReplaceQuietly(key, s, k, vs)
+	err = t.replaceQuietly(key, s, k, vs)
 	for i := range t.Changes[n:] {
 		t.Changes[n+i].Same = true
 	}

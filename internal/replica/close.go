@@ -13,9 +13,9 @@ import (
 // flush holds.
 func MarkClean(raw *leveldb.DB, r *Replica) error {
 	flushes, err := store.MemtableFlushes(raw)
-	if err == nil && (r.Unsynced || flushes > 0) {
+	if err == nil && (r.unsynced || flushes > 0) {
 		b := new(leveldb.Batch)
-		r.StageFlushed(b)
+		r.stageFlushed(b)
 		if err = raw.Write(b, nil); err == nil {
 			err = store.Flush(raw)
 		}
@@ -24,8 +24,7 @@ func MarkClean(raw *leveldb.DB, r *Replica) error {
 		return fmt.Errorf("replicator: cannot bring to disk what was written without Sync: %w", err)
 	}
 	b := new(leveldb.Batch)
-	r.StageClean(b)
-	if err := r.StageClosed(b); err != nil {
+	if err := r.StageClean(b); err != nil {
 		return fmt.Errorf("replicator: cannot mark the database as cleanly closed: %w", err)
 	}
 	if err := raw.Write(b, &opt.WriteOptions{Sync: true}); err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// resolveConflicts stages what a key in conflict shows, if that is something else, with all
+// resolveConflicts stages the resolved value of a key in conflict, if it has changed, with all
 // its state, as ever.
 func (t *Txn) resolveConflicts(key []byte) error {
 	s, k, err := t.Lookup(key)
@@ -27,9 +27,9 @@ func (t *Txn) resolveConflicts(key []byte) error {
 		}
 		return err
 	}
-	odd, err := showsOther(t.R.Store, key, vs, func(key []byte, vs []store.Version) store.Version {
-		shown, _ := t.resolve(key, vs)
-		return shown
+	odd, err := outdated(t.R.Store, key, vs, func(key []byte, vs []store.Version) store.Version {
+		resolved, _ := t.resolve(key, vs)
+		return resolved
 	})
 	if err != nil || !odd {
 		return err
@@ -37,9 +37,8 @@ func (t *Txn) resolveConflicts(key []byte) error {
 	return t.replace(key, s, nil, vs, false)
 }
 
-// unresolved returns keys in conflict, from one on, that do not show what the resolver makes
-// of them (M8), and those of which only the mark is left; and where to go on, or nil at
-// the end.
+// unresolved returns keys in conflict, from one on, whose resolved value is outdated (M8), and
+// those of which only the hint is left; and where to go on, or nil at the end.
 func (v *View) unresolved(from []byte, limit int, resolve ResolveFunc, enough func() bool) (keys [][]byte, next []byte, err error) {
 	it := v.NewIterator(store.KindRangeFrom(store.KindConflict, from), nil)
 	defer it.Release()
@@ -61,9 +60,9 @@ func (v *View) unresolved(from []byte, limit int, resolve ResolveFunc, enough fu
 		} else if err != nil {
 			return nil, nil, err
 		}
-		odd, err := showsOther(v, key, vs, func(key []byte, vs []store.Version) store.Version {
-			shown, _ := Resolve(resolve, key, vs)
-			return shown
+		odd, err := outdated(v, key, vs, func(key []byte, vs []store.Version) store.Version {
+			resolved, _ := Resolve(resolve, key, vs)
+			return resolved
 		})
 		if err != nil {
 			return nil, nil, err
@@ -75,9 +74,9 @@ func (v *View) unresolved(from []byte, limit int, resolve ResolveFunc, enough fu
 	return keys, nil, it.Error()
 }
 
-// showsOther reports whether a key in conflict shows something else than what resolve
-// makes of it. What was written past the wrapper is for Adopt, and is left alone.
-func showsOther(rd store.Reader, key []byte, vs []store.Version, resolve func(key []byte, vs []store.Version) store.Version) (bool, error) {
+// outdated reports whether the resolved value of a key in conflict is something else than what
+// resolve makes of it now. What was written past the wrapper is for Adopt, and is left alone.
+func outdated(rd store.Reader, key []byte, vs []store.Version, resolve func(key []byte, vs []store.Version) store.Version) (bool, error) {
 	if len(vs) < 2 || !InConflict(vs) {
 		return false, nil
 	}
@@ -85,11 +84,11 @@ func showsOther(rd store.Reader, key []byte, vs []store.Version, resolve func(ke
 	if err != nil && err != leveldb.ErrNotFound {
 		return false, err
 	}
-	now := store.ShownOf(raw, err == leveldb.ErrNotFound)
-	kept, known, err := store.ReadShown(rd, key)
+	now := store.FingerprintOf(raw, err == leveldb.ErrNotFound)
+	kept, known, err := store.ReadResolved(rd, key)
 	if err != nil || known && kept != now {
 		return false, err
 	}
-	shown := resolve(key, vs)
-	return store.ShownOf(shown.Value, shown.Deleted) != now, nil
+	resolved := resolve(key, vs)
+	return store.FingerprintOf(resolved.Value, resolved.Deleted) != now, nil
 }

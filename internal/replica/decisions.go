@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -16,56 +15,78 @@ import (
 
 // Decisions are what a resolver was asked for one request.
 type Decisions struct {
-	Made   map[Question]Decision
-	Open   []openConflict // to be asked
-	Rounds int            // in which it was
+	made   map[question]decision
+	open   []openConflict // to be asked
+	rounds int            // in which it was
 }
 
-// Question is a key with certain siblings. Versions never change, so neither does it.
-type Question struct {
-	Key   string
-	Names causal.Sum
+// question is a key with certain siblings. Versions never change, so neither does it.
+type question struct {
+	key   string
+	names causal.Sum
 }
 
-// Decision is what a resolver answered.
-type Decision struct {
-	Shown    store.Version
+// decision is what a resolver answered.
+type decision struct {
+	resolved store.Version
 	panicked any
 }
 
 type openConflict struct {
-	Key []byte
-	Vs  []store.Version
+	key []byte
+	vs  []store.Version
 }
 
-// DecisionRounds is how often a request may be given up for what changed meanwhile.
-const DecisionRounds = 8
+// decisionRounds is how often a request may be given up for what changed meanwhile.
+const decisionRounds = 8
 
-// ErrUndecided ends the staging of a request that a resolver has to be asked for.
-var ErrUndecided = errors.New("replicator: a resolver has to be asked first")
+// Undecided reports whether a resolver has to be asked before the request can be committed.
+func (ds *Decisions) Undecided() bool { return ds != nil && len(ds.open) > 0 }
 
-// resolve returns what a key with several siblings shows. The answer may be one to go on
-// with only: then the request is given up in the end.
-func (t *Txn) resolve(key []byte, vs []store.Version) (shown store.Version, panicked any) {
+// Decide asks a resolver for all that is undecided, so that the request can be staged again. It
+// reports whether it was not stopped.
+func (ds *Decisions) Decide(resolve ResolveFunc, stop func() bool) bool {
+	ds.rounds++
+	for _, o := range ds.open {
+		if stop() {
+			return false
+		}
+		ds.decide(resolve, o.key, o.vs)
+	}
+	ds.open = nil
+	return true
+}
+
+// decide asks a resolver. What it returns may be its own.
+func (ds *Decisions) decide(resolve ResolveFunc, key []byte, vs []store.Version) decision {
+	resolved, panicked := Resolve(resolve, key, vs)
+	resolved.Value = slices.Clone(resolved.Value)
+	if ds.made == nil {
+		ds.made = map[question]decision{}
+	}
+	d := decision{resolved, panicked}
+	ds.made[questionOf(key, vs)] = d
+	return d
+}
+
+func questionOf(key []byte, vs []store.Version) question {
+	return question{string(key), store.Siblings(vs).DotSum()}
+}
+
+// resolve returns the resolved value of a key with several siblings. The answer may be one to
+// go on with only: then the request is given up in the end.
+func (t *Txn) resolve(key []byte, vs []store.Version) (resolved store.Version, panicked any) {
 	ds := t.Decisions
 	if ds == nil || !InConflict(vs) {
 		return Resolve(t.R.Resolve, key, vs)
 	}
-	q := Question{string(key), store.Siblings(vs).DotSum()}
-	if d, ok := ds.Made[q]; ok {
-		return d.Shown, d.panicked
+	d, ok := ds.made[questionOf(key, vs)]
+	if !ok && ds.rounds < decisionRounds {
+		ds.open = append(ds.open, openConflict{slices.Clone(key), slices.Clone(vs)})
+		return Resolve(HighestClock, key, vs)
 	}
-	if ds.Rounds >= DecisionRounds {
-		ds.Made[q] = Decide(t.R.Resolve, key, vs)
-		return ds.Made[q].Shown, ds.Made[q].panicked
+	if !ok {
+		d = ds.decide(t.R.Resolve, key, vs)
 	}
-	ds.Open = append(ds.Open, openConflict{slices.Clone(key), slices.Clone(vs)})
-	return Resolve(HighestClock, key, vs)
-}
-
-// Decide asks a resolver. What it returns may be its own.
-func Decide(resolve ResolveFunc, key []byte, vs []store.Version) Decision {
-	shown, panicked := Resolve(resolve, key, vs)
-	shown.Value = slices.Clone(shown.Value)
-	return Decision{shown, panicked}
+	return d.resolved, d.panicked
 }

@@ -9,27 +9,22 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// M10: a value that is larger than MaxValue, or whose key is larger than MaxKey, is held back:
-// it is not taken here, all else is. What is covered must stay true, so of the peer's
-// version vector all is taken in but what such a version is, and what it may have seen: of that
-// nothing else may be here. What is known beyond these gaps is remembered, so that it is
-// not sent again; the gaps are.
+// M10: a value that is larger than MaxValue, or whose key is larger than MaxKey, is held back: it is
+// not taken, all else is. What is covered must stay true, so the peer's version vector is taken in
+// but for gaps: such a version itself, and what it may have seen, as nothing else here need have
+// seen that. What is known beyond the gaps is remembered, so that it is not sent again; the
+// gaps are.
 //
-// The rule that this rests on (design.md: M11): whatever a version that is held has seen is named in its context
-// or within Pruned of who holds it. It holds where a context is shortened, as Pruned rises there in the
-// same batch; where a version is written over others, as its context joins theirs; where a version
-// is merged, as Pruned of who sent it, in that state or a later one, is taken in with the batch,
-// also above the version vector; and after a power failure, as each batch with a version has along what
-// of Pruned may not be on disk. Nothing of it is ever taken back.
+// The gaps suffice because of M11: what a version that is held has seen is named in its context or
+// within its holder's pruned watermark. Let d be within the peer's version vector and in no gap.
+// The peer holds a version that is d or has seen d, or d was purged, within a purged watermark
+// that is known by now. If that version was held back, d is the version itself, or in its
+// context, or within the pruned watermark of the peer: in a gap. So it was merged, or was known
+// here before, and d with it.
 //
-// So the gaps suffice. Let d be within the peer's version vector and in no gap. The peer holds a version
-// that is d or has seen d, or a purge that is known by now has purged d. If the version was
-// held back, d is the version itself, or in its context, or within Pruned of the peer: in a gap. So it
-// was merged, or is known here from before, and with it d.
-//
-// To go by what the peer can prove, which is Pruned as far as it covers, is not enough: whoever
-// took a version from a pull that was cut off, and wrote over it, has a context that leaves out what
-// he does not claim yet, and will claim once somebody else who has it tells him.
+// The pruned watermark cut down to the peer's version vector would not be enough: a replica that
+// took a version from an interrupted pull and wrote over it has a context that leaves out what it
+// does not cover yet, and will cover once another replica that has it says so.
 
 // HeldBack are the versions that one peer holds and that are not taken here.
 type HeldBack struct {
@@ -83,13 +78,13 @@ func (b *HeldBack) cut(done causal.SpanMap) {
 
 // Allow returns what may be covered of a peer's version vector, and what is known above that: nothing,
 // if what the peer's versions have seen may be anything.
-func (b *HeldBack) Allow(known *causal.Knowledge, claim causal.Vector, peer *causal.Knowledge) (may causal.Vector, above causal.SpanMap) {
+func (b *HeldBack) Allow(known *causal.Knowledge, vector causal.Vector, peer *causal.Knowledge) (may causal.Vector, above causal.SpanMap) {
 	if peer.Seq(causal.Pruned, causal.Untold.Origin) > 0 {
 		return nil, nil
 	}
 	gaps := b.gaps(known, peer)
 	above = causal.SpanMap{}
-	for _, d := range claim {
+	for _, d := range vector {
 		from, first := known.Seq(causal.Covered, d.Origin)+1, true
 		for _, g := range append(gaps[d.Origin], causal.Span{From: d.Seq + 1, To: d.Seq + 1}) {
 			g.From = min(g.From, d.Seq+1)

@@ -15,8 +15,8 @@ const LineageLimit = 64
 // knows it still.
 func (r *Replica) Lineage(limit int) []causal.Origin {
 	var os []causal.Origin
-	for i := len(r.Aliases) - 1; i >= 0 && len(os) < limit; i-- {
-		if o := r.Aliases[i]; r.Own[o] && o != r.Self {
+	for i := len(r.aliases) - 1; i >= 0 && len(os) < limit; i-- {
+		if o := r.aliases[i]; r.Own[o] && o != r.Self {
 			os = append(os, o)
 		}
 	}
@@ -37,10 +37,10 @@ func (r *Replica) NoteSuccession(now causal.Origin, earlier []causal.Origin) {
 	}
 }
 
-// Ended reports whether an incarnation writes no more, as far as is known: it is an earlier
+// ended reports whether an incarnation writes no more, as far as is known: it is an earlier
 // one of this database, or a peer said that it was its own, and nobody has answered
 // under it since.
-func (r *Replica) Ended(o causal.Origin) bool {
+func (r *Replica) ended(o causal.Origin) bool {
 	if m := r.Members[o]; m != nil && !m.Seen.IsZero() {
 		return false
 	}
@@ -60,7 +60,7 @@ func (r *Replica) Ended(o causal.Origin) bool {
 // it, and nothing of it is held here. If something is, it may still be covered, or it
 // is an orphan that will be reissued.
 func (r *Replica) Lost(d causal.Dot) (bool, error) {
-	if !r.Ended(d.Origin) {
+	if !r.ended(d.Origin) {
 		return false, nil
 	}
 	for _, m := range r.Members {

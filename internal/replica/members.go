@@ -114,13 +114,13 @@ func (r *Replica) stageMembers(b leveldb.BatchReplay) {
 
 func (t *Txn) StageMembers() { t.R.stageMembers(&t.Batch) }
 
-func (r *Replica) ReadMembers() error {
+func (r *Replica) readMembers() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindMember), nil)
 	defer it.Release()
 	for it.Next() {
 		d := store.Decoder{B: it.Value()}
 		if len(store.UserKey(it.Key())) != len(causal.Origin{}) || len(d.B) < 9 || d.Format() != nil {
-			return fmt.Errorf("replicator: member record %x is damaged or of a later release", it.Key())
+			return fmt.Errorf("replicator: member record %x is corrupted or of a later release", it.Key())
 		}
 		seen := time.UnixMilli(int64(d.Uint64()))
 		o := causal.Origin(store.UserKey(it.Key()))

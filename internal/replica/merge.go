@@ -11,8 +11,8 @@ import (
 // the first that is merged (M7).
 func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
 	for _, w := range peer.Rows {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
-		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
+		t.raiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
+		t.raiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
 	}
 }
 
@@ -79,18 +79,17 @@ func (t *Txn) Reconcile(key []byte, theirs []store.Version, peer *causal.Knowled
 		return 0, nil
 	}
 	for _, y := range lost { // what nothing replaces stays, for somebody else to repair
-		proved := len(theirs) > 0 && peer.Superseded(y.Dot)
-		if !proved && !now.Covers(y.Dot) {
+		superseded := len(theirs) > 0 && peer.Superseded(y.Dot)
+		if !superseded && !now.Covers(y.Dot) {
 			return 0, nil
 		}
 	}
 	return back, t.stage(key, old, k, now, false)
 }
 
-// Merge takes in the state that a peer holds of one key; proof has the watermarks of the peer at
-// that state. All siblings are named (M6). Contents that are missing are left to a later merge, and
+// Merge takes in the state that a peer holds of one key; peer has its watermarks at that state. All siblings are named (M6). Contents that are missing are left to a later merge, and
 // so is dropping what only the watermarks are against: what has seen it may be what is missing.
-func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge) (fresh int, err error) {
+func (t *Txn) Merge(key []byte, theirs []store.Version, peer *causal.Knowledge) (fresh int, err error) {
 	news, whole := false, true
 	for i := range theirs {
 		news = news || !t.has(theirs[i].Dot)
@@ -125,7 +124,7 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 		t.merged = t.merged.Raise(x.Dot)
 	}
 	if whole {
-		now = t.dropProved(now, theirs, proof)
+		now = t.dropSuperseded(now, theirs, peer)
 	}
 	if fresh == 0 && len(now) == len(old) {
 		return 0, nil
@@ -133,23 +132,23 @@ func (t *Txn) Merge(key []byte, theirs []store.Version, proof *causal.Knowledge)
 	return fresh, t.replace(key, old, k, now, false)
 }
 
-// dropProved drops of a key, all of whose versions at the peer are merged, what the peer's
+// dropSuperseded drops of a key, all of whose versions at the peer are merged, what the peer's
 // watermarks cover and the peer does not hold: something there has seen it (M4).
-func (t *Txn) dropProved(now store.Siblings, theirs []store.Version, proof *causal.Knowledge) store.Siblings {
-	proved := func(y store.Version) bool { return proof.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
-	if !slices.ContainsFunc(now, proved) {
+func (t *Txn) dropSuperseded(now store.Siblings, theirs []store.Version, peer *causal.Knowledge) store.Siblings {
+	superseded := func(y store.Version) bool { return peer.Superseded(y.Dot) && !store.Siblings(theirs).Has(y.Dot) }
+	if !slices.ContainsFunc(now, superseded) {
 		return now
 	}
 	kept := store.Siblings(t.versions.Take(len(now)))
 	for _, y := range now {
-		if !proved(y) {
+		if !superseded(y) {
 			kept = append(kept, y)
 			continue
 		}
 		for _, d := range y.Context {
-			t.RaiseWatermark(causal.Pruned, d)
+			t.raiseWatermark(causal.Pruned, d)
 		}
-		t.RaiseWatermark(causal.Pruned, y.Dot)
+		t.raiseWatermark(causal.Pruned, y.Dot)
 	}
 	return kept
 }

@@ -7,7 +7,7 @@ type Change struct {
 	Key         []byte
 	Old         store.Siblings // what the key held before; values may be missing
 	Versions    store.Siblings // what it holds now
-	resolved    *store.Version // what is shown if these are several
+	resolved    *store.Version // the resolved value, if these are several
 	index       []byte         // its record, nil for none
 	Local       bool
 	Conflict    bool // it is in conflict now
@@ -32,7 +32,7 @@ func (r *Replica) Observe(o observer) {
 // Unobserve removes an observer.
 func (r *Replica) Unobserve(o observer) { delete(r.observers, o) }
 
-// Winner is what the key shows now.
+// Winner returns the resolved value of the key, or the deletion if it has none.
 func (c *Change) Winner() store.Version {
 	switch {
 	case c.resolved != nil:

@@ -17,13 +17,13 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 	if err := r.readFormat(cluster); err != nil {
 		return nil, err
 	}
-	if err := r.ReadOrigins(); err != nil {
+	if err := r.readOrigins(); err != nil {
 		return nil, err
 	}
-	if err := r.ReadMembers(); err != nil {
+	if err := r.readMembers(); err != nil {
 		return nil, err
 	}
-	clean, err := r.ReadClean()
+	clean, err := r.readClean()
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 		}
 	}
 	if !clean {
-		named, err := r.Recount()
+		named, err := r.recount()
 		if err != nil {
 			return nil, err
 		}
@@ -42,12 +42,12 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 			return nil, err
 		}
 		r.MayHaveStale = logged != named
-		if r.Rewound != nil {
-			r.Rewound.found = r.Counters
+		if r.rewound != nil {
+			r.rewound.found = r.Counters
 		}
 	}
 	b := new(leveldb.Batch)
-	if r.Rewound != nil { // what an unfinished pull brought may be among what is missing
+	if r.rewound != nil { // what an unfinished pull brought may be among what is missing
 		b.Delete(store.MetaResume)
 	} else if err := r.readResume(); err != nil {
 		return nil, err
@@ -55,12 +55,12 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 	b.Put(store.MetaFormat, append([]byte{store.FormatVersion}, cluster...))
 	b.Delete(store.MetaClean)
 	r.Self, r.Seq = r.Draw(), 0
-	r.Assign(r.Self)
+	r.assign(r.Self)
 	r.Own[r.Self] = true
 	r.stageOrigins(b, clean)
 	r.Durable = r.Known.Clone()
 	r.Known.Rev = max(r.Known.Rev, 1) // 0 means: never told
-	r.SavedRev, r.opened, r.recorded = r.Known.Rev, true, len(r.Aliases)
+	r.savedRev, r.opened, r.recorded = r.Known.Rev, true, len(r.aliases)
 	return b, nil
 }
 
@@ -81,7 +81,7 @@ func (r *Replica) readFormat(cluster string) error {
 
 // StageClean writes that everything is on disk and what need not be counted at
 // the next opening. It must be committed with Sync, after a flush.
-func (r *Replica) StageClean(b leveldb.BatchReplay) {
+func (r *Replica) StageClean(b leveldb.BatchReplay) error {
 	for _, d := range r.Known.Vector(causal.Covered) {
 		r.Known.Raise(causal.Durable, d)
 	}
@@ -95,10 +95,11 @@ func (r *Replica) StageClean(b leveldb.BatchReplay) {
 	rec = append(rec, byte(store.Btoi(r.MayHaveStale)))
 	rec = store.AppendVector(rec, r.Cloud, r)
 	b.Put(store.MetaClean, rec)
-	r.writeResume(b, r.ResumePoint())
+	r.writeResume(b, r.resumePoint())
+	return r.stageClosed(b)
 }
 
-func (r *Replica) ReadClean() (bool, error) {
+func (r *Replica) readClean() (bool, error) {
 	v, err := r.Store.Get(store.MetaClean, nil)
 	if err == leveldb.ErrNotFound {
 		return false, nil
@@ -123,9 +124,9 @@ func (r *Replica) ReadClean() (bool, error) {
 	return true, nil
 }
 
-// Recount reads the whole index: after a crash the counters in memory are gone. It
+// recount reads the whole index: after a crash the counters in memory are gone. It
 // returns the sum of all dots that the index names.
-func (r *Replica) Recount() (named causal.Sum, err error) {
+func (r *Replica) recount() (named causal.Sum, err error) {
 	it := r.Store.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer it.Release()
 	for it.Next() {

@@ -16,7 +16,7 @@ type identity struct {
 	Seq  uint64                 // of the last write logged under it
 	Own  map[causal.Origin]bool // incarnations of this database
 
-	Aliases store.AliasTable
+	aliases store.AliasTable
 	Alias   map[causal.Origin]uint32 // replaced when it grows, so that sessions may read it meanwhile
 	opened  bool
 	// recorded counts the aliases in the store. A transaction that failed assigned those beyond,
@@ -27,10 +27,10 @@ type identity struct {
 // OriginStep bounds the new origins that one batch adds to the version vector.
 const OriginStep = 1024
 
-// Assign assigns an origin the next alias.
-func (r *Replica) Assign(o causal.Origin) uint32 {
-	a := uint32(len(r.Aliases))
-	r.Aliases = append(r.Aliases, o)
+// assign assigns an origin the next alias.
+func (r *Replica) assign(o causal.Origin) uint32 {
+	a := uint32(len(r.aliases))
+	r.aliases = append(r.aliases, o)
 	if r.opened { // sessions may be reading the map
 		r.Alias = maps.Clone(r.Alias)
 	}
@@ -57,7 +57,7 @@ func (r *Replica) stageOrigin(b leveldb.BatchReplay, o causal.Origin, w causal.R
 // that were read. A record may stem from a batch whose Sync failed: what was read
 // can still be lost, and what this opening writes builds on its aliases and watermarks.
 func (r *Replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
-	os := r.Aliases
+	os := r.aliases
 	if clean {
 		os = os[len(os)-1:]
 	}
@@ -70,12 +70,12 @@ func (r *Replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
 	}
 }
 
-func (r *Replica) ReadOrigins() error {
+func (r *Replica) readOrigins() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindOrigin), nil)
 	defer it.Release()
 	for it.Next() {
-		if a := store.UserKey(it.Key()); len(a) != 4 || binary.BigEndian.Uint32(a) != uint32(len(r.Aliases)) {
-			return fmt.Errorf("replicator: origin record %d is missing; the database is damaged", len(r.Aliases))
+		if a := store.UserKey(it.Key()); len(a) != 4 || binary.BigEndian.Uint32(a) != uint32(len(r.aliases)) {
+			return fmt.Errorf("replicator: origin record %d is missing; the database is corrupted", len(r.aliases))
 		}
 		d := store.Decoder{B: it.Value()}
 		if err := d.Format(); err != nil {
@@ -87,14 +87,14 @@ func (r *Replica) ReadOrigins() error {
 			w.Seqs[c] = d.Seq()
 		}
 		if err := d.End(); err != nil {
-			return fmt.Errorf("origin record %d: %w", len(r.Aliases), err)
+			return fmt.Errorf("origin record %d: %w", len(r.aliases), err)
 		}
-		r.Assign(w.Origin)
+		r.assign(w.Origin)
 		if own {
 			r.Own[w.Origin] = true
 		}
 		// O2: what lies above the checkpoint may be lost, so nothing above it is
-		// covered, and absence proves nothing about it. What is there may have seen
+		// covered, and that it is absent says nothing. What is there may have seen
 		// more than its contexts say all the same: Pruned stays.
 		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
 		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])
@@ -108,10 +108,10 @@ func (r *Replica) Number(o causal.Origin) uint64 {
 	if a, ok := r.Alias[o]; ok {
 		return uint64(a)
 	}
-	return uint64(r.Assign(o))
+	return uint64(r.assign(o))
 }
 
-func (r *Replica) Origin(n uint64) (causal.Origin, bool) { return r.Aliases.Origin(n) }
+func (r *Replica) Origin(n uint64) (causal.Origin, bool) { return r.aliases.Origin(n) }
 
 func (r *Replica) AliasOf(o causal.Origin) (uint32, bool) {
 	a, ok := r.Alias[o]

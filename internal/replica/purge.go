@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -40,13 +41,13 @@ const agedLooks = 64
 // Purging is one look at all tombstones. They are read in states of the database, with
 // the queue free, and those that may be purged are looked up again then.
 type Purging struct {
-	s     stability
-	Step  int           // tombstones that are looked at in one state
-	from  []byte        // the key to go on at
-	Done  bool          // all were looked at
-	left  remaining     // of those that were
-	proof causal.Vector // what those that were found have seen, and they
-	found map[string]foundTombstone
+	s         stability
+	Step      int           // tombstones that are looked at in one state; 0: as many as is usual
+	from      []byte        // the key to go on at
+	Done      bool          // all were looked at
+	left      remaining     // of those that were
+	watermark causal.Vector // to be purged up to: those that were found, and what they have seen
+	found     map[string]foundTombstone
 }
 
 // foundTombstone is a key that may be purged if it still is what it was.
@@ -55,9 +56,9 @@ type foundTombstone struct {
 	aged  bool // it is not stable, but old
 }
 
-// PurgeStep is how many tombstones are looked at in one state of the database, so that
+// purgeStep is how many tombstones are looked at in one state of the database, so that
 // none is held for long.
-const PurgeStep = 4096
+const purgeStep = 4096
 
 func (r *Replica) stability() stability {
 	s := stability{now: r.Now(), ttl: r.TombstoneTTL, disk: r.Known.Vector(causal.Durable), stable: r.stableVector(), contextsDurable: r.contextsDurable()}
@@ -74,10 +75,10 @@ func (r *Replica) contextsDurable() bool {
 	})
 }
 
-// causallyStable reports whether nothing that its writer did not see can still turn up
-// against a version; aged, that only its age says so. If it is not stable, lacks is
+// causallyStable reports whether no version concurrent with this one can still arrive;
+// aged, that only its age says so. If it is not stable, lacks is
 // a dot that has to be stable before it is, unless it gets old.
-func (s *stability) causallyStable(v *store.Version) (settled, aged bool, lacks causal.Dot) {
+func (s *stability) causallyStable(v *store.Version) (ok, aged bool, lacks causal.Dot) {
 	onDisk, stable := true, true
 	need := func(d causal.Dot) {
 		onDisk = onDisk && s.disk.Contains(d)
@@ -168,7 +169,7 @@ func (r *Replica) PurgeDue() bool {
 }
 
 func (r *Replica) BeginPurge() *Purging {
-	p := &Purging{s: r.stability(), Step: PurgeStep}
+	p := &Purging{s: r.stability()}
 	r.fresh = remaining{}
 	return p
 }
@@ -206,10 +207,10 @@ func (p *Purging) find(v *View) (keys [][]byte, err error) {
 	defer marks.Release()
 	index := v.NewIterator(store.KindRangeFrom(store.KindIndex, p.from), nil)
 	defer index.Release()
-	p.proof, p.found = nil, map[string]foundTombstone{}
+	p.watermark, p.found = nil, map[string]foundTombstone{}
 	for n := 0; marks.Next(); n++ {
 		key := store.UserKey(marks.Key())
-		if n >= p.Step {
+		if n >= cmp.Or(p.Step, purgeStep) {
 			p.from = slices.Clone(key)
 			return keys, marks.Error()
 		}
@@ -241,7 +242,7 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 		return true, nil // a mark that was left behind
 	}
 	f := foundTombstone{names: s.DotSum()}
-	settled := true
+	stable := true
 	for i := range s {
 		x := &s[i]
 		if ok, _, _ := p.s.causallyStable(x); !ok && p.s.ttl >= 0 { // its age may matter, which only the log has
@@ -256,16 +257,16 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 		}
 		ok, aged, lacks := p.s.causallyStable(x)
 		if !ok {
-			settled = false
+			stable = false
 			p.left.keep(x, lacks)
 		}
 		f.aged = f.aged || aged
 	}
-	if !settled {
+	if !stable {
 		return false, nil
 	}
 	for i := range s {
-		p.proof = p.proof.Join(s[i].Context).Raise(s[i].Dot)
+		p.watermark = p.watermark.Join(s[i].Context).Raise(s[i].Dot)
 	}
 	p.found[string(key)] = f
 	return true, nil
@@ -276,13 +277,13 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 // is without it, and further ones need not wait for the disk.
 func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 	s := t.R.stability()
-	for _, d := range p.proof {
-		t.RequireDurable(causal.Purged, d)
+	for _, d := range p.watermark {
+		t.requireDurable(causal.Purged, d)
 	}
-	if len(p.proof) > 0 {
+	if len(p.watermark) > 0 {
 		for _, d := range t.R.Known.Vector(causal.Pruned) {
 			d.Seq = min(d.Seq, t.R.Known.Seq(causal.Covered, d.Origin))
-			t.RequireDurable(causal.Purged, d)
+			t.requireDurable(causal.Purged, d)
 		}
 	}
 	return OneByOne(func(t *Txn, key []byte) error { return p.forget(t, &s, key) })(t, keys)
@@ -290,7 +291,7 @@ func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 
 // forget purges a key that holds tombstones only, if they still are what they were (G1).
 // G2: a key in conflict stays as it is until somebody writes it: a tombstone may not be
-// taken from beside a value, whether that is shown or not, for then nobody would ever
+// taken from beside a value, whether that is the winner or not, for then nobody would ever
 // be told that somebody deleted it.
 func (p *Purging) forget(t *Txn, s *stability, key []byte) error {
 	old, k, err := t.Lookup(key)
@@ -311,5 +312,5 @@ func (p *Purging) forget(t *Txn, s *stability, key []byte) error {
 			return nil
 		}
 	}
-	return t.ReplaceQuietly(key, old, k, nil)
+	return t.replaceQuietly(key, old, k, nil)
 }

@@ -42,7 +42,7 @@ func (t *Txn) Put(writes []store.Write) error {
 		}
 	}
 	t.Changes = slices.Grow(t.Changes, len(logged))
-	t.Staged.List = slices.Grow(t.Staged.List, len(logged))
+	t.staged.list = slices.Grow(t.staged.list, len(logged))
 	for i := range logged {
 		if err := t.putOne(&logged[i], uint64(i), uint64(len(logged))); err != nil {
 			return err
@@ -141,7 +141,7 @@ func (t *Txn) prune(v *store.Version) {
 		if !t.R.isDurable(causal.Pruned, d) {
 			// As it costs a sync, the watermark is raised as far as it goes, and serves the
 			// next keys too.
-			t.RequireDurable(causal.Pruned, causal.Dot{Origin: d.Origin, Seq: n})
+			t.requireDurable(causal.Pruned, causal.Dot{Origin: d.Origin, Seq: n})
 		}
 		return true
 	})

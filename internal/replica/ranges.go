@@ -29,7 +29,7 @@ const (
 // those that are not in the digest.
 func (v *View) Each(g DotRange, counted bool, f func(e *store.Entry) error) error {
 	if v.sorted == nil {
-		v.sorted = slices.SortedFunc(maps.Keys(v.Index), causal.Origin.Compare)
+		v.sorted = slices.SortedFunc(maps.Keys(v.index), causal.Origin.Compare)
 	}
 	i, _ := slices.BinarySearchFunc(v.sorted, g.First.Origin, causal.Origin.Compare)
 	for ; i < len(v.sorted) && v.sorted[i].Compare(g.Last.Origin) <= 0; i++ {
@@ -44,7 +44,7 @@ func (v *View) Each(g DotRange, counted bool, f func(e *store.Entry) error) erro
 		if from > to {
 			continue
 		}
-		if err := v.eachOf(v.Index[o], from, to, counted, f); err != nil {
+		if err := v.eachOf(v.index[o], from, to, counted, f); err != nil {
 			return err
 		}
 	}

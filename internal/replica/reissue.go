@@ -24,11 +24,11 @@ func (t *Txn) Reissue(limit int) error {
 		if !t.R.Own[l.Origin] || t.R.Known.Covers(l) {
 			continue
 		}
-		keys, garbage, err := t.R.orphanKeys(l, limit-n)
+		keys, stale, err := t.R.orphanKeys(l, limit-n)
 		if err != nil {
 			return err
 		}
-		for _, d := range garbage {
+		for _, d := range stale {
 			t.Batch.Delete(store.AppendLogKey(nil, t.R.Alias[d.Origin], d.Seq))
 		}
 		for _, key := range keys {
@@ -36,7 +36,7 @@ func (t *Txn) Reissue(limit int) error {
 				return err
 			}
 		}
-		if n += len(keys) + len(garbage); n >= limit {
+		if n += len(keys) + len(stale); n >= limit {
 			break
 		}
 		t.gone = append(t.gone, l)
@@ -46,10 +46,10 @@ func (t *Txn) Reissue(limit int) error {
 
 // orphanKeys reads the log of an own origin above the version vector. An entry that its key's
 // log-index does not name is stale.
-func (r *Replica) orphanKeys(l causal.Dot, limit int) (keys [][]byte, garbage []causal.Dot, err error) {
+func (r *Replica) orphanKeys(l causal.Dot, limit int) (keys [][]byte, stale []causal.Dot, err error) {
 	it := r.Store.NewIterator(store.LogRange(r.Alias[l.Origin], r.Known.Seq(causal.Covered, l.Origin)+1, causal.MaxSeq), nil)
 	defer it.Release()
-	for it.Next() && len(keys)+len(garbage) < limit {
+	for it.Next() && len(keys)+len(stale) < limit {
 		e, err := store.DecodeEntry(it.Key(), it.Value(), r)
 		if err != nil {
 			return nil, nil, err
@@ -61,10 +61,10 @@ func (r *Replica) orphanKeys(l causal.Dot, limit int) (keys [][]byte, garbage []
 		if s.Has(e.Dot) {
 			keys = append(keys, slices.Clone(e.Key))
 		} else {
-			garbage = append(garbage, e.Dot)
+			stale = append(stale, e.Dot)
 		}
 	}
-	return keys, garbage, it.Error()
+	return keys, stale, it.Error()
 }
 
 func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
@@ -90,7 +90,7 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 		}
 		if nth == len(drawn) {
 			o := t.R.Draw()
-			t.R.Assign(o)
+			t.R.assign(o)
 			t.R.Own[o] = true
 			drawn = append(drawn, causal.Dot{Origin: o, Seq: 0})
 		}
@@ -104,5 +104,5 @@ func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {
 	if len(now) < len(vs) {
 		return drawn, t.replace(key, old, k, now, false)
 	}
-	return drawn, t.ReplaceQuietly(key, old, k, now)
+	return drawn, t.replaceQuietly(key, old, k, now)
 }

@@ -41,9 +41,9 @@ func (t *Txn) Intact(key []byte, s store.Siblings, k *stagedKey) (full, lost sto
 	return full, lost, nil
 }
 
-// RepairLocal puts a key right with what is here of it; litter are log entries that its
+// RepairLocal repairs a key with what is here of it; stale are log entries that its
 // log-index does not name. It reports whether that was enough.
-func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err error) {
+func (t *Txn) RepairLocal(key []byte, stale []causal.Dot) (whole bool, err error) {
 	rec, err := t.R.Store.Get(store.KindKey(store.KindIndex, key), nil)
 	if err != nil && !errors.Is(err, leveldb.ErrNotFound) {
 		return false, err
@@ -57,11 +57,11 @@ func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err erro
 		return false, err
 	}
 	if len(s) == 0 {
-		if full, err = t.unindexed(key, litter); err != nil {
+		if full, err = t.unindexed(key, stale); err != nil {
 			return false, err
 		}
 	}
-	for _, d := range litter {
+	for _, d := range stale {
 		if a, ok := t.R.AliasOf(d.Origin); ok && !full.Has(d) {
 			t.Batch.Delete(store.AppendLogKey(nil, a, d.Seq))
 		}
@@ -78,8 +78,8 @@ func (t *Txn) RepairLocal(key []byte, litter []causal.Dot) (whole bool, err erro
 // unindexed returns the versions of a key without a log-index that the log still has:
 // those that no other saw, if their values are there. What a watermark covers is an entry
 // that a crash left.
-func (t *Txn) unindexed(key []byte, litter []causal.Dot) (vs store.Siblings, err error) {
-	for _, d := range litter {
+func (t *Txn) unindexed(key []byte, stale []causal.Dot) (vs store.Siblings, err error) {
+	for _, d := range stale {
 		if a, ok := t.R.AliasOf(d.Origin); ok && !t.superseded(d) {
 			logKey := store.AppendLogKey(nil, a, d.Seq)
 			rec, err := t.R.Store.Get(logKey, nil)

@@ -9,25 +9,30 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Replica is the state of one replica between transactions. One goroutine at a time uses it.
+// Replica is the state of one replica between transactions. It has no lock: one goroutine at a
+// time uses it, in a DB the one that holds the slot of the commit queue. Others read a View.
 type Replica struct {
-	Config
+	Config // fixed once it is open
 
-	identity   // who it is, and the origins of its store
-	membership // whose reports count
-	durability // what of it is on disk
-	resumption // what unfinished pulls brought, and what is held back
-	tombstones // what a purge waits for
-	caches
+	// What it knows. Stored with the transactions that change it, the version vector with the
+	// checkpoint only.
+	identity   // its own origins, and the aliases of all; Views share those, which are added to, not changed
+	clock      causal.HybridClock
+	Known      causal.Knowledge // version vector, checkpoint and watermarks
+	Cloud      causal.Vector    // the dot cloud: of each origin the greatest dot held above the version vector
+	membership                  // whose reports count before anything is purged
 
-	clock causal.HybridClock
-	Known causal.Knowledge // version vector, checkpoint and watermarks
-	Cloud causal.Vector    // the dot cloud: of each origin the greatest dot held above the version vector
-
-	store.Counters
-
-	Rewound      *Rewound // how the store was found, if it was older than when it was closed
+	// How far work has come that goes on between transactions. What is stored of it is true after a
+	// crash, and may be less than was done.
+	durability            // what is on disk
+	resumption            // what unfinished pulls brought, and what is held back
+	tombstones            // what a purge waits for
 	MayHaveStale bool     // a crash may have left stale log entries, until a sweep has ended
+	rewound      *rewound // how the store was found, if it was older than when it was closed
+
+	// What the store says as well, kept in memory to spare reading it.
+	store.Counters
+	caches
 
 	// observers learn of every change as it is taken in: whoever reads states one after another
 	// must know what went between two of them.

@@ -37,7 +37,7 @@ func Canonical(vs []store.Version) []store.Version {
 // Resolve folds a resolver over the versions of a key. Of versions with equal
 // content only the last in canonical order takes part. If the resolver panics,
 // HighestClock decides, and what it panicked with is returned (M8).
-func Resolve(resolve ResolveFunc, key []byte, vs []store.Version) (shown store.Version, panicked any) {
+func Resolve(resolve ResolveFunc, key []byte, vs []store.Version) (resolved store.Version, panicked any) {
 	sorted := Canonical(vs)
 	distinct := sorted[:0:0]
 	for i, v := range sorted {
@@ -47,26 +47,26 @@ func Resolve(resolve ResolveFunc, key []byte, vs []store.Version) (shown store.V
 	}
 	defer func() {
 		if panicked = recover(); panicked != nil {
-			shown = fold(HighestClock, key, distinct)
+			resolved = fold(HighestClock, key, distinct)
 		}
 	}()
 	return fold(resolve, key, distinct), nil
 }
 
 func fold(resolve ResolveFunc, key []byte, vs []store.Version) store.Version {
-	shown := vs[0]
+	winner := vs[0]
 	for _, v := range vs[1:] {
-		r := resolve(key, &shown, &v)
+		r := resolve(key, &winner, &v)
 		switch {
-		case r.Dot == shown.Dot && r.SameContent(&shown):
+		case r.Dot == winner.Dot && r.SameContent(&winner):
 		case r.SameContent(&v):
-			shown = v
+			winner = v
 		default: // merged: it stands where the greater version does
-			shown, shown.Value, shown.Deleted = v, r.Value, r.Deleted
+			winner, winner.Value, winner.Deleted = v, r.Value, r.Deleted
 		}
-		if shown.Deleted {
-			shown.Value = nil
+		if winner.Deleted {
+			winner.Value = nil
 		}
 	}
-	return shown
+	return winner
 }

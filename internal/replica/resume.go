@@ -11,15 +11,15 @@ import (
 
 // resumption is what pulls brought above the version vector, so that it is not sent again.
 type resumption struct {
-	Pending  *PendingPull          // of an unfinished pull
+	Pending  *pendingPull          // of an unfinished pull
 	Above    causal.SpanMap        // beyond the gaps that held-back values leave: counts as covered
 	HeldBack map[causal.Dot]uint64 // what is not taken here, with the sizes
 	Resume   resume                // what is stored of Pending and Above
 }
 
-// PendingPull is what an unfinished pull already brought, so that it need not be
+// pendingPull is what an unfinished pull already brought, so that it need not be
 // sent again.
-type PendingPull struct {
+type pendingPull struct {
 	Done  causal.SpanMap // all live entries in these were merged
 	Basis causal.Vector  // but only at a peer that covers all of this may they be skipped
 }
@@ -37,7 +37,7 @@ func (r *Replica) Remember(done []causal.Region, reach causal.Vector, back *Held
 		return
 	}
 	if r.Pending == nil {
-		r.Pending = &PendingPull{Done: causal.SpanMap{}}
+		r.Pending = &pendingPull{Done: causal.SpanMap{}}
 	}
 	for _, m := range done {
 		r.Pending.Done[m.Origin] = r.Pending.Done[m.Origin].Add(causal.Span{From: m.From, To: m.To})
@@ -72,21 +72,21 @@ type resume struct {
 // resumePoint is a record, as of some revision: of nothing, it is empty.
 type resumePoint struct {
 	rev    uint64
-	Record []byte
+	record []byte
 }
 
-// ResumePoint encodes what is remembered now.
-func (r *Replica) ResumePoint() resumePoint {
+// resumePoint encodes what is remembered now.
+func (r *Replica) resumePoint() resumePoint {
 	p := resumePoint{rev: r.Resume.Rev}
 	if p.rev == r.Resume.safe.rev {
 		return r.Resume.safe
 	}
-	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].Resume.rev == p.rev {
-		return r.flushMarks[n-1].Resume
+	if n := len(r.flushMarks); n > 0 && r.flushMarks[n-1].resume.rev == p.rev {
+		return r.flushMarks[n-1].resume
 	}
 	pending := r.Pending
 	if pending == nil {
-		pending = &PendingPull{}
+		pending = &pendingPull{}
 	}
 	if len(pending.Done)+len(r.Above) == 0 {
 		return p
@@ -96,7 +96,7 @@ func (r *Replica) ResumePoint() resumePoint {
 	for _, d := range pending.Basis {
 		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
 	}
-	p.Record = store.AppendSpanMap(b, r.Above)
+	p.record = store.AppendSpanMap(b, r.Above)
 	return p
 }
 
@@ -110,7 +110,7 @@ func (r *Replica) resumable(p resumePoint) {
 // stageResume writes the latest point that is on disk, if it is another than is stored.
 func (t *Txn) stageResume() {
 	r := t.R
-	if p := r.ResumePoint(); !r.Unsynced || len(p.Record) == 0 { // that there is none is always true
+	if p := r.resumePoint(); !r.unsynced || len(p.record) == 0 { // that there is none is always true
 		r.resumable(p)
 	}
 	if p := r.Resume.safe; p.rev > r.Resume.saved {
@@ -121,9 +121,9 @@ func (t *Txn) stageResume() {
 
 func (r *Replica) writeResume(b leveldb.BatchReplay, p resumePoint) {
 	switch {
-	case len(p.Record) > 0:
+	case len(p.record) > 0:
 		r.Resume.stored = true
-		b.Put(store.MetaResume, p.Record)
+		b.Put(store.MetaResume, p.record)
 	case r.Resume.stored:
 		b.Delete(store.MetaResume)
 	}
@@ -140,19 +140,19 @@ func (r *Replica) readResume() error {
 		return err
 	}
 	r.Resume.stored = true
-	if p, above, ok := DecodeResume(v); ok {
+	if p, above, ok := decodeResume(v); ok {
 		r.Pending, r.Above = p, above
 	}
 	return nil
 }
 
-// DecodeResume reads the record of a resume point.
-func DecodeResume(record []byte) (p *PendingPull, above causal.SpanMap, ok bool) {
+// decodeResume reads the record of a resume point.
+func decodeResume(record []byte) (p *pendingPull, above causal.SpanMap, ok bool) {
 	d := store.Decoder{B: record}
 	if d.Format() != nil {
 		return nil, nil, false
 	}
-	p = &PendingPull{Done: d.SpanMap()}
+	p = &pendingPull{Done: d.SpanMap()}
 	for range d.Count(17) {
 		o := d.Origin()
 		if n := d.Seq(); n > 0 && (len(p.Basis) == 0 || p.Basis[len(p.Basis)-1].Origin.Compare(o) < 0) {

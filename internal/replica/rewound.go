@@ -18,33 +18,33 @@ var (
 	metaClosed  = store.KindKey(store.KindMeta, []byte("closed"))  // the same, as it was when the mark was written
 )
 
-// Rewound is a store as it was when it was closed, and as it was found.
-type Rewound struct {
-	claim         causal.Vector
+// rewound is a store as it was when it was closed, and as it was found.
+type rewound struct {
+	covered       causal.Vector // when it was closed
 	closed, found store.Counters
 }
 
-func (w *Rewound) String() string {
+func (w *rewound) String() string {
 	return fmt.Sprintf("the store is older than its clean mark: it held %d keys with a value and %d deleted ones when it was closed, and %d and %d when it was opened again",
 		w.closed.Keys, w.closed.Tombstones, w.found.Keys, w.found.Tombstones)
 }
 
-// StageFlushed writes the record that is to be flushed to a table.
-func (r *Replica) StageFlushed(b leveldb.BatchReplay) {
+// stageFlushed writes the record that is to be flushed to a table.
+func (r *Replica) stageFlushed(b leveldb.BatchReplay) {
 	b.Put(metaFlushed, append([]byte{store.FormatVersion}, r.Self[:]...))
 }
 
-// StageClosed names, beside the mark of a clean close, the record that was flushed, and
+// stageClosed names, beside the mark of a clean close, the record that was flushed, and
 // writes once more what an opening needs of an older state.
-func (r *Replica) StageClosed(b leveldb.BatchReplay) error {
-	for key, from := range map[string][]byte{
-		string(metaClosed): metaFlushed, string(store.MetaFormat): store.MetaFormat, string(store.MetaLocal): store.MetaLocal, string(store.MetaAdopt): store.MetaAdopt,
+func (r *Replica) stageClosed(b leveldb.BatchReplay) error {
+	for _, c := range []struct{ key, from []byte }{
+		{metaClosed, metaFlushed}, {store.MetaFormat, store.MetaFormat}, {store.MetaLocal, store.MetaLocal}, {store.MetaAdopt, store.MetaAdopt},
 	} {
-		switch rec, err := r.Store.Get(from, nil); err {
+		switch rec, err := r.Store.Get(c.from, nil); err {
 		case nil:
-			b.Put([]byte(key), rec)
+			b.Put(c.key, rec)
 		case leveldb.ErrNotFound:
-			b.Delete([]byte(key))
+			b.Delete(c.key)
 		default:
 			return err
 		}
@@ -53,7 +53,7 @@ func (r *Replica) StageClosed(b leveldb.BatchReplay) error {
 }
 
 // checkFlushed reports whether the store has what its clean mark names. If not, nobody
-// knows what is missing: nothing is covered or proved any more, and the peers send
+// knows what is missing: nothing is covered, by the version vector or a watermark, any more, and the peers send
 // whatever is not held, as to a directory that was restored from a backup.
 func (r *Replica) checkFlushed() (bool, error) {
 	closed, err := r.Store.Get(metaClosed, nil)
@@ -70,7 +70,7 @@ func (r *Replica) checkFlushed() (bool, error) {
 	if bytes.Equal(closed, flushed) {
 		return true, nil
 	}
-	r.Rewound = &Rewound{claim: r.Known.Vector(causal.Covered), closed: r.Counters}
+	r.rewound = &rewound{covered: r.Known.Vector(causal.Covered), closed: r.Counters}
 	shortened := r.Known.Vector(causal.Pruned) // of what is held: that stays true
 	r.Known, r.Counters, r.Cloud = causal.Knowledge{}, store.Counters{}, nil
 	for _, d := range shortened {
@@ -79,11 +79,14 @@ func (r *Replica) checkFlushed() (bool, error) {
 	return false, nil
 }
 
-// StillRewound is how the store was found at the opening, or nil if it was found as it had
-// been closed, or if all that it knew of then is known again.
-func (r *Replica) StillRewound() *Rewound {
-	if r.Rewound != nil && r.Rewound.claim.Within(r.Known.Vector(causal.Covered)) {
-		r.Rewound = nil
+// Rewound returns how the store was found at the opening: older than it was closed. It is "" if
+// the store was found as it was closed, or if all that it covered then is covered again.
+func (r *Replica) Rewound() string {
+	if r.rewound != nil && r.rewound.covered.Within(r.Known.Vector(causal.Covered)) {
+		r.rewound = nil
 	}
-	return r.Rewound
+	if r.rewound == nil {
+		return ""
+	}
+	return r.rewound.String()
 }

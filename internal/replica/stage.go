@@ -8,11 +8,11 @@ import (
 )
 
 // stageWinner stages the resolved value of a key (M8).
-func stageWinner(b leveldb.BatchReplay, key []byte, shown store.Version) {
-	if shown.Deleted {
+func stageWinner(b leveldb.BatchReplay, key []byte, resolved store.Version) {
+	if resolved.Deleted {
 		b.Delete(key)
 	} else {
-		b.Put(key, shown.Value)
+		b.Put(key, resolved.Value)
 	}
 }
 
@@ -50,7 +50,7 @@ func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Sibl
 			t.Batch.Delete(t.keyBuf)
 		}
 	}
-	next := stagedKey{Key: key, state: now, full: true}
+	next := stagedKey{key: key, state: now, full: true}
 	c := Change{Key: key, Old: old, Local: local, WasConflict: was}
 	switch {
 	case len(now) == 0:
@@ -59,10 +59,10 @@ func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Sibl
 		t.stageRaw(store.Write{Key: key, Value: now[0].Value, Deleted: now[0].Deleted})
 	default:
 		next.conflict = InConflict(now)
-		var shown store.Version
-		shown, c.Panicked = t.resolve(key, now)
-		c.resolved = &shown
-		stageWinner(&t.Batch, key, shown)
+		var resolved store.Version
+		resolved, c.Panicked = t.resolve(key, now)
+		c.resolved = &resolved
+		stageWinner(&t.Batch, key, resolved)
 	}
 	t.stageLog(key, now)
 	t.stageHints(key, old, now, was, next.conflict, c.resolved)
@@ -75,7 +75,7 @@ func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Sibl
 	if k != nil {
 		*k = next
 	} else {
-		t.Staged.add(next)
+		t.staged.add(next)
 	}
 	return nil
 }
@@ -115,11 +115,11 @@ func (t *Txn) stageHints(key []byte, old, now store.Siblings, was, is bool, reso
 		}
 	}
 	mark(store.KindTombstone, old.HasTombstone(), now.HasTombstone(), nil)
-	var shown []byte
+	var record []byte
 	if is {
-		shown = store.ShownOf(resolved.Value, resolved.Deleted).Append(nil)
+		record = store.FingerprintOf(resolved.Value, resolved.Deleted).Append(nil)
 	}
-	mark(store.KindConflict, was, is, shown)
+	mark(store.KindConflict, was, is, record)
 }
 
 // stageIndex writes the log-index and returns its record.
@@ -134,9 +134,9 @@ func (t *Txn) stageIndex(key []byte, now store.Siblings) []byte {
 	return append(t.records.Take(len(t.buf)), t.buf...)
 }
 
-// ReplaceQuietly stages a state that differs from the old one in nothing that
+// replaceQuietly stages a state that differs from the old one in nothing that
 // those who watch would call a change.
-func (t *Txn) ReplaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
+func (t *Txn) replaceQuietly(key []byte, old store.Siblings, k *stagedKey, now store.Siblings) error {
 	n := len(t.Changes)
 	err := t.replace(key, old, k, now, false)
 	for i := range t.Changes[n:] {

@@ -9,7 +9,7 @@ import (
 
 // stagedKey is a key as the transaction leaves it.
 type stagedKey struct {
-	Key      []byte
+	key      []byte
 	state    store.Siblings // with values and times
 	full     bool           // values and times are there
 	conflict bool
@@ -18,7 +18,7 @@ type stagedKey struct {
 // stagedKeys are the keys of a transaction. A few are compared one by one, many are
 // found by their hash.
 type stagedKeys struct {
-	List  []stagedKey
+	list  []stagedKey
 	table indexcache.Table // of all, if they are more than a few
 }
 
@@ -26,42 +26,42 @@ const stagedFew = 8
 
 // find returns a key that was staged, or nil. It is valid until another key is added.
 func (s *stagedKeys) find(key []byte) *stagedKey {
-	if len(s.List) <= stagedFew {
-		for i := range s.List {
-			if bytes.Equal(s.List[i].Key, key) {
-				return &s.List[i]
+	if len(s.list) <= stagedFew {
+		for i := range s.list {
+			if bytes.Equal(s.list[i].key, key) {
+				return &s.list[i]
 			}
 		}
 		return nil
 	}
 	if at, ok := s.table.Find(indexcache.HashKey(key), s.is(key)); ok {
-		return &s.List[at]
+		return &s.list[at]
 	}
 	return nil
 }
 
 func (s *stagedKeys) is(key []byte) func(at uint32) bool {
-	return func(at uint32) bool { return bytes.Equal(s.List[at].Key, key) }
+	return func(at uint32) bool { return bytes.Equal(s.list[at].key, key) }
 }
 
 // add puts a key there that is not.
 func (s *stagedKeys) add(k stagedKey) {
-	s.List = append(s.List, k)
-	from := len(s.List) - 1
+	s.list = append(s.list, k)
+	from := len(s.list) - 1
 	switch {
 	case from < stagedFew:
 		return
 	case from == stagedFew:
 		from = 0
 	}
-	for i := from; i < len(s.List); i++ {
-		s.table.Set(indexcache.HashKey(s.List[i].Key), uint32(i), s.is(s.List[i].Key))
+	for i := from; i < len(s.list); i++ {
+		s.table.Set(indexcache.HashKey(s.list[i].key), uint32(i), s.is(s.list[i].key))
 	}
 }
 
 func (s *stagedKeys) reset() {
-	if len(s.List) > stagedFew {
+	if len(s.list) > stagedFew {
 		s.table.Reset()
 	}
-	s.List = store.Emptied(s.List)
+	s.list = store.Emptied(s.list)
 }

@@ -33,8 +33,8 @@ func OneByOne(stage func(t *Txn, key []byte) error) Stager {
 }
 
 // Tidying does what every opening has to: it clears away what a crash left in the log, and
-// has the resolver, which may be another one than last time, decide again what keys in
-// conflict show. Both are read with the queue free, go on where they were, and hold up
+// has the resolver, which may be another one than last time, resolve keys in conflict
+// again. Both are read with the queue free, go on where they were, and hold up
 // nothing: while the log may hold such entries, whoever reads it checks each one.
 type Tidying struct {
 	Began, Swept, Done bool
@@ -66,10 +66,10 @@ func (p *Tidying) Next(h keeper, resolve ResolveFunc, enough func() bool) error 
 
 // sweep deletes log entries that a crash left and that no log-index names.
 func (p *Tidying) sweep(h keeper, v *View) error {
-	garbage, next, err := v.stale(p.from, cmp.Or(p.Step, sweepStep))
+	stale, next, err := v.stale(p.from, cmp.Or(p.Step, sweepStep))
 	v.Release()
-	if err == nil && len(garbage) > 0 {
-		err = h.Each(garbage, OneByOne((*Txn).sweep))
+	if err == nil && len(stale) > 0 {
+		err = h.Each(stale, OneByOne((*Txn).sweep))
 	}
 	if err == nil && next == nil {
 		err = h.Commit(func(t *Txn) error { t.swept = true; return nil })
@@ -81,7 +81,7 @@ func (p *Tidying) sweep(h keeper, v *View) error {
 	return err
 }
 
-// resolve has keys in conflict decided again, and stages those that show something else.
+// resolve has keys in conflict resolved again, and stages those that come out differently.
 func (p *Tidying) resolve(h keeper, v *View, resolve ResolveFunc, enough func() bool) error {
 	keys, next, err := v.unresolved(p.from, cmp.Or(p.Step, resolveStep), resolve, enough)
 	v.Release()

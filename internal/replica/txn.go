@@ -29,7 +29,7 @@ type Txn struct {
 	Sync      bool       // must be committed with Sync
 	Decisions *Decisions // of the request that is being staged; nil: its resolver is asked at once
 
-	Staged  stagedKeys
+	staged  stagedKeys
 	Changes []Change
 
 	store.Counters // by how much they change
@@ -89,7 +89,7 @@ func (r *Replica) Begin() *Txn {
 // it is not much.
 func (t *Txn) Clear() {
 	t.Batch.Reset()
-	t.Staged.reset()
+	t.staged.reset()
 	t.Changes = store.Emptied(t.Changes)
 	t.versions.Reset()
 	t.dots.Reset()
@@ -98,7 +98,7 @@ func (t *Txn) Clear() {
 
 // Empty reports whether there is nothing to commit.
 func (t *Txn) Empty() bool {
-	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.Counters == (store.Counters{}) && len(t.R.Aliases) == t.aliases
+	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.Counters == (store.Counters{}) && len(t.R.aliases) == t.aliases
 }
 
 // column is one column of what will be known once this is committed.
@@ -125,8 +125,8 @@ func (t *Txn) Covers(d causal.Dot) bool { return d.Seq <= t.column(causal.Covere
 // has reports whether a write is held, superseded or purged here (M1).
 func (t *Txn) has(d causal.Dot) bool { return t.Covers(d) || t.R.Above.Has(d) }
 
-// RaiseWatermark raises a watermark: the purged one never above the version vector (M7).
-func (t *Txn) RaiseWatermark(c causal.Column, d causal.Dot) {
+// raiseWatermark raises a watermark: the purged one never above the version vector (M7).
+func (t *Txn) raiseWatermark(c causal.Column, d causal.Dot) {
 	if c == causal.Purged {
 		d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin))
 	}
@@ -150,7 +150,7 @@ func (t *Txn) Cover(d causal.Dot) {
 
 // Lookup returns a key's state as this transaction has it so far.
 func (t *Txn) Lookup(key []byte) (store.Siblings, *stagedKey, error) {
-	if k := t.Staged.find(key); k != nil {
+	if k := t.staged.find(key); k != nil {
 		return k.state, k, nil
 	}
 	rec, err := t.R.indexRecord(key)
@@ -172,7 +172,7 @@ func (t *Txn) full(key []byte, s store.Siblings, k *stagedKey) (store.Siblings, 
 
 // Finish stages what the transaction learnt of origins and returns the batch.
 func (t *Txn) Finish() *leveldb.Batch {
-	if t.ownSafe = t.Sync && t.seq > t.R.Seq && t.R.Safe >= t.R.ownDirty; t.ownSafe {
+	if t.ownSafe = t.Sync && t.seq > t.R.Seq && t.R.safe >= t.R.ownDirty; t.ownSafe {
 		// O6: all own writes are on disk with this batch: a crash takes no name from them.
 		t.raise(causal.Durable, causal.Dot{Origin: t.R.Self, Seq: t.seq})
 	}
@@ -188,16 +188,16 @@ func (t *Txn) Finish() *leveldb.Batch {
 		t.R.stageOrigin(&t.Batch, w.Origin, t.mergedRow(*w))
 	}
 	if len(t.Changes) > 0 {
-		t.undurable = t.R.UndurableOrigins() // C3
+		t.undurable = t.R.undurableOrigins() // C3
 		for _, o := range t.undurable {
 			t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
 		}
 	}
-	for a := t.aliases; a < len(t.R.Aliases); a++ {
+	for a := t.aliases; a < len(t.R.aliases); a++ {
 		// W4: a later batch may survive a power failure that loses this one, and
 		// would make no sense without the alias.
 		t.Sync = true
-		o := t.R.Aliases[a]
+		o := t.R.aliases[a]
 		t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
 	}
 	return t.Batch.Whole()
@@ -214,13 +214,13 @@ func (t *Txn) mergedRow(w causal.Row) causal.Row {
 // Apply takes in a transaction whose batch was committed.
 func (r *Replica) Apply(t *Txn, synced bool) {
 	if !synced && t.seq > r.Seq {
-		r.ownDirty = r.Commits + 1
+		r.ownDirty = r.commits + 1
 	}
 	if t.ownSafe {
 		r.StableCache = nil
 		r.moved++
 	}
-	r.Seq, r.recorded = t.seq, len(r.Aliases)
+	r.Seq, r.recorded = t.seq, len(r.aliases)
 	r.Known.Take(t.Rows)
 	if synced { // before the checkpoint rises below: that was not written
 		r.noteDurable(t)
@@ -241,20 +241,20 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 			o.Note(c)
 		}
 	}
-	r.SavedRev = max(r.SavedRev, t.saved)
+	r.savedRev = max(r.savedRev, t.saved)
 	r.Resume.saved = max(r.Resume.saved, t.resumed)
 	r.MayHaveStale = r.MayHaveStale && !t.swept
 	r.Cloud = r.Cloud.Join(t.merged)
 	if len(r.Cloud) > 0 {
 		r.Cloud = slices.DeleteFunc(r.Cloud, func(d causal.Dot) bool { return r.Known.Covers(d) || slices.Contains(t.gone, d) })
 	}
-	if r.Commits++; !synced {
-		r.dirty, r.Unsynced = r.Commits, true
+	if r.commits++; !synced {
+		r.dirty, r.unsynced = r.commits, true
 		r.inDoubt.note(t)
 	} else if t.secures {
-		r.Checkpoint(nil)
+		r.checkpoint(nil)
 	}
-	if !r.Unsynced {
+	if !r.unsynced {
 		for _, w := range t.Rows {
 			r.Known.Raise(causal.Durable, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Covered]})
 		}

@@ -9,8 +9,8 @@ import (
 // View is one state of the database.
 type View struct {
 	store.Snapshot
-	Aliases      store.AliasTable
-	Index        map[causal.Origin]uint32
+	aliases      store.AliasTable
+	index        map[causal.Origin]uint32
 	Rows         []causal.Row // news for the peer
 	Rev          uint64
 	Cloud        causal.Vector
@@ -34,17 +34,17 @@ func TakeView(with func(func(r *Replica)), note func(r *Replica)) (*View, error)
 
 // Look takes a state of the database.
 func (r *Replica) Look() (v View, err error) {
-	v.Aliases, v.Index = r.Aliases, r.Alias
+	v.aliases, v.index = r.aliases, r.Alias
 	v.Snapshot, err = r.Store.Snapshot()
 	return v, err
 }
 
-func (v *View) Origin(n uint64) (causal.Origin, bool) { return v.Aliases.Origin(n) }
+func (v *View) Origin(n uint64) (causal.Origin, bool) { return v.aliases.Origin(n) }
 
-func (v *View) Number(o causal.Origin) uint64 { return v.Aliases.Number(o) }
+func (v *View) Number(o causal.Origin) uint64 { return v.aliases.Number(o) }
 
 func (v *View) AliasOf(o causal.Origin) (uint32, bool) {
-	a, ok := v.Index[o]
+	a, ok := v.index[o]
 	return a, ok
 }
 

@@ -87,7 +87,7 @@ func (r *Rounds) Waits(now time.Time) bool {
 type Round struct {
 	Changed bool // a change started it
 	Due     bool // it is held though nothing may have changed
-	Few     bool // it reaches all replicas that answer
+	few     bool // it reaches all replicas that answer
 	First   bool
 	Live    int // peers that answer, at most
 	pause   time.Duration
@@ -96,7 +96,7 @@ type Round struct {
 // Begin begins the round that Next announced.
 func (r *Rounds) Begin(now time.Time, few bool) Round {
 	round := Round{
-		Changed: r.changed || !r.relay.IsZero(), Due: !now.Before(r.due), Few: few, First: !r.begun,
+		Changed: r.changed || !r.relay.IsZero(), Due: !now.Before(r.due), few: few, First: !r.begun,
 		pause: min(steadyPause, r.Most),
 	}
 	if round.Changed || round.Due {
@@ -115,7 +115,7 @@ func (round *Round) Skips(c *Candidate, now time.Time) bool {
 	case round.Changed:
 		return c.Calling || c.Current || c.Linked
 	}
-	return round.Few && c.Current && now.Sub(c.Reached) < round.pause && now.Sub(c.Came) < 2*round.pause
+	return round.few && c.Current && now.Sub(c.Reached) < round.pause && now.Sub(c.Came) < 2*round.pause
 }
 
 // End ends a round that began now, in which live sessions were started with peers that answer, and

@@ -69,7 +69,7 @@ func TestPull_RefusesFramesThatWouldTakeQuadraticTime(t *testing.T) {
 func TestPull_RefusesAPeerThatCoversMoreThanWeWrote(t *testing.T) {
 	d := newDry(t)
 	s := d.prepared(false, session.WaitPull)
-	rows := append([]byte{0, 9, 0, 0, 1, 1}, 200, 1, 0, 0, 0) // origin 1, beta itself: claims 200
+	rows := append([]byte{0, 9, 0, 0, 1, 1}, 200, 1, 0, 0, 0) // origin 1, beta itself: covers 200
 	require.ErrorContains(t, s.Receive(session.FrameVectors, rows), "covers write 200 of this replica")
 }
 

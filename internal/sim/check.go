@@ -13,10 +13,10 @@ import (
 
 // storeRecords is all that a store holds.
 type storeRecords struct {
-	values          map[string][]byte
-	index           map[string]store.Siblings
-	log             map[causal.Dot]store.Entry
-	tombs, disputed map[string]bool
+	values                 map[string][]byte
+	index                  map[string]store.Siblings
+	log                    map[causal.Dot]store.Entry
+	tombstones, inConflict map[string]bool
 }
 
 func readStore(db *leveldb.DB, r *replica.Replica) (*storeRecords, error) {
@@ -43,9 +43,9 @@ func readStore(db *leveldb.DB, r *replica.Replica) (*storeRecords, error) {
 			}
 			rs.log[e.Dot] = e
 		case store.KindTombstone:
-			rs.tombs[rest] = true
+			rs.tombstones[rest] = true
 		case store.KindConflict:
-			rs.disputed[rest] = true
+			rs.inConflict[rest] = true
 		}
 	}
 	return rs, it.Error()
@@ -80,9 +80,9 @@ func CheckStore(db *leveldb.DB, r *replica.Replica) error {
 			return fmt.Errorf("log entry %v of key %q: its log-index does not name it", d, e.Key)
 		}
 	}
-	if digest != r.Digest || keys != r.Keys || tombstones != r.Tombstones || int64(len(rs.disputed)) != r.Conflicts {
+	if digest != r.Digest || keys != r.Keys || tombstones != r.Tombstones || int64(len(rs.inConflict)) != r.Conflicts {
 		return fmt.Errorf("the replica counts %d keys, %d tombstones, %d conflicts, digest %x; the store has %d, %d, %d, %x",
-			r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, len(rs.disputed), digest)
+			r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, len(rs.inConflict), digest)
 	}
 	for _, w := range r.Known.Rows {
 		if m := max(w.Seqs[causal.Durable], w.Seqs[causal.Purged]); m > w.Seqs[causal.Covered] {
@@ -100,7 +100,7 @@ func (rs *storeRecords) checkKey(key string, s store.Siblings, r *replica.Replic
 		case !ok:
 			return fmt.Errorf("the log lacks version %v", s[i].Dot)
 		case string(e.Key) != key || e.Deleted != s[i].Deleted || e.Clock != s[i].Clock || !slices.Equal(e.Context, s[i].Context):
-			return fmt.Errorf("log and log-index tell different things of version %v", s[i].Dot)
+			return fmt.Errorf("log and log-index differ about version %v", s[i].Dot)
 		case e.Inline != (len(s) > 1) || e.InDigest != s.HasValue():
 			return fmt.Errorf("version %v: inline %v, counted %v, of %d versions", s[i].Dot, e.Inline, e.InDigest, len(s))
 		}
@@ -115,23 +115,23 @@ func (rs *storeRecords) checkKey(key string, s store.Siblings, r *replica.Replic
 			}
 		}
 		if !r.Known.Covers(e.Dot) && !r.Cloud.Contains(e.Dot) {
-			return fmt.Errorf("version %v is above the claim and would not be served", e.Dot)
+			return fmt.Errorf("version %v is above the version vector and would not be served", e.Dot)
 		}
 		vs = append(vs, e.Version)
 	}
-	shown := vs[0]
+	resolved := vs[0]
 	if len(vs) > 1 {
-		shown, _ = replica.Resolve(r.Resolve, []byte(key), vs)
+		resolved, _ = replica.Resolve(r.Resolve, []byte(key), vs)
 	}
 	value, there := rs.values[key]
-	if there == shown.Deleted || !bytes.Equal(value, shown.Value) {
-		return fmt.Errorf("shows %.20q (%v), must show %.20q (%v)", value, there, shown.Value, !shown.Deleted)
+	if there == resolved.Deleted || !bytes.Equal(value, resolved.Value) {
+		return fmt.Errorf("holds %.20q (%v), its resolved value is %.20q (%v)", value, there, resolved.Value, !resolved.Deleted)
 	}
-	if s.HasTombstone() && !rs.tombs[key] {
+	if s.HasTombstone() && !rs.tombstones[key] {
 		return fmt.Errorf("a tombstone has no mark")
 	}
-	if replica.InConflict(vs) != rs.disputed[key] {
-		return fmt.Errorf("in conflict: %v, marked so: %v", replica.InConflict(vs), rs.disputed[key])
+	if replica.InConflict(vs) != rs.inConflict[key] {
+		return fmt.Errorf("in conflict: %v, marked so: %v", replica.InConflict(vs), rs.inConflict[key])
 	}
 	return nil
 }

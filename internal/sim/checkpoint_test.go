@@ -12,22 +12,22 @@ import (
 
 // design.md: C3
 func TestCheckpoint_LearntWatermarkIsWrittenBeforeAContextReliesOnIt(t *testing.T) {
-	relyOnLearntProof(t, "l") // whose vv is shortened by it
+	relyOnLearntWatermark(t, "l") // whose context is shortened by it
 }
 
 // design.md: C3
 func TestCheckpoint_WriteCarriesTheWatermarkThatItsContextNeeds(t *testing.T) {
-	relyOnLearntProof(t, "k") // whose vv was shortened elsewhere
+	relyOnLearntWatermark(t, "k") // whose context was shortened elsewhere
 }
 
-// relyOnLearntProof has a replica write a key while the watermark of what is missing in its
+// relyOnLearntWatermark has a replica write a key while the watermark of what is missing in its
 // context is known and not on disk, and lose all but that write.
-func relyOnLearntProof(t *testing.T, key string) {
+func relyOnLearntWatermark(t *testing.T, key string) {
 	s := newScenario(t, "HighestClock", 2)
 	a, b := s.nodes[0], s.nodes[1]
 	s.talk(a, b)
 	require.NoError(t, a.upkeep())          // b is a member, whose report a waits for at each opening
-	for i := range replica.PruneAbove + 2 { // two keys with long vvs: each opening writes both
+	for i := range replica.PruneAbove + 2 { // two keys with long contexts: each opening writes both
 		s.put(a, "k", fmt.Sprint(i))
 		s.put(a, "l", fmt.Sprint(i))
 		require.NoError(t, a.close())
@@ -37,13 +37,13 @@ func relyOnLearntProof(t *testing.T, key string) {
 	s.talk(a, b)
 	for _, n := range s.nodes { // all is on disk, and both know it of both; b has not written that down
 		n.disk.flushAll()
-		n.r.Checkpoint(nil)
+		n.r.NoteOnDisk(n.r.FlushMark())
 	}
 	s.talk(a, b)
 	s.talk(a, b)
 	s.put(a, "k", "shortened")
 	require.LessOrEqual(t, len(a.holds["k"].live[0].Context), 1)
-	s.talk(b, a) // with the key comes the proof
+	s.talk(b, a) // with the key comes the watermark
 	first := b.holds["l"].live[0].Context[0]
 	require.True(t, b.r.Known.Superseded(first))
 
@@ -92,7 +92,7 @@ func TestCheckpoint_IsWrittenWithTheWatermarkThatNeedsIt(t *testing.T) {
 	self := a.r.Self
 	a.put("k", "v")
 	a.del("k")
-	a.r.Checkpoint(nil) // on disk, but it is written nowhere
+	a.r.NoteOnDisk(a.r.FlushMark()) // on disk, but it is written nowhere
 	a.purge()
 	require.Empty(t, a.log())
 	a.reopen(replica.HighestClock)

@@ -125,7 +125,7 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 	require.Equal(t, a.get("key-7"), b.get("key-7"))
 	require.Equal(t, a.get("key-499"), b.get("key-499"))
 	require.Len(t, b.r.HeldBack, 2)
-	require.EqualValues(t, 1, b.r.Known.Seq(causal.Covered, a.r.Self), "what is claimed is held")
+	require.EqualValues(t, 1, b.r.Known.Seq(causal.Covered, a.r.Self), "what is covered is held")
 	require.True(t, b.r.Above.Has(causal.Dot{Origin: a.r.Self, Seq: 3}))
 	require.False(t, b.r.Above.Has(causal.Dot{Origin: a.r.Self, Seq: 2}))
 
@@ -149,23 +149,23 @@ func TestMerge_HoldsBackOnlyWhatIsTooLarge(t *testing.T) {
 }
 
 // b takes x from a pull that breaks off: x has seen a write that its context leaves out, and that b
-// does not claim. What b writes over it hides that write from who holds b's version back, also
-// when b has come to claim it by somebody who knows nothing of that.
+// does not cover. What b writes over it hides that write from who holds b's version back, also
+// when b has come to cover it through somebody who knows nothing of that.
 //
 // design.md: M10, M11
 func TestMerge_CoversNothingThatAHeldBackVersionMayHaveSeen(t *testing.T) {
 	hidden, x := foreign(1, 1), foreign(2, 1)
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, hidden.Dot)
-	proof.Raise(causal.Pruned, hidden.Dot)
+	peer := &causal.Knowledge{}
+	peer.Raise(causal.Covered, hidden.Dot)
+	peer.Raise(causal.Pruned, hidden.Dot)
 	b, c := newNode(t), newNode(t)
 	require.NoError(t, b.Commit(func(t *replica.Txn) error {
-		t.JoinWatermarks(proof)
-		_, err := t.Merge([]byte("k"), []store.Version{x}, proof)
+		t.JoinWatermarks(peer)
+		_, err := t.Merge([]byte("k"), []store.Version{x}, peer)
 		return err
 	}))
 	require.EqualValues(t, 1, b.r.Known.Seq(causal.Pruned, hidden.Origin))
-	require.False(t, b.r.Known.Superseded(hidden.Dot), "it is not claimed, and so nothing is proved")
+	require.False(t, b.r.Known.Superseded(hidden.Dot), "it is not covered, and so the watermark says nothing")
 	b.saved()
 	b.reopen(replica.HighestClock)
 	require.EqualValues(t, 1, b.r.Known.Seq(causal.Pruned, hidden.Origin), "nor does a crash take it")
@@ -307,9 +307,9 @@ func TestPull_ResumesAfterARestart(t *testing.T) {
 				case "closed":
 					require.NoError(t, replica.MarkClean(b.db, b.r))
 				case "killed":
-					m := replica.FlushMark{Vector: b.r.Known.Vector(causal.Covered), Commits: b.r.Commits, Resume: b.r.ResumePoint()}
+					m := b.r.FlushMark()
 					require.NoError(t, store.Flush(b.db))
-					b.r.OnDisk(m)
+					b.r.NoteOnDisk(m)
 					require.NoError(t, b.Commit(func(t *replica.Txn) error { t.StageCheckpoints(); return nil }))
 				default:
 					require.NoError(t, b.Commit(func(t *replica.Txn) error { t.StageCheckpoints(); return nil }))
@@ -355,7 +355,7 @@ func TestPull_ResumePointOfAnOlderStoreIsNotBelieved(t *testing.T) {
 	require.NoError(t, b.db.Put(store.KindKey(store.KindMeta, []byte("flushed")), []byte("another opening"), nil)) // as if a table were missing
 	require.NoError(t, b.db.Close())
 	b = openNode(t, st, replica.HighestClock)
-	require.NotNil(t, b.r.StillRewound())
+	require.NotEmpty(t, b.r.Rewound())
 	require.Empty(t, b.r.Above, "what it says may be among what is missing")
 	require.NoError(t, b.db.Close())
 	b = openNode(t, st, replica.HighestClock)

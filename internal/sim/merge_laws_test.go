@@ -100,7 +100,7 @@ func TestMerge_IsASemilattice(t *testing.T) {
 			case "prune": // without a purge, all that is covered and not held was superseded
 				require.NoError(t, n.Commit(func(t *replica.Txn) error {
 					for _, d := range n.r.Known.Vector(causal.Covered) {
-						t.RaiseWatermark(causal.Pruned, d)
+						raiseWatermark(t, causal.Pruned, d)
 					}
 					return nil
 				}))

@@ -14,31 +14,41 @@ import (
 func TestMerge_AsksTheResolverAgainAboutAKeyThatGrew(t *testing.T) {
 	a := newNode(t)
 	a.put("k", "v")
-	ds := &replica.Decisions{Made: map[replica.Question]replica.Decision{}}
-	stage := func(vs ...store.Version) {
+	asked := 0
+	a.r.Resolve = func(key []byte, x, y *store.Version) store.Version {
+		asked++
+		return replica.HighestClock(key, x, y)
+	}
+	ds := new(replica.Decisions)
+	undecided := func(vs ...store.Version) bool {
 		tx := a.r.Begin()
-		tx.Decisions, ds.Open = ds, nil
-		for _, v := range vs {
-			_, err := tx.Merge([]byte("k"), []store.Version{v}, &causal.Knowledge{})
-			require.NoError(t, err)
-		}
+		tx.Decisions = ds
+		_, err := tx.Merge([]byte("k"), vs, &causal.Knowledge{})
+		require.NoError(t, err)
+		return ds.Undecided()
 	}
-	answer := func() {
-		for _, o := range ds.Open {
-			ds.Made[replica.Question{Key: string(o.Key), Names: store.Siblings(o.Vs).DotSum()}] = replica.Decision{Shown: o.Vs[0]}
-		}
+	decide := func() (pairs int) {
+		asked = 0
+		require.True(t, ds.Decide(a.r.Resolve, Never))
+		return asked
 	}
-	stage(foreign(1, 1))
-	require.Len(t, ds.Open, 1)
-	answer()
-	stage(foreign(1, 1))
-	require.Empty(t, ds.Open, "it was asked")
-	stage(foreign(1, 1), foreign(2, 1))
-	require.Len(t, ds.Open, 1, "but not of these three")
-	require.Len(t, ds.Open[0].Vs, 3)
-	ds.Rounds = replica.DecisionRounds
-	stage(foreign(3, 1))
-	require.Empty(t, ds.Open, "in the end it is asked at once")
+	vs := []store.Version{foreign(1, 1)}
+	require.True(t, undecided(vs...))
+	require.Equal(t, 1, decide())
+	require.False(t, undecided(vs...), "it was asked")
+	vs = append(vs, foreign(2, 1))
+	require.True(t, undecided(vs...), "but not about these three")
+	require.Equal(t, 2, decide())
+	require.Equal(t, 2, asked, "never while the request is staged")
+	for o := byte(3); ; o++ {
+		if vs, asked = append(vs, foreign(o, 1)), 0; !undecided(vs...) {
+			break
+		}
+		require.Zero(t, asked)
+		require.Less(t, o, byte(20), "in the end it is asked at once")
+		decide()
+	}
+	require.Equal(t, len(vs), asked)
 }
 
 // design.md: M3
@@ -96,9 +106,9 @@ func TestMerge_KeepsConcurrentVersionsWhateverTheirClocks(t *testing.T) {
 	a.put("k", "a2")
 	b.put("k", "b1")
 	talk(t, a, b)
-	require.Equal(t, "a2", a.get("k"), "the highest clock is shown")
+	require.Equal(t, "a2", a.get("k"), "the highest clock wins")
 	require.Len(t, a.versions("k"), 2, "and what was written without knowing of it is kept")
-	b.put("k", "settled")
+	b.put("k", "resolved")
 	talk(t, a, b)
 	require.Len(t, a.versions("k"), 1)
 	requireEqualNodes(t, a, b)
@@ -117,10 +127,10 @@ func TestMerge_SkipsWhatAHeldVersionHasSeen(t *testing.T) {
 func TestMerge_WatermarkOfTheSenderSupersedes(t *testing.T) {
 	a := newNode(t)
 	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	proof.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	a.mergeFrom(proof, foreign(2, 1))
+	peer := &causal.Knowledge{}
+	peer.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	peer.Raise(causal.Pruned, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	a.mergeFrom(peer, foreign(2, 1))
 	require.Equal(t, []string{"2/1"}, a.values("k"))
 }
 

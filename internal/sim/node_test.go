@@ -204,13 +204,33 @@ func userData(t testing.TB, db *leveldb.DB) map[string]string {
 }
 
 // foreign is a version by another replica.
-func foreign(o byte, seq uint64, vv ...causal.Dot) store.Version {
-	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: vv, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
+func foreign(o byte, seq uint64, context ...causal.Dot) store.Version {
+	return store.Version{Dot: causal.Dot{Origin: causal.Origin{o}, Seq: seq}, Context: context, Value: []byte(fmt.Sprint(o, "/", seq)), Count: 1}
 }
 
-func (n *node) mergeFrom(proof *causal.Knowledge, vs ...store.Version) {
+// countIndex counts what the log-index names.
+func countIndex(t testing.TB, n *node) (c store.Counters) {
+	it := n.db.NewIterator(store.KindRange(store.KindIndex), nil)
+	defer it.Release()
+	for it.Next() {
+		s, err := store.DecodeIndex(it.Value(), n.r)
+		require.NoError(t, err)
+		c.Count(s, +1)
+	}
+	require.NoError(t, it.Error())
+	return c
+}
+
+// raiseWatermark raises a watermark, as that of a peer would.
+func raiseWatermark(t *replica.Txn, c causal.Column, d causal.Dot) {
+	var peer causal.Knowledge
+	peer.Raise(c, d)
+	t.JoinWatermarks(&peer)
+}
+
+func (n *node) mergeFrom(peer *causal.Knowledge, vs ...store.Version) {
 	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
-		_, err := t.Merge([]byte("k"), vs, proof)
+		_, err := t.Merge([]byte("k"), vs, peer)
 		return err
 	}))
 }

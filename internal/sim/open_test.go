@@ -29,7 +29,7 @@ func TestOpen_TokenIsLostOnlyIfNobodyCanBringItsWrite(t *testing.T) {
 	require.True(t, lost(5))
 	other := a.r.NoteSeen(causal.Origin{3}, "other")
 	other.Known.Raise(causal.Covered, causal.Dot{Origin: gone, Seq: 5})
-	require.False(t, lost(5), "a member claims it")
+	require.False(t, lost(5), "a member covers it")
 	require.True(t, lost(6))
 	a.mergeFrom(&causal.Knowledge{}, foreign(1, 3))
 	require.False(t, lost(6), "something of it is held")
@@ -39,7 +39,9 @@ func TestOpen_TokenIsLostOnlyIfNobodyCanBringItsWrite(t *testing.T) {
 	require.False(t, lost(6))
 	a.r.NoteSuccession(now, []causal.Origin{gone})
 	require.True(t, lost(6))
-	require.False(t, a.r.Ended(a.r.Self))
+	own, err := a.r.Lost(causal.Dot{Origin: a.r.Self, Seq: a.r.Seq + 1})
+	require.NoError(t, err)
+	require.False(t, own, "this incarnation has not ended")
 }
 
 // design.md: W4
@@ -89,8 +91,8 @@ func TestOpen_AfterACrashRestartsFromTheCheckpoint(t *testing.T) {
 	a.saved()
 	a.put("l", "perhaps not")
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: self, Seq: 2})
-		t.RaiseWatermark(causal.Purged, causal.Dot{Origin: self, Seq: 2})
+		raiseWatermark(t, causal.Pruned, causal.Dot{Origin: self, Seq: 2})
+		raiseWatermark(t, causal.Purged, causal.Dot{Origin: self, Seq: 2})
 		return nil
 	}))
 	a.reopen(replica.HighestClock)
@@ -121,7 +123,7 @@ func TestOpen_OrphanIsReissuedWithItsDotInTheContext(t *testing.T) {
 	require.True(t, a.r.Known.Covers(vs[0].Dot))
 }
 
-// An orphan comes back from a peer by which nothing is proved yet, and so stands beside an earlier
+// An orphan comes back from a peer whose watermarks do not cover it yet, and so stands beside an earlier
 // version that its shortened context leaves out. Under its new name it says that it saw that.
 // design.md: O5
 func TestOpen_ReissuedOrphanReplacesEarlierVersionsOfItsOrigin(t *testing.T) {

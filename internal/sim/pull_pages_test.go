@@ -56,8 +56,8 @@ func written(t *testing.T) *node {
 func TestPull_BringsTheSameForEveryWindow(t *testing.T) {
 	a := written(t)
 	for _, window := range []int{0, 5000, session.WindowSize} {
-		for _, littered := range []bool{false, true} {
-			a.r.MayHaveStale = littered
+		for _, stale := range []bool{false, true} {
+			a.r.MayHaveStale = stale
 			b := newNode(t)
 			pages := talkInWindows(t, b, a, window, func() {})
 			requireEqualNodes(t, a, b)

@@ -80,7 +80,7 @@ func TestPull_InPagesWhileItsServerIsWrittenTo(t *testing.T) {
 	for _, d := range b.r.Known.Vector(causal.Covered) {
 		require.True(t, a.r.Known.Covers(d))
 	}
-	for i := range 50 { // what b claims it holds, or something that saw it
+	for i := range 50 { // what b covers it holds, or something that saw it
 		for _, v := range a.versions(fmt.Sprint("k", i)) {
 			require.True(t, !b.r.Known.Covers(causal.Dot{Origin: v.Origin, Seq: v.Seq}) || len(b.versions(fmt.Sprint("k", i))) > 0)
 		}
@@ -176,7 +176,7 @@ func TestPull_TakesWatermarksWhereTheWritesAreKnown(t *testing.T) {
 	a.put("k", "1")
 	talk(t, a, b)
 	require.NoError(t, b.Commit(func(t *replica.Txn) error {
-		t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
+		raiseWatermark(t, causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
 		return nil
 	}))
 	a.put("k", "2") // else both would hold the same, and have nothing to talk about
@@ -192,7 +192,7 @@ func TestPull_ResumePointStaysWithinItsServersVersionVector(t *testing.T) {
 		c.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
 	}
 	cutTalk(t, b, c, 10)
-	require.NotEmpty(t, b.r.Cloud, "b holds what it does not claim")
+	require.NotEmpty(t, b.r.Cloud, "b holds what it does not cover")
 	cutTalk(t, a, b, 3)
 	require.NotNil(t, a.r.Pending)
 	require.Empty(t, a.r.Pending.Done[c.r.Self])
@@ -261,7 +261,7 @@ func TestPull_PageCarriesTheWatermarksOfItsState(t *testing.T) {
 		}
 		if pages++; pages == 1 { // so the vectors at the start did not say so
 			require.NoError(t, a.Commit(func(t *replica.Txn) error {
-				t.RaiseWatermark(causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
+				raiseWatermark(t, causal.Pruned, causal.Dot{Origin: a.r.Self, Seq: 1})
 				return nil
 			}))
 		} else if pages == 3 {

@@ -18,13 +18,13 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	b.put("k", "v") // clock 1
 	a.put("k", "w")
 	a.put("k", "w2")
-	a.del("k") // clock 3: shown
+	a.del("k") // clock 3: the winner
 	talk(t, a, b)
 	require.Equal(t, "-", a.get("k"))
 	require.Len(t, a.versions("k"), 2)
 	for range 3 {
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 		talk(t, a, b)
 	}
 	a.purge()
@@ -34,8 +34,8 @@ func TestPurge_OfAConflictNeedsNoRepair(t *testing.T) {
 	a.del("k")
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	a.purge()
 	require.Empty(t, a.versions("k"))
@@ -51,11 +51,11 @@ func TestPurge_KeepsAConflictWhicheverSiblingWins(t *testing.T) {
 	talk(t, a, b)
 	a.del("k")
 	b.put("k", "v")
-	b.put("k", "w") // clock 2: shown
+	b.put("k", "w") // clock 2: the winner
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	for _, n := range []*node{a, b} {
 		require.False(t, n.due(), "nothing is to be looked at")
@@ -87,28 +87,31 @@ func TestPurge_ConflictThatAPeerPurgedEndsHereToo(t *testing.T) {
 	b.put("k", "w")
 	for range 3 {
 		talk(t, a, b)
-		a.r.Checkpoint(nil)
-		b.r.Checkpoint(nil)
+		a.r.NoteOnDisk(a.r.FlushMark())
+		b.r.NoteOnDisk(b.r.FlushMark())
 	}
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		old, k, err := t.Lookup([]byte("k"))
+		old, _, err := t.Lookup([]byte("k"))
 		if err != nil {
 			return err
 		}
-		kept := store.Siblings{}
+		var kept []store.Version
+		var purged causal.Knowledge
 		for _, v := range old {
 			if !v.Deleted {
 				kept = append(kept, v)
 				continue
 			}
-			t.RequireDurable(causal.Purged, v.Dot)
+			purged.Raise(causal.Covered, v.Dot)
+			purged.Raise(causal.Purged, v.Dot)
 		}
-		return t.ReplaceQuietly([]byte("k"), old, k, kept)
+		t.JoinWatermarks(&purged)
+		return t.DropPurged([]byte("k"), kept, &purged)
 	}))
 	require.Len(t, a.versions("k"), 1)
 	for range 2 {
 		sa, sb, _ := talk(t, b, a)
-		require.Zero(t, sa.Result().Repaired+sb.Result().Repaired, "nothing was damaged")
+		require.Zero(t, sa.Result().Repaired+sb.Result().Repaired, "nothing was corrupted")
 	}
 	require.Len(t, b.versions("k"), 1)
 	requireEqualNodes(t, a, b)

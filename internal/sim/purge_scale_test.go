@@ -105,7 +105,7 @@ func TestPurge_LeavesNothingOfKeysDeletedEverywhere(t *testing.T) {
 		}
 	}
 	for _, n := range three {
-		require.NoError(t, LookOnce(n, replica.PurgeStep))
+		require.NoError(t, LookOnce(n, 1<<12))
 		requireGone(t, n)
 	}
 

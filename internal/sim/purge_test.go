@@ -219,7 +219,7 @@ func TestPurge_SyncsItsWatermarkOnce(t *testing.T) {
 	require.NoError(t, a.r.BeginPurge().Next(testKeeper{a, 5, note}))
 	require.Zero(t, a.r.Tombstones)
 	require.Equal(t, 10, batches)
-	require.Equal(t, 1, synced, "further ones rest on a proof that is on disk")
+	require.Equal(t, 1, synced, "further ones rest on a watermark that is on disk")
 	require.EqualValues(t, 100, a.r.Durable.Seq(causal.Purged, a.r.Self))
 }
 

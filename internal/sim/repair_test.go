@@ -37,10 +37,10 @@ func TestRepair_CompareIgnoresWritesOnTheirWay(t *testing.T) {
 func TestRepair_BringsWhatReplacedWhatItDrops(t *testing.T) {
 	a := newNode(t)
 	a.mergeFrom(&causal.Knowledge{}, foreign(1, 1))
-	proof := &causal.Knowledge{}
-	proof.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	proof.Raise(causal.Purged, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
-	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.DropPurged([]byte("k"), []store.Version{foreign(2, 1)}, proof) }))
+	peer := &causal.Knowledge{}
+	peer.Raise(causal.Covered, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	peer.Raise(causal.Purged, causal.Dot{Origin: causal.Origin{1}, Seq: 1})
+	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.DropPurged([]byte("k"), []store.Version{foreign(2, 1)}, peer) }))
 	require.Equal(t, []string{"2/1"}, a.values("k"))
 }
 
@@ -100,7 +100,7 @@ func twins(t testing.TB, keys int) (a, b *node) {
 	return a, b
 }
 
-// lose deletes all that a node holds of a key, as damage would.
+// lose deletes all that a node holds of a key, as corruption would.
 func (n *node) lose(key string) {
 	s, err := store.ReadIndex(n.r.Store, []byte(key), n.r)
 	require.NoError(n.t, err)
@@ -144,10 +144,10 @@ func TestRepair_CostFollowsTheDifference(t *testing.T) {
 	a, b := twins(t, keys)
 	rng := rand.New(rand.NewPCG(1, 1))
 	want := a.r.Digest
-	for _, damaged := range []int{1, 1000} {
+	for _, corrupted := range []int{1, 1000} {
 		rows := 0
 		lost := map[string]bool{}
-		for len(lost) < damaged {
+		for len(lost) < corrupted {
 			key := fmt.Sprintf("key%09d", rng.IntN(keys))
 			if !lost[key] {
 				lost[key] = true
@@ -157,13 +157,13 @@ func TestRepair_CostFollowsTheDifference(t *testing.T) {
 		}
 		require.NotEqual(t, want, b.r.Digest)
 		c := measured(t, b, a)
-		t.Logf("%d of %d keys: %d bytes, %d round trips", damaged, keys, c.bytes, c.trips)
+		t.Logf("%d of %d keys: %d bytes, %d round trips", corrupted, keys, c.bytes, c.trips)
 		require.Equal(t, want, b.r.Digest)
 		require.Equal(t, want, a.r.Digest)
 		for key := range lost {
 			require.Len(t, b.get(key), rowValue)
 		}
-		if damaged == 1 {
+		if corrupted == 1 {
 			require.LessOrEqual(t, c.bytes, 4<<10)
 			require.LessOrEqual(t, c.trips, 4)
 		} else {

@@ -12,12 +12,12 @@ import (
 
 // simRecords is what a disk holds, sorted by what the records are.
 type simRecords struct {
-	raw       map[string][]byte
-	index     map[string]store.Siblings
-	entries   map[string][]store.Entry // by user key
-	logKeys   map[causal.Dot]string
-	tombs     map[string]bool
-	conflicts map[string]bool
+	raw        map[string][]byte
+	index      map[string]store.Siblings
+	entries    map[string][]store.Entry // by user key
+	logKeys    map[causal.Dot]string
+	tombstones map[string]bool
+	conflicts  map[string]bool
 }
 
 func (n *simNode) records() (*simRecords, error) {
@@ -43,7 +43,7 @@ func (n *simNode) records() (*simRecords, error) {
 			rs.entries[string(e.Key)] = append(rs.entries[string(e.Key)], e)
 			rs.logKeys[e.Dot] = p.key
 		case store.KindTombstone:
-			rs.tombs[rest] = true
+			rs.tombstones[rest] = true
 		case store.KindConflict:
 			rs.conflicts[rest] = true
 		}
@@ -67,12 +67,12 @@ func (n *simNode) check() error {
 	for _, w := range n.w.ghost.writes {
 		if n.r.Above.Has(w.Dot) {
 			if err := n.covered(w); err != nil {
-				return fmt.Errorf("above the claim: %w", err)
+				return fmt.Errorf("above the version vector: %w", err)
 			}
 		}
 	}
 	var digest causal.Sum
-	var keys, tombstones, disputed int64
+	var keys, tombstones, conflicts int64
 	for key, s := range rs.index {
 		if err := n.checkKey(rs, key, s); err != nil {
 			return fmt.Errorf("n%d: key %s: %w", n.id, key, err)
@@ -87,7 +87,7 @@ func (n *simNode) check() error {
 		}
 	}
 	for key := range rs.conflicts {
-		if disputed++; len(rs.index[key]) < 2 {
+		if conflicts++; len(rs.index[key]) < 2 {
 			return fmt.Errorf("n%d: key %s is marked as in conflict", n.id, key)
 		}
 	}
@@ -96,13 +96,13 @@ func (n *simNode) check() error {
 			return fmt.Errorf("n%d: key %s has a value and no index", n.id, key)
 		}
 	}
-	if err := n.checkLitter(rs); err != nil {
+	if err := n.checkStale(rs); err != nil {
 		return err
 	}
 	r := n.r
-	if digest != r.Digest || keys != r.Keys || tombstones != r.Tombstones || disputed != r.Conflicts {
-		return fmt.Errorf("n%d: figures %d keys, %d tombstones, %d disputed, digest %x; a recount gives %d, %d, %d, %x",
-			n.id, r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, disputed, digest)
+	if digest != r.Digest || keys != r.Keys || tombstones != r.Tombstones || conflicts != r.Conflicts {
+		return fmt.Errorf("n%d: counts %d keys, %d tombstones, %d conflicts, digest %x; the store has %d, %d, %d, %x",
+			n.id, r.Keys, r.Tombstones, r.Conflicts, r.Digest, keys, tombstones, conflicts, digest)
 	}
 	if err := n.checkShortened(); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (n *simNode) checkShortened() error {
 		for _, v := range h.live {
 			for _, w := range h.key.writes {
 				if v.past.has(w.nth) && !v.Context.Contains(w.Dot) && w.Seq > n.r.Known.Seq(causal.Pruned, w.Origin) && !h.key.forgotten.has(w.nth) && !h.key.hurt {
-					return fmt.Errorf("n%d: the vv of %v of key %s leaves out %v, and nothing here says so", n.id, v.Dot, h.key.name, w.Dot)
+					return fmt.Errorf("n%d: the context of %v of key %s leaves out %v, and nothing here says so", n.id, v.Dot, h.key.name, w.Dot)
 				}
 			}
 		}
@@ -158,7 +158,7 @@ func (n *simNode) checkKey(rs *simRecords, key string, s store.Siblings) error {
 			return err
 		}
 		if !n.r.Known.Covers(v.Dot) && !n.r.Cloud.Contains(v.Dot) {
-			return fmt.Errorf("%v is above the claim and not loose: it would never be served", v.Dot)
+			return fmt.Errorf("%v is above the version vector and not in the dot cloud: it would never be served", v.Dot)
 		}
 		vs = append(vs, w.Version)
 	}
@@ -169,7 +169,7 @@ func (n *simNode) checkKey(rs *simRecords, key string, s store.Siblings) error {
 			}
 		}
 	}
-	if s.HasTombstone() && !rs.tombs[key] {
+	if s.HasTombstone() && !rs.tombstones[key] {
 		return fmt.Errorf("a tombstone without its mark")
 	}
 	differ := false
@@ -183,11 +183,11 @@ func (n *simNode) checkKey(rs *simRecords, key string, s store.Siblings) error {
 	return n.resolves.check(key, vs, raw, there)
 }
 
-// checkLitter allows log entries that no index names only if a crash left them.
-func (n *simNode) checkLitter(rs *simRecords) error {
-	first := n.litter == nil
+// checkStale allows log entries that no index names only if a crash left them.
+func (n *simNode) checkStale(rs *simRecords) error {
+	first := n.stale == nil
 	if first {
-		n.litter = map[string]bool{}
+		n.stale = map[string]bool{}
 	}
 	for key, es := range rs.entries {
 		for _, e := range es {
@@ -196,9 +196,9 @@ func (n *simNode) checkLitter(rs *simRecords) error {
 			}
 			lk := rs.logKeys[e.Dot]
 			if first && n.crashed {
-				n.litter[lk] = true
+				n.stale[lk] = true
 			}
-			if !n.litter[lk] {
+			if !n.stale[lk] {
 				return fmt.Errorf("n%d: log entry %v of key %s is not named by the index %v", n.id, e.Dot, key, rs.index[key])
 			}
 		}
@@ -207,18 +207,18 @@ func (n *simNode) checkLitter(rs *simRecords) error {
 }
 
 func (n *simNode) checkKnowledge() error {
-	var claims causal.Sum
+	var sum causal.Sum
 	for i, w := range n.r.Known.Rows {
 		if i > 0 && n.r.Known.Rows[i-1].Origin.Compare(w.Origin) >= 0 {
 			return fmt.Errorf("n%d: knowledge is out of order", n.id)
 		}
 		for c := range causal.Columns {
 			if c != causal.Pruned && w.Seqs[c] > w.Seqs[causal.Covered] {
-				return fmt.Errorf("n%d: column %d of origin %s is %d, above the claim of %d", n.id, c, w.Origin.Short(), w.Seqs[c], w.Seqs[causal.Covered])
+				return fmt.Errorf("n%d: column %d of origin %s is %d, above the version vector at %d", n.id, c, w.Origin.Short(), w.Seqs[c], w.Seqs[causal.Covered])
 			}
 		}
 		if w.Seqs[causal.Covered] > 0 {
-			claims = claims.Add(causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Covered]}.Hash())
+			sum = sum.Add(causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Covered]}.Hash())
 		}
 		a, ok := n.r.Alias[w.Origin]
 		if !ok {
@@ -229,8 +229,8 @@ func (n *simNode) checkKnowledge() error {
 			return fmt.Errorf("n%d: origin %s is not recorded", n.id, w.Origin.Short())
 		}
 	}
-	if claims != n.r.Known.VectorSum {
-		return fmt.Errorf("n%d: the digest of the claims is not theirs", n.id)
+	if sum != n.r.Known.VectorSum {
+		return fmt.Errorf("n%d: the sum of the version vector is not kept right", n.id)
 	}
 	return nil
 }

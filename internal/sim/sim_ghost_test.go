@@ -117,7 +117,7 @@ func (g *ghost) wrote(v store.Version, k *ghostKey, past writeSet, covers func(c
 		case e.Origin == v.Origin && !seen:
 			return nil, fmt.Errorf("chain rule: write %v of key %s had not seen %v of its own origin", v.Dot, k.name, e.Dot)
 		case v.Context.Contains(e.Dot) && !seen:
-			return nil, fmt.Errorf("vv %v of write %v of key %s covers %v, which its writer had not seen", v.Context, v.Dot, k.name, e.Dot)
+			return nil, fmt.Errorf("context %v of write %v of key %s covers %v, which its writer had not seen", v.Context, v.Dot, k.name, e.Dot)
 		}
 	}
 	if g.writes[v.Dot] != nil {
@@ -134,7 +134,7 @@ func (w *ghostWrite) same(key string, v *store.Version, withValue bool) error {
 	case key != w.key.name:
 		return fmt.Errorf("version %v of key %s turned up at key %s", v.Dot, w.key.name, key)
 	case v.Deleted != w.Deleted || v.Clock != w.Clock || !slices.Equal(v.Context, w.Context):
-		return fmt.Errorf("version %v of key %s is not what was written: clock %d vv %v deleted %v, want %d %v %v", v.Dot, key, v.Clock, v.Context, v.Deleted, w.Clock, w.Context, w.Deleted)
+		return fmt.Errorf("version %v of key %s is not what was written: clock %d context %v deleted %v, want %d %v %v", v.Dot, key, v.Clock, v.Context, v.Deleted, w.Clock, w.Context, w.Deleted)
 	case withValue && (v.Stamp != w.Stamp || v.Offset != w.Offset || v.Count != w.Count || !bytes.Equal(v.Value, w.Value)):
 		return fmt.Errorf("version %v of key %s is not what was written: value %q stamp %d, want %q %d", v.Dot, key, v.Value, v.Stamp, w.Value, w.Stamp)
 	}

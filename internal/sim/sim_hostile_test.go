@@ -60,27 +60,27 @@ func TestPull_HostileEntriesStoreNothing(t *testing.T) {
 		v   func(v *store.Version)
 		is  string
 	}{
-		"reserved key":      {"\xff\xffi", func(*store.Version) {}, "reserved"},
-		"own dot in vv":     {"k", func(v *store.Version) { v.Context = causal.Vector{{Origin: stranger, Seq: 1}} }, "own dot"},
-		"seq beyond bounds": {"k", func(v *store.Version) { v.Seq = causal.MaxSeq + 1 }, "at most"},
-		"seq of 0":          {"k", func(v *store.Version) { v.Seq = 0 }, "seq"},
-		"not in its batch":  {"k", func(v *store.Version) { v.Offset = 1 }, "batch"},
-		"write of ours":     {"k", func(v *store.Version) { v.Dot = causal.Dot{Origin: b.r.Self, Seq: 7} }, "this replica"},
-		"from the future":   {"k", func(v *store.Version) { v.Stamp = causal.StampOf(s.now.Add(time.Hour)) }, "future"},
+		"reserved key":       {"\xff\xffi", func(*store.Version) {}, "reserved"},
+		"own dot in context": {"k", func(v *store.Version) { v.Context = causal.Vector{{Origin: stranger, Seq: 1}} }, "own dot"},
+		"seq beyond bounds":  {"k", func(v *store.Version) { v.Seq = causal.MaxSeq + 1 }, "at most"},
+		"seq of 0":           {"k", func(v *store.Version) { v.Seq = 0 }, "seq"},
+		"not in its batch":   {"k", func(v *store.Version) { v.Offset = 1 }, "batch"},
+		"write of ours":      {"k", func(v *store.Version) { v.Dot = causal.Dot{Origin: b.r.Self, Seq: 7} }, "this replica"},
+		"from the future":    {"k", func(v *store.Version) { v.Stamp = causal.StampOf(s.now.Add(time.Hour)) }, "future"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			c := s.dial(b, a)
 			for b := c.ends[0]; b.s.Step() != session.WaitAnswer; {
 				require.True(t, s.move(c, 0) || s.move(c, 1))
 			}
-			before, claims := b.disk.now, b.r.Known.VectorSum
+			before, vector := b.disk.now, b.r.Known.VectorSum
 			v := good
 			x.v(&v)
 			err := c.ends[0].s.Receive(session.FramePage, page(c.ends[0].s.PeerNames(), x.key, v))
 			require.ErrorContains(t, err, x.is)
 			require.True(t, c.ends[0].s.Done())
 			require.True(t, slices.EqualFunc(before, b.disk.now, func(p, q simPair) bool { return p.key == q.key && bytes.Equal(p.value, q.value) }))
-			require.Equal(t, claims, b.r.Known.VectorSum)
+			require.Equal(t, vector, b.r.Known.VectorSum)
 			s.flush(c, 0)
 			s.cut(c)
 			s.conns = nil

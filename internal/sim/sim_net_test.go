@@ -144,8 +144,8 @@ func (w *simWorld) end(c *simConn, i int) {
 	}
 	w.stats.pulled += e.s.Result().Pulled
 	w.stats.heldBack += int(store.Btoi(e.n.r != nil && len(e.n.r.HeldBack) > 0))
-	if w.stats.repaired += e.s.Result().Repaired; e.s.Result().Repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.damage {
-		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to damage, and there was none", c.id, e.n.id, e.s.Result().Repaired))
+	if w.stats.repaired += e.s.Result().Repaired; e.s.Result().Repaired > 0 && w.conf.tombstoneTTL < 0 && !w.conf.corruption {
+		w.fail(fmt.Errorf("conn %d: n%d reports %d versions as lost to corruption, and there was none", c.id, e.n.id, e.s.Result().Repaired))
 	}
 	if e.s.Result().Idle {
 		w.stats.idle++

@@ -32,7 +32,7 @@ type simNode struct {
 	poison   []simPair             // a batch of which the disk said that it failed, and kept it
 	alone    bool                  // the next transaction is not joined by others
 	purging  bool                  // … and it is a purge
-	litter   map[string]bool       // log keys that a crash left behind
+	stale    map[string]bool       // log keys that a crash left behind
 	stamp    causal.Stamp          // of the last write of this opening
 	resolver func() simResolve     // for the next opening
 	resolves simResolve
@@ -122,7 +122,7 @@ func (n *simNode) findOut() error {
 			}
 		}
 	}
-	n.litter = nil // the full check finds it
+	n.stale = nil // the full check finds it
 	return nil
 }
 
@@ -132,7 +132,7 @@ func (n *simNode) covered(w *ghostWrite) error {
 	if h := n.holds[w.key.name]; h != nil && h.seen.has(w.nth) || w.key.forgotten.has(w.nth) || w.key.hurt {
 		return nil
 	}
-	return fmt.Errorf("n%d claims %v of key %s but holds nothing that saw it", n.id, w.Dot, w.key.name)
+	return fmt.Errorf("n%d covers %v of key %s but holds nothing that saw it", n.id, w.Dot, w.key.name)
 }
 
 func (n *simNode) With(f func(r *replica.Replica)) { f(n.r) }
@@ -188,14 +188,14 @@ func (n *simNode) commitWith(stage func(t *replica.Txn) error, sync bool) error 
 	if b.Len() > 0 {
 		n.disk.write(simPairs(b), t.Sync)
 	}
-	claims := slices.Clone(t.Rows)
-	for i := range claims { // from where they rose
-		claims[i].Seqs[causal.Durable] = n.r.Known.Seq(causal.Covered, claims[i].Origin)
+	rows := slices.Clone(t.Rows)
+	for i := range rows { // from where they rose
+		rows[i].Seqs[causal.Durable] = n.r.Known.Seq(causal.Covered, rows[i].Origin)
 	}
 	n.r.Apply(t, t.Sync)
 	maps.Copy(n.holds, next)
 	n.w.stats.commits++
-	if err := n.claimsHold(claims); err != nil {
+	if err := n.coveredIsHeld(rows); err != nil {
 		n.w.fail(err)
 		return err
 	}
@@ -327,13 +327,13 @@ func (n *simNode) mayForget(prev, now *held) error {
 	return nil
 }
 
-// claimsHold checks what rose of the version vector; rows have the old one as durable.
-func (n *simNode) claimsHold(rows []causal.Row) error {
+// coveredIsHeld checks what rose of the version vector; rows have the old one as durable.
+func (n *simNode) coveredIsHeld(rows []causal.Row) error {
 	for _, row := range rows {
 		for seq := row.Seqs[causal.Durable] + 1; seq <= row.Seqs[causal.Covered]; seq++ {
 			w := n.w.ghost.writes[causal.Dot{Origin: row.Origin, Seq: seq}]
 			if w == nil {
-				return fmt.Errorf("n%d claims %v, which nobody wrote", n.id, causal.Dot{Origin: row.Origin, Seq: seq})
+				return fmt.Errorf("n%d covers %v, which nobody wrote", n.id, causal.Dot{Origin: row.Origin, Seq: seq})
 			}
 			if err := n.covered(w); err != nil {
 				return err
@@ -394,8 +394,7 @@ func (n *simNode) close() error {
 	n.disk.flush()
 	n.alone = true
 	err := n.commitWith(func(t *replica.Txn) error {
-		n.r.StageClean(&t.Batch)
-		return nil
+		return n.r.StageClean(&t.Batch)
 	}, true)
 	n.alone = false
 	if err != nil {
@@ -429,7 +428,7 @@ func (n *simNode) secure() error {
 	if errors.Is(err, replica.ErrMuchInDoubt) || errors.Is(err, store.ErrCorrupted) {
 		return nil
 	}
-	if n.r != nil && err == nil && n.r.Unsynced {
+	if n.r != nil && err == nil && !n.r.OnDisk(n.r.FlushMark()) {
 		n.w.fail(fmt.Errorf("n%d: something is in doubt after all was written again", n.id))
 	}
 	return err

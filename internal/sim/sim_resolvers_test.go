@@ -68,16 +68,16 @@ func (s *simResolve) check(key string, vs []store.Version, raw []byte, there boo
 		}
 		return fmt.Errorf("shows %q, which is none of its versions", raw)
 	}
-	want := s.shown(key, vs)
+	want := s.resolved(key, vs)
 	if want.Deleted == there || there && !bytes.Equal(want.Value, raw) {
 		return fmt.Errorf("shows %q (%v), should be %q (deleted %v)", raw, there, want.Value, want.Deleted)
 	}
 	return nil
 }
 
-// shown folds the resolver over the versions by clock, time, origin and seq, of
+// resolved folds the resolver over the versions by clock, time, origin and seq, of
 // equal ones the last.
-func (s *simResolve) shown(key string, vs []store.Version) (v store.Version) {
+func (s *simResolve) resolved(key string, vs []store.Version) (v store.Version) {
 	var sorted []store.Version
 	for i := range vs {
 		w := &vs[i]

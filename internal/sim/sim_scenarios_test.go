@@ -50,7 +50,7 @@ func (n *node) copied() *node {
 // saved makes all that a node has durable, as two flushes of the memtable do, and
 // writes that down.
 func (n *node) saved() {
-	n.r.Checkpoint(nil)
+	n.r.NoteOnDisk(n.r.FlushMark())
 	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
 		t.StageCheckpoints()
 		return nil
@@ -99,15 +99,15 @@ func TestMerge_PartitionedWritersAreAllListedUntilSomebodyWrites(t *testing.T) {
 	nodes := threeWriters(t, replica.HighestClock)
 	for _, n := range nodes {
 		require.Equal(t, []string{"w0.0", "w1.1", "w2.2"}, n.values("k"))
-		require.Equal(t, "w2.2", n.get("k"), "the highest clock is shown")
+		require.Equal(t, "w2.2", n.get("k"), "the highest clock wins")
 		require.EqualValues(t, 1, n.r.Conflicts)
 	}
-	nodes[0].put("k", "settled")
+	nodes[0].put("k", "resolved")
 	require.EqualValues(t, 3, nodes[0].versions("k")[0].Clock)
 	gossip(t, nodes...)
 	for _, n := range nodes {
-		require.Equal(t, []string{"settled"}, n.values("k"))
-		require.Equal(t, "settled", n.get("k"))
+		require.Equal(t, []string{"resolved"}, n.values("k"))
+		require.Equal(t, "resolved", n.get("k"))
 		require.Zero(t, n.r.Conflicts)
 		require.Len(t, n.log(), 1)
 	}
@@ -262,7 +262,7 @@ func TestPull_InterruptedCoversNothingAndResumesOnlyWhereItMay(t *testing.T) {
 		b.put(fmt.Sprint("new", i), value)
 	}
 	cutTalk(t, a, b, 12) // the new ones and some of the old
-	require.Empty(t, a.r.Known.Vector(causal.Covered), "nothing is claimed")
+	require.Empty(t, a.r.Known.Vector(causal.Covered), "nothing is covered")
 	held := len(a.log())
 	require.Greater(t, held, 30)
 	require.Less(t, held, 50)

@@ -142,7 +142,7 @@ func (w *simWorld) stop(n *simNode) {
 	default:
 		n.losePower()
 	}
-	if err == nil && w.conf.damage && n.r == nil && w.chance(0.5) {
+	if err == nil && w.conf.corruption && n.r == nil && w.chance(0.5) {
 		w.hurt(n, rs)
 	}
 	if w.chance(0.8) {
@@ -164,7 +164,7 @@ func (w *simWorld) hurt(n *simNode, rs *simRecords) {
 		gone[rs.logKeys[e.Dot]] = true
 	}
 	w.ghost.key(key).hurt = true
-	w.stats.damaged++
+	w.stats.corrupted++
 	w.logf("n%d: its disk loses key %s", n.id, key)
 	n.disk = newSimDisk(slices.DeleteFunc(slices.Clone(n.disk.now), func(p simPair) bool { return gone[p.key] }))
 }
@@ -245,13 +245,13 @@ func (w *simWorld) heal() {
 			before[v] = true
 		}
 	}
-	w.settleDown(before)
+	w.quiesce(before)
 	for _, n := range w.up() { // all is on disk, and everybody hears of that
 		n.disk.flushAll()
-		n.r.Checkpoint(nil)
+		n.r.NoteOnDisk(n.r.FlushMark())
 		w.ignore(n.upkeep())
 	}
-	w.settleDown(before)
+	w.quiesce(before)
 	if !w.conf.purges {
 		return
 	}
@@ -260,15 +260,15 @@ func (w *simWorld) heal() {
 			w.ignore(n.purge())
 		}
 	}
-	w.settleDown(before)
+	w.quiesce(before)
 	for _, n := range w.up() {
 		w.ignore(n.purge())
 	}
-	w.settleDown(before)
+	w.quiesce(before)
 }
 
-// settleDown gossips until nobody has anything to say.
-func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
+// quiesce gossips until nobody has anything to say.
+func (w *simWorld) quiesce(before map[*ghostWrite]bool) {
 	const enough = 12
 	for round := 1; w.err == nil; round++ {
 		w.stats.rounds++
@@ -311,7 +311,7 @@ func (w *simWorld) settleDown(before map[*ghostWrite]bool) {
 // dump prints what all nodes know and hold.
 func (w *simWorld) dump() {
 	for _, n := range w.up() {
-		w.logf("n%d %s claims %x digest %x", n.id, n.r.Self.Short(), n.r.Known.VectorSum[0], n.r.Digest[0])
+		w.logf("n%d %s vector %x digest %x", n.id, n.r.Self.Short(), n.r.Known.VectorSum[0], n.r.Digest[0])
 		for _, r := range n.r.Known.Rows {
 			w.logf("    %s %v", r.Origin.Short(), r.Seqs)
 		}

@@ -168,7 +168,7 @@ func (s *simReader) NewIterator(g *util.Range, _ *opt.ReadOptions) iterator.Iter
 type simIterator struct {
 	util.BasicReleaser
 	image      simImage
-	at, bad    int // bad is where the table is damaged, if anywhere
+	at, bad    int // bad is where the table is corrupted, if anywhere
 	key, value []byte
 	err        error
 }

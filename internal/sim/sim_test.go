@@ -74,11 +74,11 @@ func TestKeptSeeds(t *testing.T) {
 		ops  int
 	}{
 		{10300, 600},   // an alias was read from a batch whose Sync had failed, and lost by the next power failure
-		{10528, 600},   // the claim of a state was taken of which a changed key had not been sent
-		{204360, 600},  // settling took a claim that the peer had come to after its hello
-		{5759, 600},    // a sweep took a log-index that could not be read for a damaged one, and left what it named to be found
-		{100007, 2000}, // a write was kept, and the proof that what it replaced rested on was lost with that
-		{6037, 600},    // a version that was held back had seen what neither its vv named nor its server claimed when it learnt of it
+		{10528, 600},   // the version vector of a state was taken in of which a changed key had not been sent
+		{204360, 600},  // reconciling took in a version vector that the peer had come to after its hello
+		{5759, 600},    // a sweep took a log-index that could not be read for a corrupted one, and left what it named to be found
+		{100007, 2000}, // a write was kept, and the watermark that what it replaced rested on was lost with that
+		{6037, 600},    // a version that was held back had seen what neither its context named nor its server covered when it learnt of it
 		{900676, 2000}, // an orphan was reissued beside an earlier write of its origin, which its context had left out
 	} {
 		if w := runSimulation(kept.seed, kept.ops, false); w.err != nil {
@@ -89,7 +89,7 @@ func TestKeptSeeds(t *testing.T) {
 
 type simStats struct {
 	ops, steps, commits, checks, openings, kills, powerFailures, closes, sessions, cuts, idle, pulled, repaired,
-	reissued, purged, skewed, clones, restores, damaged, bytes, rounds, wants, heldBack, streams, pushes int
+	reissued, purged, skewed, clones, restores, corrupted, bytes, rounds, wants, heldBack, streams, pushes int
 }
 
 func (s *simStats) add(o *simStats) {
@@ -100,7 +100,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return []*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.damaged, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.streams, &s.pushes}
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.streams, &s.pushes}
 }
 
 // window has one size of pages sent several to a state.
@@ -119,7 +119,7 @@ type simConf struct {
 	partitions, bigValues, emptyKey  bool
 	resolver                         int // -1: each opening draws its own
 	writes, mishaps                  int // per cent of steps
-	damage, skips                    bool
+	corruption, skips                bool
 	stays                            bool    // connections stay open after a session
 	small, old                       float64 // parts of the nodes that take only small values, and that are of before
 }
@@ -219,7 +219,7 @@ func (w *simWorld) configure() {
 	}
 	// Drawn apart from the rest, so that older seeds stay what they were.
 	later := rand.New(rand.NewPCG(w.seed, 8))
-	w.conf.damage, w.conf.skips = later.IntN(10) == 0, later.IntN(4) == 0
+	w.conf.corruption, w.conf.skips = later.IntN(10) == 0, later.IntN(4) == 0
 	w.conf.listBelow = uint64(pick(later, 2, 8, 0))
 	w.conf.small, w.conf.old = pick(later, 0, 0, 0.3, 1), pick(later, 0, 0, 0.3)
 	w.sizes = rand.New(rand.NewPCG(w.seed, 9))

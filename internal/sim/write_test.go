@@ -58,7 +58,7 @@ func TestWrite_IsOneBatch(t *testing.T) {
 	require.Equal(t, "old", a.get("k"))
 	require.Equal(t, before, a.log())
 	require.EqualValues(t, 0, a.versions("k")[0].Clock)
-	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, a.r.Self), "what was not committed is not claimed")
+	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, a.r.Self), "what was not committed is not covered")
 }
 
 // design.md: W4, G3

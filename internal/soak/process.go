@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,7 +16,8 @@ import (
 // process is one replica of the cluster as the parent sees it. It may be started and killed
 // many times.
 type process struct {
-	conf config
+	conf  config
+	space string // the network namespace that it runs in, if not that of the parent
 
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
@@ -30,13 +32,17 @@ type process struct {
 	told   chan *report // answers to report and dump
 }
 
-func newProcess(c config) (*process, error) {
+func newProcess(c config, space string) *process {
+	return &process{conf: c, space: space, told: make(chan *report, 16)}
+}
+
+// freeAddr returns an address to listen on, the same after each restart.
+func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	c.Listen = l.Addr().String() // the same after each restart
-	return &process{conf: c, told: make(chan *report, 16)}, l.Close()
+	return l.Addr().String(), l.Close()
 }
 
 // ownGap is left between the numbers of one start and the next: what was
@@ -49,6 +55,9 @@ func (p *process) start() error {
 		return err
 	}
 	p.cmd = exec.Command(exe, "-replica")
+	if p.space != "" {
+		p.cmd = exec.Command("ip", "netns", "exec", p.space, exe, "-replica") // which it becomes
+	}
 	p.cmd.Stderr = os.Stderr
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return err
@@ -126,12 +135,13 @@ func (p *process) fail(format string, args ...any) {
 
 func (p *process) say(word string) { fmt.Fprintln(p.stdin, word) }
 
-// ask sends a word and waits for the answer.
-func (p *process) ask(word string) (*report, error) {
-	p.say(word)
+// answer waits for the answer to a word.
+func (p *process) answer(ctx context.Context, word string) (*report, error) {
 	select {
 	case r := <-p.told:
 		return r, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	case <-p.ended:
 		return nil, fmt.Errorf("replica %d ended", p.conf.Number)
 	case <-time.After(time.Minute):

@@ -29,7 +29,8 @@ type config struct {
 	Number   int
 	Dir      string
 	Listen   string
-	Proxies  []string // where the replicas are dialed, by number
+	Proxy    string   // where this replica is dialed, if that is not where it listens
+	Peers    []string // if there are proxies, theirs
 	Secret   []byte
 	Skew     time.Duration
 	Rate     int // writes per second
@@ -49,6 +50,8 @@ type report struct {
 	Failed     string
 	Mismatches int64
 	RSS        int64 // bytes
+	Sessions   int64 // since the start
+	Peers      int   // that are known
 	Goroutines int
 	Files      int   // open file handles
 	Disk       int64 // bytes
@@ -99,26 +102,30 @@ func (s *replica) open() error {
 	if err != nil {
 		return err
 	}
-	d := net.Dialer{}
-	s.db, err = replicator.Replicate(raw, &replicator.Options{
-		Name: fmt.Sprintf("replica %d", s.conf.Number), Listen: s.conf.Listen, Advertise: s.conf.Proxies[s.conf.Number],
-		Peers: s.conf.Proxies, Secret: s.conf.Secret, MaxInterval: 2 * time.Second,
+	o := &replicator.Options{
+		Name: fmt.Sprintf("replica %d", s.conf.Number), Listen: s.conf.Listen, Advertise: s.conf.Proxy,
+		Peers: s.conf.Peers, Secret: s.conf.Secret,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		Now:    func() time.Time { return time.Now().Add(s.conf.Skew) },
-		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := d.DialContext(ctx, network, addr)
-			if err == nil { // the proxy needs to know who dials
-				_, err = c.Write([]byte{byte(s.conf.Number)})
-			}
-			return c, err
-		},
-	})
-	if err != nil {
+	}
+	if s.conf.Proxy != "" {
+		o.MaxInterval, o.Dial = 2*time.Second, s.dialProxy
+	}
+	if s.db, err = replicator.Replicate(raw, o); err != nil {
 		return err
 	}
 	s.acked.Store(s.conf.FirstOwn)
 	s.say(&report{Opened: time.Since(started)})
 	return nil
+}
+
+// dialProxy tells the proxy, which needs to know, who dials.
+func (s *replica) dialProxy(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err == nil {
+		_, err = c.Write([]byte{byte(s.conf.Number)})
+	}
+	return c, err
 }
 
 // load writes at an even rate: own keys with rising numbers, and keys that others write
@@ -144,7 +151,7 @@ func (s *replica) load(ctx context.Context) {
 		} else if rand.IntN(3) == 0 {
 			err = s.db.Delete(k, nil)
 		} else {
-			err = s.db.Put(k, bytes.Repeat([]byte{byte('a' + s.conf.Number)}, rand.IntN(2000)), nil)
+			err = s.db.Put(k, bytes.Repeat([]byte{byte('a' + s.conf.Number%26)}, rand.IntN(2000)), nil)
 		}
 		if err != nil {
 			s.say(&report{Error: "write: " + err.Error()})
@@ -162,8 +169,12 @@ func ownValue(n int64) []byte { return fmt.Appendf(nil, "%d-%0*d", n, n%200, 0) 
 
 func (s *replica) obey(lines *bufio.Scanner) error {
 	go func() { // so that acknowledgements are known when the process is killed
+		told := int64(-1)
 		for range time.Tick(20 * time.Millisecond) {
-			s.say(&report{Acked: s.acked.Load(), Writes: s.writes.Load()})
+			if n := s.writes.Load(); n != told {
+				told = n
+				s.say(&report{Acked: s.acked.Load(), Writes: n})
+			}
 		}
 	}()
 	for lines.Scan() {
@@ -199,7 +210,12 @@ func (s *replica) report() *report {
 	st := s.db.Status()
 	r := &report{
 		Digest: st.Digest, Keys: st.Keys, Tombstones: st.Tombstones, Failed: st.Failed, Mismatches: st.Mismatches, Pulled: st.Pulled,
-		Writes: s.writes.Load(), Goroutines: runtime.NumGoroutine(), Paused: s.paused.Load(),
+		Writes: s.writes.Load(), Sessions: st.Sessions, Goroutines: runtime.NumGoroutine(), Paused: s.paused.Load(),
+	}
+	for _, p := range st.Peers {
+		if p.State != replicator.PeerSelf {
+			r.Peers++
+		}
 	}
 	runtime.GC()
 	if b, err := os.ReadFile("/proc/self/statm"); err == nil {

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +19,7 @@ type soak struct {
 	temporary bool
 	rng       *rand.Rand
 	net       *network
+	within    time.Duration // in which replicas must converge once they can reach each other and nobody writes
 	replicas  []*process
 
 	kills, stops, partitions, checks int
@@ -30,47 +27,59 @@ type soak struct {
 	longest                          time.Duration // until all agreed
 }
 
-func newSoak(replicas, rate int, dir string, seed uint64) (*soak, error) {
-	s := &soak{dir: dir, rng: rand.New(rand.NewPCG(seed, 0))}
-	var err error
-	if dir == "" {
-		s.temporary = true
-		if s.dir, err = os.MkdirTemp("", "soak"); err != nil {
-			return nil, err
-		}
+func newSoak(replicas, rate int, within time.Duration, dir string, seed uint64) (*soak, error) {
+	s := &soak{within: within}
+	if err := s.prepare(dir, seed); err != nil {
+		return nil, err
 	}
+	var err error
 	if s.net, err = newNetwork(replicas); err != nil {
 		return nil, err
 	}
 	secret := replicator.GenerateSecret()
 	for i := range replicas {
-		p, err := newProcess(config{
-			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), Proxies: s.net.addrs(), Secret: secret,
-			Skew: time.Duration(i-replicas/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
-		})
+		addr, err := freeAddr()
 		if err != nil {
 			return nil, err
 		}
+		p := newProcess(config{
+			Number: i, Dir: filepath.Join(s.dir, fmt.Sprint("replica", i)), Listen: addr, Proxy: s.net.addrs()[i], Peers: s.net.addrs(), Secret: secret,
+			Skew: time.Duration(i-replicas/2) * 10 * time.Second, Rate: rate, OwnKeys: 2000, AllKeys: 2000,
+		}, "")
 		s.replicas = append(s.replicas, p)
 		go s.net.forward(i, p.conf.Listen)
 	}
 	return s, nil
 }
 
+// prepare makes the directory, if none is given.
+func (s *soak) prepare(dir string, seed uint64) (err error) {
+	s.rng, s.dir = rand.New(rand.NewPCG(seed, 0)), dir
+	if dir == "" {
+		s.temporary = true
+		s.dir, err = os.MkdirTemp("", "soak")
+	}
+	return err
+}
+
+// leave ends what still runs, and removes what was written unless something went wrong.
+func (s *soak) leave(err error) error {
+	for _, p := range s.replicas {
+		if p.ended != nil {
+			p.kill()
+		}
+	}
+	if s.temporary && err == nil {
+		err = os.RemoveAll(s.dir)
+	}
+	return err
+}
+
 // period is how long there is trouble between two checks.
 const period = 12 * time.Second
 
-func (s *soak) run(d time.Duration) (err error) {
-	defer func() {
-		for _, p := range s.replicas {
-			if p.ended != nil {
-				p.kill()
-			}
-		}
-		if s.temporary && err == nil {
-			err = os.RemoveAll(s.dir)
-		}
-	}()
+func (s *soak) run(ctx context.Context, d time.Duration) (err error) {
+	defer func() { err = s.leave(err) }()
 	end := time.Now().Add(d)
 	for _, p := range s.replicas {
 		if err := p.start(); err != nil {
@@ -83,11 +92,11 @@ func (s *soak) run(d time.Duration) (err error) {
 				return err
 			}
 		}
-		if err := s.check(); err != nil {
+		if err := s.check(ctx); err != nil {
 			return err
 		}
 	}
-	return errors.Join(s.finish(), s.flat())
+	return errors.Join(s.finish(ctx), s.flat())
 }
 
 // trouble makes one thing happen, then waits a little.
@@ -139,18 +148,14 @@ func (s *soak) all(word string) {
 	}
 }
 
-// agreeWithin is how long the replicas may take to converge once they can reach each other
-// and nobody writes.
-const agreeWithin = 45 * time.Second
-
 // check pauses the load and waits until all replicas hold the same.
-func (s *soak) check() error {
+func (s *soak) check(ctx context.Context) error {
 	s.net.heal()
 	s.all("pause")
 	defer s.all("resume")
 	started := time.Now()
 	for {
-		rs, same, err := s.reports()
+		rs, same, err := s.reports(ctx)
 		if err != nil {
 			return err
 		}
@@ -162,24 +167,35 @@ func (s *soak) check() error {
 			s.print(rs, took)
 			return s.failures()
 		}
-		if took > agreeWithin {
-			return fmt.Errorf("after %v without writes and with all links up the replicas do not agree: %s", agreeWithin, s.digests(rs))
+		if took > s.within {
+			return fmt.Errorf("after %v without writes and with all links up the replicas do not agree: %s", s.within, s.digests(rs))
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func (s *soak) reports() (rs []*report, same bool, err error) {
-	same = true
+// ask has all do something at once, and waits for all.
+func (s *soak) ask(ctx context.Context, word string) (rs []*report, err error) {
+	s.all(word)
 	for _, p := range s.replicas {
-		r, err := p.ask("report")
+		r, err := p.answer(ctx, word)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		rs = append(rs, r)
+	}
+	return rs, nil
+}
+
+func (s *soak) reports(ctx context.Context) (rs []*report, same bool, err error) {
+	if rs, err = s.ask(ctx, "report"); err != nil {
+		return nil, false, err
+	}
+	same = true
+	for i, r := range rs {
 		same = same && r.Paused && r.Digest == rs[0].Digest
 		if r.Mismatches > 0 {
-			return nil, false, fmt.Errorf("replica %d got back %d versions after digests differed", p.conf.Number, r.Mismatches)
+			return nil, false, fmt.Errorf("replica %d got back %d versions after digests differed", i, r.Mismatches)
 		}
 	}
 	return rs, same, nil
@@ -242,99 +258,4 @@ func (s *soak) flat() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// finish compares the contents of all replicas byte by byte, and with what was
-// acknowledged, and closes them.
-func (s *soak) finish() error {
-	s.all("pause")
-	if err := s.check(); err != nil {
-		return err
-	}
-	s.all("pause")
-	for {
-		_, same, err := s.reports()
-		if err != nil {
-			return err
-		}
-		if same {
-			break
-		}
-	}
-	for _, p := range s.replicas {
-		if _, err := p.ask("dump"); err != nil {
-			return err
-		}
-	}
-	keys := 0
-	for i, p := range s.replicas {
-		if err := p.stop(); err != nil {
-			return err
-		}
-		p.ended = nil
-		n, err := sameFiles(dumpPath(s.replicas[0].conf.Dir), dumpPath(p.conf.Dir))
-		if err != nil {
-			return fmt.Errorf("replicas 0 and %d: %w", i, err)
-		}
-		keys = n
-	}
-	writes, opened, err := s.acknowledged()
-	if err != nil {
-		return err
-	}
-	slices.Sort(opened)
-	fmt.Printf("soak: %d checks, slowest agreement %v; %d writes, %d kills, %d stops, %d partitions; %d keys equal byte by byte on %d replicas; no acknowledged write lost; %d openings, %v at p99\n",
-		s.checks, s.longest.Round(time.Millisecond), writes, s.kills, s.stops, s.partitions, keys, len(s.replicas), len(opened), opened[(len(opened)*99-1)/100].Round(time.Millisecond))
-	return s.failures()
-}
-
-// sameFiles compares two dumps and counts their lines.
-func sameFiles(a, b string) (lines int, err error) {
-	fa, err := os.ReadFile(a)
-	if err != nil {
-		return 0, err
-	}
-	fb, err := os.ReadFile(b)
-	if err != nil {
-		return 0, err
-	}
-	if !bytes.Equal(fa, fb) {
-		return 0, fmt.Errorf("contents differ: compare %s and %s", a, b)
-	}
-	return bytes.Count(fa, []byte("\n")), nil
-}
-
-// acknowledged checks that each own key has at least the last acknowledged write.
-func (s *soak) acknowledged() (writes int64, opened []time.Duration, err error) {
-	f, err := os.Open(dumpPath(s.replicas[0].conf.Dir))
-	if err != nil {
-		return 0, nil, err
-	}
-	defer f.Close()
-	held := map[string]int64{}
-	for r := bufio.NewReader(f); ; {
-		line, err := r.ReadString('\n')
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return 0, nil, err
-		}
-		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		key, _ := strconv.Unquote(k)
-		value, _ := strconv.Unquote(v)
-		number, _, _ := strings.Cut(value, "-")
-		if n, err := strconv.ParseInt(number, 10, 64); err == nil && strings.HasPrefix(key, "own/") {
-			held[key] = n
-		}
-	}
-	for _, p := range s.replicas {
-		for key, n := range p.atLeast() {
-			if held[key] < n {
-				return 0, nil, fmt.Errorf("key %s holds write %d; write %d was acknowledged", key, held[key], n)
-			}
-		}
-		writes, opened = writes+p.writes, append(opened, p.opened...)
-	}
-	return writes, opened, nil
 }

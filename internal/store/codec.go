@@ -257,6 +257,6 @@ func (d *Decoder) Body(v *Version, os numbering) {
 		d.Fail(fmt.Errorf("replicator: entry %d is not in its batch of %d", v.Offset, v.Count))
 	}
 	if d.Err == nil && v.Context.Contains(v.Dot) {
-		d.Fail(errors.New("replicator: a vv reaches its own dot"))
+		d.Fail(errors.New("replicator: a causal context covers its own dot"))
 	}
 }

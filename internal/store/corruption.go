@@ -8,7 +8,7 @@ import (
 // ErrCorrupted says that log-index, log and value of a key do not fit together: the
 // store is corrupted, or was written past the wrapper. [DB.Verify] names all such keys,
 // [DB.Repair] repairs them, and [DB.Adopt] logs what shall stay as it is.
-var ErrCorrupted = errors.New("replicator: the database is damaged, run Verify")
+var ErrCorrupted = errors.New("replicator: the database is corrupted, run Verify")
 
 // CorruptionError says what is wrong with one version (R4).
 type CorruptionError struct {

@@ -8,7 +8,7 @@ type Counters struct {
 	Digest     causal.Sum
 	Keys       int64 // that hold a value
 	Tombstones int64 // keys of which all versions are tombstones
-	Conflicts  int64 // keys in conflict; count leaves them alone
+	Conflicts  int64 // keys in conflict; Count leaves them alone
 }
 
 // Count adds the state of a key to the counters (n is 1), or subtracts it (-1).

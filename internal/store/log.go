@@ -21,8 +21,8 @@ type Entry struct {
 	Check    uint32 // of the value
 }
 
-// ShownValue is what stands at a raw key: nothing, or a value of this checksum.
-type ShownValue struct {
+// Fingerprint stands for what is at a raw key: nothing, or a value of this checksum.
+type Fingerprint struct {
 	Deleted bool
 	Check   uint32
 }
@@ -33,40 +33,41 @@ var ErrVersion = errors.New("replicator: record has an unknown format version; i
 // raw key is known to be the one that was logged.
 func Checksum(value []byte) uint32 { return uint32(xxhash.Sum64(value)) }
 
-func ShownOf(value []byte, deleted bool) ShownValue {
+// FingerprintOf returns the fingerprint of a value, or of none.
+func FingerprintOf(value []byte, deleted bool) Fingerprint {
 	if deleted {
-		return ShownValue{Deleted: true}
+		return Fingerprint{Deleted: true}
 	}
-	return ShownValue{Check: Checksum(value)}
+	return Fingerprint{Check: Checksum(value)}
 }
 
-// Append writes the value of a mark of a conflict.
-func (s ShownValue) Append(b []byte) []byte {
-	if s.Deleted {
+// Append writes the hint of a conflict, which holds the fingerprint of the resolved value (M9).
+func (f Fingerprint) Append(b []byte) []byte {
+	if f.Deleted {
 		return append(b, FormatVersion, FlagDeleted)
 	}
-	return binary.BigEndian.AppendUint32(append(b, FormatVersion, 0), s.Check)
+	return binary.BigEndian.AppendUint32(append(b, FormatVersion, 0), f.Check)
 }
 
-// ReadShown reads what a key in conflict was last made to show, and whether its mark
-// says so: one of an earlier release is empty.
-func ReadShown(rd Reader, key []byte) (s ShownValue, known bool, err error) {
+// ReadResolved reads the hint of a conflict, and whether it says what the key resolved to: one of
+// an earlier release is empty.
+func ReadResolved(rd Reader, key []byte) (f Fingerprint, known bool, err error) {
 	rec, err := rd.Get(KindKey(KindConflict, key), nil)
 	if err != nil && err != leveldb.ErrNotFound {
-		return s, false, err
+		return f, false, err
 	}
-	s, known = DecodeShown(rec)
-	return s, known, nil
+	f, known = DecodeResolved(rec)
+	return f, known, nil
 }
 
-// DecodeShown reads a mark of a conflict. One that cannot be read says nothing.
-func DecodeShown(rec []byte) (s ShownValue, known bool) {
+// DecodeResolved decodes the hint of a conflict. One that cannot be read says nothing.
+func DecodeResolved(rec []byte) (f Fingerprint, known bool) {
 	d := Decoder{B: rec}
 	err := d.Format()
-	if s.Deleted = d.Byte()&FlagDeleted != 0; !s.Deleted {
-		s.Check = d.Uint32()
+	if f.Deleted = d.Byte()&FlagDeleted != 0; !f.Deleted {
+		f.Check = d.Uint32()
 	}
-	return s, err == nil && d.End() == nil
+	return f, err == nil && d.End() == nil
 }
 
 // AppendEntry writes a log entry.
@@ -115,7 +116,7 @@ func DecodeEntry(logKey, record []byte, os numbering) (Entry, error) {
 		if e.Inline {
 			e.Value = d.Take(len(d.B))
 			if d.Err == nil && Checksum(e.Value) != e.Check {
-				d.Fail(errors.New("replicator: the value in a log entry is damaged"))
+				d.Fail(errors.New("replicator: the value in a log entry is corrupted"))
 			}
 		}
 	}

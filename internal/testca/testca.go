@@ -28,7 +28,7 @@ var (
 	SecretB = []byte("0123456789abcdef-B")
 )
 
-func NewAuthority(t *testing.T) *Authority {
+func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -46,8 +46,11 @@ func NewAuthority(t *testing.T) *Authority {
 	return &Authority{cert, key, pool}
 }
 
+// Certificate is the authority's own.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+
 // Issue certifies a host name, and 127.0.0.1, for both roles and 100 days.
-func (a *Authority) Issue(t *testing.T, host string) []tls.Certificate {
+func (a *Authority) Issue(t testing.TB, host string) []tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -63,7 +66,7 @@ func (a *Authority) Issue(t *testing.T, host string) []tls.Certificate {
 	return []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
 }
 
-func (a *Authority) Config(t *testing.T) *tls.Config {
+func (a *Authority) Config(t testing.TB) *tls.Config {
 	t.Helper()
 	return &tls.Config{Certificates: a.Issue(t, "node.test"), ClientCAs: a.Pool, RootCAs: a.Pool}
 }

@@ -30,7 +30,6 @@ func HandshakeError(err error) error {
 		done    *HandshakeFailure
 		header  tls.RecordHeaderError
 		invalid *tls.CertificateVerificationError
-		op      *net.OpError
 	)
 	switch {
 	case err == nil || errors.As(err, &done):
@@ -39,13 +38,19 @@ func HandshakeError(err error) error {
 		return &HandshakeFailure{"the peer does not speak TLS, or is something else: its Secret or TLS is not set", err}
 	case errors.As(err, &invalid):
 		return &HandshakeFailure{"the peer's certificate is not trusted here", err}
-	case errors.As(err, &op) && op.Op == "remote error":
+	case alerted(err):
 		return &HandshakeFailure{"the peer refused this replica: it has another secret or cluster, or trusts another authority", err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &HandshakeFailure{"the peer hung up before its hello: it has another secret or cluster, or only one side uses TLS, or it is busy", err}
 	}
 	return err
+}
+
+// alerted reports whether the peer ended the handshake by an alert.
+func alerted(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // plainConn recognizes a peer that speaks TLS by the first byte it sends, which would otherwise
@@ -67,4 +72,52 @@ func (c *plainConn) Read(p []byte) (int, error) {
 		return 0, errSpeaksTLS
 	}
 	return n, err
+}
+
+// lateConn holds back what a server writes at the very end of its handshake, which is a ticket, until it
+// writes something else. Else it would wait for the client to read, who, over a connection that buffers
+// nothing, waits for it to read the hello; and the ticket would be a packet of its own.
+type lateConn struct {
+	net.Conn
+	done    bool   // set before anybody else uses the connection
+	pending []byte // once done, of the goroutine that writes
+}
+
+func (c *lateConn) Read(p []byte) (int, error) {
+	if !c.done {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *lateConn) Write(p []byte) (int, error) {
+	if c.done && len(c.pending) == 0 {
+		return c.Conn.Write(p)
+	}
+	c.pending = append(c.pending, p...)
+	if c.done {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func (c *lateConn) flush() error {
+	if len(c.pending) == 0 {
+		return nil
+	}
+	_, err := c.Conn.Write(c.pending)
+	c.pending = nil
+	return err
+}
+
+// shaken ends the handshake. If it failed, the client is to get the alert.
+func (c *lateConn) shaken(err error) {
+	c.done = true
+	if err != nil {
+		c.flush() // the handshake's error says more
+	}
 }

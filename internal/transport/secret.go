@@ -24,30 +24,36 @@ func newShared(cluster string, secret []byte, old [][]byte) (*Security, error) {
 	if err != nil {
 		return nil, err
 	}
-	accepted := []ed25519.PublicKey{own.Public().(ed25519.PublicKey)}
-	for _, s := range old {
+	var accepted []ed25519.PublicKey
+	var proofs [][]byte
+	for _, s := range append([][]byte{secret}, old...) {
 		key, err := secretKey(cluster, s)
 		if err != nil {
 			return nil, err
 		}
-		accepted = append(accepted, key.Public().(ed25519.PublicKey))
+		proof, err := derive(s, "level-replicator/1 tickets of cluster "+cluster, sha256.Size)
+		if err != nil {
+			return nil, err
+		}
+		accepted, proofs = append(accepted, key.Public().(ed25519.PublicKey)), append(proofs, proof)
 	}
 	cert, err := secretCertificate(own)
 	if err != nil {
 		return nil, err
 	}
-	return &Security{secrets: append([][]byte{bytes.Clone(secret)}, cloneAll(old)...), Config: &tls.Config{
-		MinVersion:             tls.VersionTLS13,
-		Certificates:           []tls.Certificate{cert},
-		ClientAuth:             tls.RequireAnyClientCert,
-		InsecureSkipVerify:     true, // VerifyConnection verifies, by the pinned keys
-		NextProtos:             []string{protocolALPN},
-		SessionTicketsDisabled: true,
+	s := &Security{tickets: newTickets(proofs), secrets: append([][]byte{bytes.Clone(secret)}, cloneAll(old)...), Config: &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		Certificates:       []tls.Certificate{cert},
+		ClientAuth:         tls.RequireAnyClientCert,
+		InsecureSkipVerify: true, // VerifyConnection verifies, by the pinned keys
+		NextProtos:         []string{protocolALPN},
 		// Not VerifyPeerCertificate: a resumed connection skips that.
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			return verifyShared(cs, accepted)
 		},
-	}}, nil
+	}}
+	s.server = s.serverConfig()
+	return s, nil
 }
 
 func cloneAll(list [][]byte) (clones [][]byte) {
@@ -60,11 +66,19 @@ func cloneAll(list [][]byte) (clones [][]byte) {
 // secretKey derives the key that all replicas of a cluster share. HKDF does not slow down a guesser
 // and need not: secrets are generated and have at least 16 bytes.
 func secretKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
-	seed, err := hkdf.Key(sha256.New, secret, nil, "level-replicator/1 identity of cluster "+cluster, ed25519.SeedSize)
+	seed, err := derive(secret, "level-replicator/1 identity of cluster "+cluster, ed25519.SeedSize)
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+func derive(secret []byte, purpose string, size int) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, purpose, size)
 	if err != nil {
 		return nil, fmt.Errorf("replicator: Options.Secret: %w", err)
 	}
-	return ed25519.NewKeyFromSeed(seed), nil
+	return key, nil
 }
 
 // secretCertificate wraps a key in a certificate that is valid at any time that a machine

@@ -238,25 +238,6 @@ func TestSecretsRotateInThreePassesInAnyOrder(t *testing.T) {
 	requireRefused(t, passes[2].client, passes[0].Server)
 }
 
-func TestSecretModeNeverResumes(t *testing.T) {
-	a := withSecret(t, testca.SecretA)
-	cache := tls.NewLRUClientSessionCache(4)
-	client, _ := hostile(t, func(c *tls.Config) {
-		c.SessionTicketsDisabled = false
-		c.ClientSessionCache = cache
-		c.ServerName = "node.test" // the key of the cache
-	})
-	for range 3 {
-		requireTalk(t, client, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
-			c, err := a.Server(ctx, conn)
-			if err == nil && c.(*tls.Conn).ConnectionState().DidResume {
-				err = errors.New("resumed")
-			}
-			return c, err
-		})
-	}
-}
-
 func TestVersionIsCheckedAlsoWhereTheConfigWouldPermitAnother(t *testing.T) {
 	a := withSecret(t, testca.SecretA)
 	cs := tls.ConnectionState{Version: tls.VersionTLS12, NegotiatedProtocol: protocolALPN}

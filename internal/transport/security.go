@@ -31,6 +31,9 @@ type Security struct {
 	callers *tls.Config // that config was made of
 	secrets [][]byte    // likewise; the first is presented
 
+	tickets *tickets    // of sessions under config
+	server  *tls.Config // that config, to accept with
+
 	renewal *renewal // nil unless the credentials are read again for each connection
 }
 
@@ -86,7 +89,22 @@ func (s *Security) ClientTo(ctx context.Context, conn net.Conn, addr string) (ne
 		config = config.Clone()
 		config.ServerName = netaddr.HostOf(addr)
 	}
-	return complete(ctx, conn, tls.Client(conn, config))
+	v := s.tickets.visit(config, conn, addr)
+	if v == nil {
+		secure := tls.Client(conn, config)
+		return complete(ctx, conn, secure, secure.HandshakeContext(ctx))
+	}
+	if resuming := v.resuming(); resuming != nil {
+		secure := tls.Client(conn, resuming)
+		if err := secure.HandshakeContext(ctx); !alerted(err) {
+			v.begun(secure.ConnectionState())
+			return complete(ctx, conn, secure, err)
+		}
+	}
+	secure := tls.Client(conn, v.full())
+	err := secure.HandshakeContext(ctx)
+	v.begun(secure.ConnectionState())
+	return complete(ctx, conn, secure, err)
 }
 
 // Server authenticates an accepted connection and returns the one to use instead. It waits for
@@ -95,13 +113,21 @@ func (s *Security) Server(ctx context.Context, conn net.Conn) (net.Conn, error) 
 	if !s.Enabled() {
 		return &plainConn{Conn: conn}, nil
 	}
-	return complete(ctx, conn, tls.Server(conn, s.now().Config))
+	config, late := s.now().server, &lateConn{Conn: conn}
+	secure := tls.Server(late, config)
+	err := secure.HandshakeContext(ctx)
+	if errors.Is(err, errNotResumed) { // the client gets an alert
+		secure = tls.Server(late, config)
+		err = secure.HandshakeContext(ctx)
+	}
+	late.shaken(err)
+	return complete(ctx, conn, secure, err)
 }
 
-// complete does the handshake now, not at the first Read or Write: two goroutines would
-// otherwise meet on the handshake's mutex, beyond the reach of ctx.
-func complete(ctx context.Context, conn net.Conn, secure *tls.Conn) (net.Conn, error) {
-	if err := secure.HandshakeContext(ctx); err != nil {
+// complete is for a handshake that was made at once, not at the first Read or Write: two goroutines
+// would otherwise meet on the handshake's mutex, beyond the reach of ctx.
+func complete(ctx context.Context, conn net.Conn, secure *tls.Conn, err error) (net.Conn, error) {
+	if err != nil {
 		conn.Close()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("the peer did not finish the TLS handshake: %w", ctx.Err())

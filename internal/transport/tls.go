@@ -39,28 +39,37 @@ func newMutual(callers *tls.Config) (*Security, error) {
 			return enforce(c), nil
 		}
 	}
+	s.tickets = newTickets(nil)
+	s.server = s.serverConfig()
 	return s, nil
 }
 
 // verifiesClients reports whether c limits who may connect. Without ClientCAs crypto/tls trusts the
-// machine's authorities, which certify anybody. VerifyPeerCertificate does not count: a resumed
-// connection skips it.
+// machine's authorities, which certify anybody. VerifyPeerCertificate does not count: crypto/tls
+// itself skips it when a connection resumes.
 func verifiesClients(c *tls.Config) bool { return c.ClientCAs != nil || c.VerifyConnection != nil }
 
 // enforce returns a copy of a configuration with what the protocol needs: TLS 1.3, certificates on
-// both sides, the protocol's name, no resumption.
+// both sides, the protocol's name, and every check of the caller's on resumption, too.
 func enforce(callers *tls.Config) *tls.Config {
 	c := callers.Clone()
 	c.MinVersion = tls.VersionTLS13
 	c.MaxVersion = tls.VersionTLS13
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.NextProtos = []string{protocolALPN}
-	c.SessionTicketsDisabled = true
-	c.ClientSessionCache = nil
-	also := callers.VerifyConnection
+	alsoChains, also := callers.VerifyPeerCertificate, callers.VerifyConnection
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		if err := verifyProtocol(cs); err != nil {
 			return err
+		}
+		if alsoChains != nil && cs.DidResume { // crypto/tls skips it
+			var raw [][]byte
+			for _, c := range cs.PeerCertificates {
+				raw = append(raw, c.Raw)
+			}
+			if err := alsoChains(raw, cs.VerifiedChains); err != nil {
+				return err
+			}
 		}
 		if also != nil {
 			return also(cs)
