@@ -286,11 +286,11 @@ func TestLinkThatBreaksWithinEveryPageMakesProgress(t *testing.T) {
 }
 
 // TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain has one of three write, ten times a
-// second, which alone would have each hold rounds every 20 ms.
+// second, which alone would have each hold rounds every 20 ms where connections do not stay open.
 func TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
-		peers := func(others ...string) *replicator.Options { return &replicator.Options{Peers: others} }
+		peers := func(others ...string) *replicator.Options { return &replicator.Options{Peers: others, IdleTimeout: -1} }
 		a, ja := c.watched("a", peers("b:9000", "c:9000"))
 		b, jb := c.watched("b", peers("a:9000", "c:9000"))
 		d, jc := c.watched("c", peers("a:9000", "b:9000"))
