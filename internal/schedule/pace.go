@@ -18,9 +18,11 @@ const (
 	// way, before they are requested of that peer.
 	requestShare = 2
 
-	// pushShare is how many times as long as a push took the next one waits. So pushes batch by
-	// themselves under load, and take a bounded part of a processor.
-	pushShare = 4
+	// pushShare is how many times as long as pushes take the next one waits. So pushes batch by
+	// themselves under load, and take a bounded part of a processor. One that took longer than others
+	// counts for a part of the difference: it was more likely kept waiting than busy.
+	pushShare   = 4
+	pushAverage = 8
 )
 
 // Action is what is to be done over a link.
@@ -41,13 +43,14 @@ const (
 type Pace struct {
 	PaceConfig
 
-	lazy      bool      // the peer gets reports of news, and what it asks for
-	push      bool      // there may be something to push
-	report    time.Time // vectors are due; zero: they are not
-	request   time.Time // news that the peer has is asked for; zero: none is missing
-	notBefore time.Time // no push begins before
-	news      time.Time // the last that there was here, or that came
-	end       time.Time // of its life; zero: none
+	lazy      bool          // the peer gets reports of news, and what it asks for
+	push      bool          // there may be something to push
+	report    time.Time     // vectors are due; zero: they are not
+	request   time.Time     // news that the peer has is asked for; zero: none is missing
+	notBefore time.Time     // no push begins before
+	takes     time.Duration // that pushes take
+	news      time.Time     // the last that there was here, or that came
+	end       time.Time     // of its life; zero: none
 }
 
 // NewPace returns the pace of a link that was made now. A number drawn from 0 to 1 spreads its life.
@@ -90,7 +93,10 @@ func (p *Pace) Pushing() { p.push, p.report = false, time.Time{} }
 
 // Pushed notes that a push went out, and how long making and writing it took.
 func (p *Pace) Pushed(now time.Time, took time.Duration) {
-	p.notBefore = now.Add(pushShare * took)
+	if p.takes += (took - p.takes) / pushAverage; p.takes > took {
+		p.takes = took
+	}
+	p.notBefore = now.Add(pushShare * p.takes)
 }
 
 // Reported notes that the vectors went out without a push.
