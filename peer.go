@@ -34,7 +34,8 @@ type peer struct {
 	over      chan struct{} // closed when it is over; nil if nobody waits
 	tried     bool          // a session has ended, well or not
 	answering int           // sessions that it dialed are under way
-	linked    int           // connections to it that stay open
+	linked    int           // connections to it that stay open,
+	liveSince time.Time     // and since when there is one
 	last      time.Time     // end of the last good session
 	came      time.Time     // end of the last good session that it dialed,
 	reached   time.Time     // and of the last that we dialed
@@ -337,7 +338,12 @@ func (ps *peers) linked(p *peer, n int) {
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p.linked += n
+	switch p.linked += n; {
+	case p.linked == 0:
+		p.liveSince = time.Time{}
+	case p.liveSince.IsZero():
+		p.liveSince = time.Now()
+	}
 }
 
 // moved notes what went over a link, and what the peer reported over it.

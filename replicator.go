@@ -173,6 +173,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 		lifecycle:    newLifecycle(),
 	}
 	r.Config.Resolve = d.decider.resolve
+	sec.OnRenewal(d.links.leave)
 	if d.opts.Name == "" {
 		d.opts.Name = nameAt(l.Addr())
 	}

@@ -85,6 +85,7 @@ type PeerStatus struct {
 	Origin   Origin     `json:"origin"`
 	Source   PeerSource `json:"source"` // how its address became known
 	State    PeerState  `json:"state"`
+	Live     time.Time  `json:"live,omitzero"`      // since when there is a live session with it; zero: there is none
 	Last     time.Time  `json:"last,omitzero"`      // end of the last good session
 	Failures int        `json:"failures"`           // sessions in a row
 	Error    string     `json:"error,omitempty"`    // of the last session, if it failed; or why nothing was pulled, if nothing is written here
@@ -213,7 +214,7 @@ func (s *Status) own(r *replica.Replica) {
 
 func (p *peer) status() PeerStatus {
 	s := PeerStatus{
-		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.public(), State: p.state, Last: p.last,
+		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.public(), State: p.state, Live: p.liveSince, Last: p.last,
 		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
 	}
 	if p.err != nil {

@@ -15,6 +15,7 @@ type renewal struct {
 	get    func(before *Security) (*Security, error) // returns before if nothing has changed
 	latest atomic.Pointer[Security]
 	failed atomic.Pointer[string] // what get last said, while it fails
+	notify func()                 // called when get has returned others; nil: nobody wants to know
 	log    *slog.Logger
 }
 
@@ -81,6 +82,9 @@ func (s *Security) now() *Security {
 	renewed := next != before && r.latest.CompareAndSwap(before, next)
 	if r.failed.Swap(nil) != nil || renewed {
 		r.log.Info("replicator: secrets and certificates are up to date", "renewed", renewed)
+	}
+	if renewed && r.notify != nil {
+		r.notify()
 	}
 	return next
 }

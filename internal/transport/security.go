@@ -69,6 +69,14 @@ func NewSecurity(c Credentials) (*Security, error) {
 	return &Security{}, nil
 }
 
+// OnRenewal has f called whenever the credentials have turned out to be others than before, so that
+// connections that were made under those can be closed. Call it before the first connection.
+func (s *Security) OnRenewal(f func()) {
+	if s.renewal != nil {
+		s.renewal.notify = f
+	}
+}
+
 // Enabled reports whether there are credentials.
 func (s *Security) Enabled() bool { return s.Config != nil || s.renewal != nil }
 
