@@ -70,11 +70,11 @@ func (r *Replica) FlushMark() FlushMark {
 // OnDisk reports whether all that a mark stands for is known to be on disk.
 func (r *Replica) OnDisk(m FlushMark) bool { return !r.unsynced || r.safe >= m.commits }
 
-// requireDurable raises a watermark and has it written with Sync (W4), unless it is on disk already.
+// RequireDurable raises a watermark and has it written with Sync (W4), unless it is on disk already.
 // What is no longer held, or no longer named in a context, and all later versions of the
 // key rely on it, so a power failure must not take it and leave them. That it is
 // known here is not enough: it may have come with a pull that was not synced.
-func (t *Txn) requireDurable(c causal.Column, d causal.Dot) {
+func (t *Txn) RequireDurable(c causal.Column, d causal.Dot) {
 	t.raiseWatermark(c, d)
 	if t.R.isDurable(c, d) {
 		return

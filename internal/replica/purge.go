@@ -278,12 +278,12 @@ func (p *Purging) judge(v *View, key []byte, s store.Siblings) (forget bool, err
 func (p *Purging) stage(t *Txn, keys [][]byte) (done int, err error) {
 	s := t.R.stability()
 	for _, d := range p.watermark {
-		t.requireDurable(causal.Purged, d)
+		t.RequireDurable(causal.Purged, d)
 	}
 	if len(p.watermark) > 0 {
 		for _, d := range t.R.Known.Vector(causal.Pruned) {
 			d.Seq = min(d.Seq, t.R.Known.Seq(causal.Covered, d.Origin))
-			t.requireDurable(causal.Purged, d)
+			t.RequireDurable(causal.Purged, d)
 		}
 	}
 	return OneByOne(func(t *Txn, key []byte) error { return p.forget(t, &s, key) })(t, keys)

@@ -118,7 +118,7 @@ func (t *Txn) putOne(w *store.Write, offset, count uint64) error {
 		v.Clock = min(max(v.Clock, old[i].Clock+1), store.MaxClock) // a hostile peer may have used it up
 	}
 	if len(v.Context) > PruneAbove {
-		t.prune(&v)
+		t.prune(&v, old)
 	}
 	v.Stamp = t.R.clock.Next(t.R.Now())
 	t.Cover(v.Dot)
@@ -126,22 +126,41 @@ func (t *Txn) putOne(w *store.Write, offset, count uint64) error {
 }
 
 // PruneAbove is how many entries a context may have before shortening it is worth a raised
-// watermark (G3).
-const PruneAbove = 4
+// watermark, and PruneWithSync how many it must lose to be worth a batch that is synced (G3).
+const (
+	PruneAbove    = 4
+	PruneWithSync = 16
+)
 
-// prune leaves out of a new version's context what every member is known to have on disk (G3):
-// from now on it is enough that this replica does not hold it.
-func (t *Txn) prune(v *store.Version) {
+// prune leaves out of the context of a version that replaces others what every member is known to
+// have on disk (G3): from now on it is enough that this replica does not hold it. So what replaced it
+// here must be on disk, too. Else a power failure could bring it back, and nobody would know any more
+// that it was superseded.
+func (t *Txn) prune(v *store.Version, old store.Siblings) {
 	stable := t.R.stableVector()
+	replaced := causal.Vector(t.dots.Take(len(v.Context))) // by what is on disk
+	for i := range old {
+		if old[i].Seq <= t.R.Known.Seq(causal.Durable, old[i].Origin) {
+			replaced = replaced.Join(old[i].Context)
+		}
+	}
+	inDoubt := 0
+	for _, d := range v.Context {
+		if stable.Contains(d) && !replaced.Contains(d) {
+			inDoubt++
+		}
+	}
+	synced := inDoubt >= PruneWithSync
+	t.Sync = t.Sync || synced
 	v.Context = slices.DeleteFunc(v.Context, func(d causal.Dot) bool {
 		n := stable.Seq(d.Origin)
-		if d.Seq > n {
+		if d.Seq > n || !replaced.Contains(d) && !synced {
 			return false
 		}
 		if !t.R.isDurable(causal.Pruned, d) {
 			// As it costs a sync, the watermark is raised as far as it goes, and serves the
 			// next keys too.
-			t.requireDurable(causal.Pruned, causal.Dot{Origin: d.Origin, Seq: n})
+			t.RequireDurable(causal.Pruned, causal.Dot{Origin: d.Origin, Seq: n})
 		}
 		return true
 	})

@@ -284,6 +284,9 @@ func (n *simNode) newWrite(t *replica.Txn, k *ghostKey, prev *held, now []store.
 			return nil, fmt.Errorf("write %v of key %s is stamped %v, not later than one before it, %v", v.Dot, k.name, v.Stamp, n.stamp)
 		}
 		n.stamp = v.Stamp
+		if err := n.mayLeaveOut(t, prev, v); err != nil {
+			return nil, err
+		}
 		return n.w.ghost.wrote(*v, k, prev.seen, t.Covers)
 	case !n.r.Own[v.Origin]:
 		return nil, fmt.Errorf("version %v of key %s, which nobody wrote", v.Dot, k.name)
@@ -295,6 +298,29 @@ func (n *simNode) newWrite(t *replica.Txn, k *ghostKey, prev *held, now []store.
 		}
 	}
 	return nil, fmt.Errorf("version %v of key %s was issued again, but what was it?", v.Dot, k.name)
+}
+
+// mayLeaveOut checks that a power failure cannot bring back here what a write replaces and its
+// context leaves out: by this replica all others learn that it was superseded (design.md: G3).
+func (n *simNode) mayLeaveOut(t *replica.Txn, prev *held, v *store.Version) error {
+	if t.Sync || prev.key.hurt {
+		return nil
+	}
+	named := func(d causal.Dot) bool {
+		return slices.ContainsFunc(prev.live, func(w *ghostWrite) bool { return w.Dot == d || w.Context.Contains(d) })
+	}
+	for _, s := range n.disk.mayBecome(string(store.KindKey(store.KindIndex, []byte(prev.key.name)))) {
+		back, err := store.DecodeIndex(s, n.r)
+		if err != nil {
+			return err
+		}
+		for i := range back {
+			if d := back[i].Dot; named(d) && !v.HasSeen(d) {
+				return fmt.Errorf("write %v of key %s leaves out %v, which a power failure can bring back", v.Dot, prev.key.name, d)
+			}
+		}
+	}
+	return nil
 }
 
 // mayForget checks a purge against all other replicas: of those that count as

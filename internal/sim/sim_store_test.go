@@ -124,6 +124,26 @@ func (d *simDisk) afterPowerFailure(r *rand.Rand, survive float64) simImage {
 	return im
 }
 
+// mayBecome returns what a power failure now may leave of one key.
+func (d *simDisk) mayBecome(key string) (values [][]byte) {
+	if i, ok := d.safe.search(key); ok {
+		values = append(values, d.safe[i].value)
+	}
+	for _, b := range d.journal {
+		i, ok := simImage(b.pairs).search(key)
+		if !ok {
+			continue
+		}
+		if b.synced {
+			values = values[:0]
+		}
+		if v := b.pairs[i].value; v != nil {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
 var errSimRead = errors.New("simulated: the disk cannot read this block")
 
 // simReader reads an image. Like goleveldb it hands out iterators whose key and

@@ -73,13 +73,14 @@ func TestKeptSeeds(t *testing.T) {
 		seed uint64
 		ops  int
 	}{
-		{10300, 600},   // an alias was read from a batch whose Sync had failed, and lost by the next power failure
-		{10528, 600},   // the version vector of a state was taken in of which a changed key had not been sent
-		{204360, 600},  // reconciling took in a version vector that the peer had come to after its hello
-		{5759, 600},    // a sweep took a log-index that could not be read for a corrupted one, and left what it named to be found
-		{100007, 2000}, // a write was kept, and the watermark that what it replaced rested on was lost with that
-		{6037, 600},    // a version that was held back had seen what neither its context named nor its server covered when it learnt of it
-		{900676, 2000}, // an orphan was reissued beside an earlier write of its origin, which its context had left out
+		{10300, 600},    // an alias was read from a batch whose Sync had failed, and lost by the next power failure
+		{10528, 600},    // the version vector of a state was taken in of which a changed key had not been sent
+		{204360, 600},   // reconciling took in a version vector that the peer had come to after its hello
+		{5759, 600},     // a sweep took a log-index that could not be read for a corrupted one, and left what it named to be found
+		{100007, 2000},  // a write was kept, and the watermark that what it replaced rested on was lost with that
+		{6037, 600},     // a version that was held back had seen what neither its context named nor its server covered when it learnt of it
+		{900676, 2000},  // an orphan was reissued beside an earlier write of its origin, which its context had left out
+		{3002134, 2000}, // a power failure brought back what a context had left out, where alone it was known to be superseded
 	} {
 		if w := runSimulation(kept.seed, kept.ops, false); w.err != nil {
 			t.Errorf("seed %d: %v", kept.seed, w.err)

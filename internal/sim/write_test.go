@@ -61,23 +61,116 @@ func TestWrite_IsOneBatch(t *testing.T) {
 	require.EqualValues(t, 1, a.r.Known.Seq(causal.Covered, a.r.Self), "what was not committed is not covered")
 }
 
-// design.md: W4, G3
-func TestWrite_PrunedContextIsCommittedWithSync(t *testing.T) {
-	a := newNode(t)
-	for i := range replica.PruneAbove + 2 {
-		a.mergeFrom(&causal.Knowledge{}, foreign(byte(i+1), 1))
-	}
-	require.NoError(t, a.Commit(func(t *replica.Txn) error {
-		for i := range replica.PruneAbove + 2 {
-			t.Cover(causal.Dot{Origin: causal.Origin{byte(i + 1)}, Seq: 1})
+// covered has a node cover what others wrote, and have all of it on disk.
+func (n *node) covered(ds ...causal.Dot) {
+	require.NoError(n.t, n.Commit(func(t *replica.Txn) error {
+		for _, d := range ds {
+			t.Cover(d)
 		}
 		return nil
 	}))
-	a.saved()
-	tx := a.r.Begin()
-	require.NoError(t, tx.Put([]store.Write{{Key: []byte("k"), Value: []byte("v")}}))
+	n.saved()
+}
+
+// longContext has a node hold a version on disk whose context is long enough to be pruned.
+func (n *node) longContext() (v store.Version, seen causal.Vector) {
+	for i := range replica.PruneAbove {
+		seen = seen.Raise(causal.Dot{Origin: causal.Origin{byte(i + 2)}, Seq: 1})
+	}
+	v = foreign(1, 1, seen...)
+	n.mergeFrom(&causal.Knowledge{}, v)
+	n.covered(append(seen, v.Dot)...)
+	return v, seen
+}
+
+// write stages a write of the key, and returns its context.
+func (n *node) write() (*replica.Txn, causal.Vector) {
+	t := n.r.Begin()
+	require.NoError(n.t, t.Put([]store.Write{{Key: []byte("k"), Value: []byte("v")}}))
+	return t, t.Changes[0].Versions[0].Context
+}
+
+// design.md: W4, G3
+func TestWrite_PrunedContextIsCommittedWithSync(t *testing.T) {
+	a := newNode(t)
+	v, _ := a.longContext()
+	tx, context := a.write()
 	require.True(t, tx.Sync)
-	require.Empty(t, tx.Changes[0].Versions[0].Context)
+	require.Equal(t, causal.Vector{v.Dot}, context, "what this write replaces can come back until it is on disk")
+}
+
+// design.md: G3
+func TestWrite_ContextNamesWhatAMemberMayLack(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	talk(t, a, b)
+	v, seen := a.longContext()
+	_, context := a.write()
+	require.ElementsMatch(t, append(seen, v.Dot), context)
+	talk(t, b, a)
+	_, context = a.write()
+	require.ElementsMatch(t, append(seen, v.Dot), context, "it may have it in memory only")
+	b.saved()
+	talk(t, b, a)
+	_, context = a.write()
+	require.Equal(t, causal.Vector{v.Dot}, context)
+}
+
+// design.md: G3
+func TestWrite_SyncsWhatMakesALongContextShort(t *testing.T) {
+	for n, left := range map[int]int{replica.PruneWithSync - 1: replica.PruneWithSync - 1, replica.PruneWithSync: 0} {
+		a := newNode(t)
+		var ds []causal.Dot
+		for i := range n {
+			v := foreign(byte(i+1), 1)
+			a.mergeFrom(&causal.Knowledge{}, v)
+			ds = append(ds, v.Dot)
+		}
+		a.covered(ds...)
+		require.NoError(t, a.Commit(func(t *replica.Txn) error { // another key took the watermark to disk
+			for _, d := range ds {
+				t.RequireDurable(causal.Pruned, d)
+			}
+			return nil
+		}))
+		tx, context := a.write()
+		require.Equal(t, left == 0, tx.Sync)
+		require.Len(t, context, left)
+	}
+}
+
+// A power failure takes a write and brings back what it replaced, while another replica has the
+// write from a pull that broke off: it does not cover what was replaced, so it proves nothing.
+//
+// design.md: G3
+func TestWrite_ContextLeavesOutNothingThatAPowerFailureBringsBack(t *testing.T) {
+	s := newScenario(t, "HighestClock", 2)
+	s.conf.pageSize, s.conf.batchSize = 1, 1
+	a, b := s.nodes[0], s.nodes[1]
+	for range replica.PruneAbove + 1 { // a has met nobody: whatever it has on disk is stable
+		s.put(a, "k", "replaced")
+		s.put(a, "l", "")
+		require.NoError(t, a.close())
+		require.NoError(t, a.open())
+	}
+	replaced := a.holds["k"].live[0]
+	s.put(a, "l", "") // with Sync, for the watermark: that of k is on disk with it
+	s.put(a, "k", "kept elsewhere")
+	require.Less(t, len(a.holds["k"].live[0].Context), replica.PruneAbove)
+	s.cutOff(s.pullUntil(b, a, func() bool { return b.holds["k"] != nil }))
+	require.False(t, b.r.Known.Covers(replaced.Dot))
+	a.down()
+	a.disk = newSimDisk(a.disk.afterPowerFailure(s.rand, 0))
+	require.NoError(t, a.open())
+	require.Equal(t, []*ghostWrite{replaced}, a.holds["k"].live)
+
+	s.talk(b, a)
+	s.talk(a, b)
+	require.NoError(t, a.reissue())
+	s.talk(a, b)
+	for _, n := range s.nodes {
+		require.Len(t, n.holds["k"].live, 1)
+		require.EqualValues(t, "kept elsewhere", n.holds["k"].live[0].Value)
+	}
 }
 
 func TestWrite_TimeRisesThoughTheWallClockWentBack(t *testing.T) {
