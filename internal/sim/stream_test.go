@@ -20,6 +20,8 @@ type live struct {
 	s   [2]*session.Session // of the dialer, and of the acceptor
 	in  [2][]session.Frame  // on their way to them
 	got [2][]session.Frame  // that they took in since the stream began
+
+	overhears func(f session.Frame, dialer bool) // called with all that is said; may be nil
 }
 
 func stayParams() session.Params {
@@ -28,7 +30,9 @@ func stayParams() session.Params {
 }
 
 // stay holds a session after which both replicas stay.
-func stay(t testing.TB, a, b session.Host) *live { return stayWith(t, a, b, stayParams(), stayParams()) }
+func stay(t testing.TB, a, b session.Host) *live {
+	return stayWith(t, a, b, stayParams(), stayParams())
+}
 
 func stayWith(t testing.TB, a, b session.Host, pa, pb session.Params) *live {
 	l := converse(t, a, b, pa, pb, func(f session.Frame) session.Frame { return f })
@@ -87,6 +91,9 @@ func (l *live) take(i, n int) (taken int) {
 		f := l.in[i][0]
 		l.in[i] = l.in[i][1:]
 		l.got[i] = append(l.got[i], f)
+		if l.overhears != nil {
+			l.overhears(f, i == 1)
+		}
 		require.NoError(l.t, l.s[i].Receive(f.Kind, f.Payload), "frame %d", f.Kind)
 	}
 	return taken
