@@ -140,7 +140,7 @@ func readFrame(t testing.TB, r io.Reader) (byte, []byte) {
 }
 
 func TestPeerOfOtherProtocolVersionsIsToldWhichAreSpoken(t *testing.T) {
-	for _, versions := range [][2]uint64{{2, 3}, {0, 0}, {3, 2}} {
+	for _, versions := range [][2]uint64{{3, 4}, {0, 0}, {3, 2}} {
 		replicatortest.Bubble(t, 0, func(t *testing.T) {
 			c := newCluster(t)
 			a := c.start("a")
@@ -150,32 +150,41 @@ func TestPeerOfOtherProtocolVersionsIsToldWhichAreSpoken(t *testing.T) {
 			kind, payload := readFrame(t, conn)
 			require.EqualValues(t, 2, kind)
 			require.EqualValues(t, 3, payload[0], "the code for a version")
-			require.Contains(t, string(payload), "want one of 1 to 1")
+			require.Contains(t, string(payload), "want one of 1 to 2")
 			time.Sleep(3 * time.Second) // it lingers for the refusal to be read
-			require.Contains(t, a.Status().Refusals[0].Reason, fmt.Sprintf("versions %d to %d, this replica 1 to 1", versions[0], versions[1]))
+			require.Contains(t, a.Status().Refusals[0].Reason, fmt.Sprintf("versions %d to %d, this replica 1 to 2", versions[0], versions[1]))
 		})
 	}
 }
 
-func TestLaterVersionOfTheProtocolTalksToThisOne(t *testing.T) {
-	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		c := newCluster(t)
-		a := c.start("a")
-		conn := c.stranger("a:9000")
-		_, err := conn.Write(aHello(1, 9, []byte("fields of a later release")...))
-		require.NoError(t, err)
-		kind, payload := readFrame(t, conn)
-		require.EqualValues(t, 1, kind, "its own hello")
-		require.Equal(t, "lrep\x01\x01", string(payload[:6]), "version 1 is what both speak")
-		_, err = conn.Write([]byte{0, 0, 0, 1, 9}) // turn: we pull nothing, pull yourself
-		require.NoError(t, err)
-		for kind != 10 { // vectors and addresses may come before the bye; as we claim nothing, no pull
-			kind, _ = readFrame(t, conn)
-			require.NotEqualValues(t, 2, kind)
-		}
-		time.Sleep(3 * time.Second)
-		require.Empty(t, a.Status().Refusals)
-	})
+func TestEarlierAndLaterVersionsOfTheProtocolTalkToThisOne(t *testing.T) {
+	for name, hello := range map[string][]byte{
+		"the first": aHello(1, 1),
+		"a later":   aHello(1, 9, []byte("fields of a later release")...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			replicatortest.Bubble(t, 0, func(t *testing.T) {
+				c := newCluster(t)
+				a := c.start("a")
+				put(t, a, "k", "news, for which it would stay")
+				conn := c.stranger("a:9000")
+				_, err := conn.Write(hello)
+				require.NoError(t, err)
+				kind, payload := readFrame(t, conn)
+				require.EqualValues(t, 1, kind, "its own hello")
+				require.Equal(t, "lrep\x01\x02", string(payload[:6]), "versions 1 and 2")
+				_, err = conn.Write([]byte{0, 0, 0, 1, 9}) // turn: we pull nothing, pull yourself
+				require.NoError(t, err)
+				for kind != 10 { // vectors and addresses may come before the bye; as we claim nothing, no pull
+					kind, _ = readFrame(t, conn)
+					require.NotEqualValues(t, 2, kind)
+					require.Less(t, kind, byte(17), "no frame of version 2 to who does not stay")
+				}
+				time.Sleep(3 * time.Second)
+				require.Empty(t, a.Status().Refusals)
+			})
+		})
+	}
 }
 
 func TestPeerThatSendsOneByteASecondIsCut(t *testing.T) {

@@ -24,12 +24,18 @@ func (s *Session) serve(a answer, err error) error {
 }
 
 // More reports whether Produce has something to send.
-func (s *Session) More() bool { return s.serving != nil || len(s.outbox.queue) > 0 }
+func (s *Session) More() bool {
+	return s.serving != nil || len(s.outbox.queue) > 0 || s.stream != nil && s.stream.owed != owed{}
+}
 
 // Produce sends the next page of what is being served, or its end.
 func (s *Session) Produce() error {
 	if len(s.outbox.queue) > 0 {
 		s.outbox.sendQueued(s.params.PageSize)
+		return nil
+	}
+	if s.stream != nil && s.stream.owed != (owed{}) {
+		s.stream.pay()
 		return nil
 	}
 	if err := s.serving.produce(); err != nil {

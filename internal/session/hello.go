@@ -175,6 +175,9 @@ func (s *Session) afterHello() error {
 	}
 	equal := dialer.VectorSum == acceptor.VectorSum && dialer.digest == acceptor.digest
 	known := acceptor.CachedOrigin == dialer.Origin && acceptor.cachedRev == dialer.Rev && acceptor.cachedAddrHash == dialer.AddrHash
+	if s.theirs.CachedOrigin == s.mine.Origin {
+		s.told.rev = s.theirs.cachedRev
+	}
 	if equal && known && !acceptor.following && !dialer.wants && !acceptor.wants && !dialer.hasGoal {
 		s.result.Idle = true
 		if s.stays() {
@@ -183,9 +186,6 @@ func (s *Session) afterHello() error {
 			s.finishWell()
 		}
 		return nil
-	}
-	if s.theirs.CachedOrigin == s.mine.Origin {
-		s.told.rev = s.theirs.cachedRev
 	}
 	switch {
 	case !s.dialed:

@@ -18,6 +18,8 @@ type Midway struct {
 	Repair  bool // and a repair in it, of one
 	Kind    byte // of its kinds,
 	Probed  bool // whose probe is unanswered
+
+	Stays bool // it has become a stream
 }
 
 // NewMidway returns a session that has come so far.
@@ -28,6 +30,9 @@ func NewMidway(h Host, dialed bool, p Params, m Midway) *Session {
 	s.step, s.theirs = m.Step, m.Peer
 	s.reading.list = slices.Clone(m.Named)
 	s.known.Take(m.Known)
+	if m.Stays {
+		s.startStream()
+	}
 	if m.Pulling {
 		s.pulling = &pulling{session: s, question: FramePull}
 	}

@@ -23,7 +23,7 @@ type serving struct {
 
 	// What the log has.
 	tops    causal.Vector                  // up to where the first state has what the peer lacks
-	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it (P5)
+	skip    map[causal.Origin]causal.Spans // what an earlier, unfinished pull already brought it (P5), or push (L4)
 	regions []causal.Region                // still to be read
 	window  int                            // bytes to send of one state: it grows with each
 	average int                            // bytes of a version on the wire, as seen so far
@@ -94,6 +94,10 @@ func (c *changed) add(key []byte) {
 
 func (v *serving) produce() error {
 	s := v.session
+	if v.push != nil && v.push.stream.through { // the rest would be passed over
+		v.abort()
+		return nil
+	}
 	state, keys, still, err := v.look()
 	if err != nil {
 		return err
@@ -133,9 +137,10 @@ func (v *serving) look() (state replica.View, keys map[string]struct{}, still bo
 	state, err = s.view(func(r *replica.Replica) {
 		if first {
 			s.told.vectorSum = r.Known.VectorSum
-			if v.begin(r); v.push != nil {
-				v.push.begin(r)
+			if v.push != nil {
+				v.skip = v.push.begin(r)
 			}
+			v.begin(r)
 		}
 		still = len(v.changed.keys) == 0 && v.after == 0
 		if len(v.regions) == 0 {
@@ -180,6 +185,16 @@ func (v *serving) end(whole bool) {
 	if v.push != nil {
 		v.push.end(whole)
 	}
+}
+
+// abort ends a push before its time.
+func (v *serving) abort() {
+	if v.begun {
+		v.end(false)
+		return
+	}
+	v.session.leaveServing()
+	v.push.stream.sayBye()
 }
 
 func (v *serving) leave() {

@@ -36,6 +36,7 @@ type Session struct {
 	keepalives   int // in a row, from the peer
 	mine, theirs Hello
 	careful      bool   // the last session with this peer broke off
+	turnedDown   bool   // the dialer has no use for a pull now
 	result       Result // what is counted for it so far
 
 	// What each side knows of the other.
@@ -100,7 +101,9 @@ func (s *Session) Receive(kind FrameType, payload []byte) error {
 		return e
 	}
 	if kind == FrameKeepalive && s.step != waitHello && len(payload) == 0 && s.keepalives < MaxKeepalives {
-		s.keepalives++
+		if l := s.stream; l == nil || l.parted || s.pulling != nil { // a stream may rest for as long as it likes
+			s.keepalives++
+		}
 		return nil
 	}
 	s.keepalives = 0
@@ -127,7 +130,7 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 	case kind == FramePull && (s.step == WaitPull || s.step == waitTheirs):
 		return s.serve(newServing(s, payload))
 	case kind == FrameTurn && (s.step == WaitPull || s.step == WaitTurn):
-		return s.startPull()
+		return s.gotTurn(payload)
 	case p != nil && !s.Done() && p.awaits(kind):
 		return p.receive(kind, payload)
 	case kind == FrameProbe && served:
@@ -145,6 +148,7 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 // Abandon ends a session that was cut off. What came of a pull is kept.
 func (s *Session) Abandon() error {
 	s.leaveServing()
+	s.leaveStream()
 	if s.pulling == nil {
 		return nil
 	}
@@ -166,5 +170,6 @@ func (s *Session) finishWell() {
 
 func (s *Session) finish() {
 	s.leaveServing()
+	s.leaveStream()
 	s.step = waitNothing
 }

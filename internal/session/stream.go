@@ -3,7 +3,6 @@ package session
 import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
-	"github.com/level-replicator/replicator/internal/store"
 )
 
 // Stream is what a session becomes when both replicas stay: either of them pushes news over it, at the
@@ -23,14 +22,26 @@ type Stream struct {
 	// after the other, or leaves.
 	pushed    causal.Vector
 	pushedSum causal.Sum // of the version vector here in the state that was pushed last
+	above     pushedAbove
+
+	owed owed
 
 	leaving bool // no more is pushed from here,
 	parted  bool // and bye was said
-	left    bool // the peer said bye
-	deaf    bool // a push was not taken in whole, and later ones rest on it: they are passed over (L2)
-	goodbye byte // what the one or the other said with it
+	left    bool // the peer said bye,
+	through bool // and takes nothing more in: a session follows
+	deaf    bool // a push was not taken in whole, and later ones rest on it: they are passed over (L3)
+	goodbye byte // what is said with bye
+	late    int  // frames that came after it and are no part of a push
 	events  Events
 }
+
+// owed is what is to be said once all that is queued was sent, each once however often it became due, so that a
+// peer that sends and does not read fills no memory here (L7).
+type owed struct{ report, request, spare bool }
+
+// maxLate bounds what a peer may still say before it answers a bye: what was on its way, and is not answered (L6).
+const maxLate = 1 << 14
 
 // Events are what has happened on a stream.
 type Events struct {
@@ -38,7 +49,7 @@ type Events struct {
 	Versions  int  // that it brought,
 	New       int  // and of them those that were not known
 	Relayed   int  // and those that another replica wrote
-	Heard     bool // the peer reported its vectors
+	Heard     bool // the peer reported its vectors, by themselves or with a push
 	Requested bool // it asks for what it lacks
 	Spared    bool // it had what was pushed
 }
@@ -62,7 +73,7 @@ func (s *Session) Stream() *Stream {
 func (s *Session) stays() bool {
 	r := &s.result
 	news := s.mine.news || s.theirs.news || r.Pulled+r.Served > 0
-	return s.theirs.stays && s.mine.stays && news && r.Skipped == NotSkipped && !r.Partial && !r.HeldBack && !r.Withheld
+	return s.theirs.stays && s.mine.stays && news && r.Skipped == NotSkipped && !s.turnedDown && !r.Partial && !r.HeldBack && !r.Withheld
 }
 
 // startStream is what follows the last word of a session whose replicas stay.
@@ -71,6 +82,28 @@ func (s *Session) startStream() {
 	s.step, s.theirs.wants = streaming, false
 	s.params.Window = min(s.params.Window, pushWindow)
 	s.stream = &Stream{Session: s}
+}
+
+// leaveStream ends what goes on at the replica as long as the stream lasts.
+func (s *Session) leaveStream() {
+	if l := s.stream; l != nil {
+		l.owed = owed{}
+		l.above.forget(s.host)
+	}
+}
+
+// pay says what is owed.
+func (l *Stream) pay() {
+	o := l.owed
+	if l.owed = (owed{}); o.report {
+		l.sendVectors(false)
+	}
+	if o.request {
+		l.outbox.send(FrameRequest, nil)
+	}
+	if o.spare {
+		l.outbox.send(FrameSpare, nil)
+	}
 }
 
 // Peer returns the origin of the peer.
@@ -94,81 +127,27 @@ func (l *Stream) Events() Events {
 	return e
 }
 
-// Pushing reports whether a push is under way from here.
-func (l *Stream) Pushing() bool { return l.serving != nil }
-
-// Push begins a push and reports whether there is anything to send: news, or that a caller waits for a
-// report of the peer.
-func (l *Stream) Push() bool {
-	if l.leaving || l.Done() || l.serving != nil {
-		return false
-	}
-	lacks, wants := false, false
-	var peer causal.Vector
-	l.host.With(func(r *replica.Replica) {
-		wants = l.params.Wants != nil && l.params.Wants(r, l.theirs.Origin)
-		if !wants && r.Known.VectorSum == l.pushedSum {
-			return
-		}
-		peer = l.known.Vector(causal.Covered).Join(l.pushed)
-		for _, w := range r.Known.Rows {
-			lacks = lacks || w.Seqs[causal.Covered] > peer.Seq(w.Origin)
-		}
-		if !lacks {
-			l.pushedSum = r.Known.VectorSum
-		}
-	})
-	if !lacks && !wants {
-		return false
-	}
-	l.serving = &serving{sender: sender{session: l.Session, peer: peer}, push: &push{stream: l, wants: wants}, window: l.params.PageSize}
-	return true
-}
-
-// push is what a serving has to know if nobody asked for it.
-type push struct {
-	stream *Stream
-	wants  bool          // the peer is to report what it has on disk
-	covers causal.Vector // by its first state,
-	sum    causal.Sum    // and the sum of that
-}
-
-// begin notes the first state of the push.
-func (p *push) begin(r *replica.Replica) {
-	p.covers, p.sum = r.Known.Vector(causal.Covered), r.Known.VectorSum
-}
-
-// announce comes before everything that is sent of it.
-func (p *push) announce() { p.stream.outbox.send(FramePush, []byte{byte(store.Btoi(p.wants))}) }
-
-// end notes that the peer is sent all of the first state, or leaves.
-func (p *push) end(whole bool) {
-	if whole {
-		p.stream.pushed, p.stream.pushedSum = p.stream.pushed.Join(p.covers), p.sum
-	} else {
-		p.stream.leave(goodbyeSession)
-	}
-	p.stream.sayBye()
-}
-
 // Report reports what changed of the vectors here since the peer last heard of them, if anything did.
 func (l *Stream) Report() {
-	if !l.leaving && !l.Done() {
+	if !l.leaving && !l.Done() && !l.holdsBack() {
 		l.reportNews()
 	}
 }
 
+// holdsBack reports whether something is held back here, and has the stream end then: what lies above the
+// first gap would be pushed again and again (L3).
+func (l *Stream) holdsBack() (holds bool) {
+	if l.host.With(func(r *replica.Replica) { holds = len(r.HeldBack) > 0 }); holds {
+		l.leave(goodbyeSession)
+	}
+	return holds
+}
+
 // Request asks the peer to push what is missing here, and news at once from now on.
-func (l *Stream) Request() { l.say(FrameRequest) }
+func (l *Stream) Request() { l.owed.request = !l.leaving && !l.Done() }
 
 // Spare asks the peer to report news that it did not write itself, and not to push them.
-func (l *Stream) Spare() { l.say(FrameSpare) }
-
-func (l *Stream) say(kind FrameType) {
-	if !l.leaving && !l.Done() {
-		l.outbox.send(kind, nil)
-	}
-}
+func (l *Stream) Spare() { l.owed.spare = !l.leaving && !l.Done() }
 
 // Leave ends the stream once the push under way is sent, and the peer's as well.
 func (l *Stream) Leave() { l.leave(0) }
@@ -179,7 +158,7 @@ func (l *Stream) leave(why byte) {
 	}
 	l.goodbye |= why
 	if !l.leaving {
-		l.leaving = true
+		l.leaving, l.owed.request, l.owed.spare = true, false, false
 		l.sayBye()
 	}
 }
@@ -194,6 +173,7 @@ func (l *Stream) sayBye() {
 	}
 	if !l.parted {
 		l.parted = true
+		l.pay()
 		l.reportNews()
 		l.outbox.send(FrameBye, []byte{l.goodbye})
 	}
@@ -205,9 +185,14 @@ func (l *Stream) sayBye() {
 // dispatch has a frame taken in where it belongs.
 func (l *Stream) dispatch(kind FrameType, payload []byte) error {
 	p := l.pulling
+	if l.parted && p == nil {
+		if l.late++; l.late > maxLate {
+			return replica.ProtocolErrorf("no bye after %d frames", maxLate)
+		}
+	}
 	switch {
 	case kind == FrameVectors:
-		l.events.Heard = p == nil
+		l.events.Heard = l.events.Heard || p == nil // else when the push ends
 		return l.gotVectors(payload)
 	case kind == FramePush && p == nil && !l.left:
 		return l.gotPush(payload)
@@ -225,48 +210,12 @@ func (l *Stream) dispatch(kind FrameType, payload []byte) error {
 	return replica.ProtocolErrorf("frame %d does not belong here", kind)
 }
 
-// gotPush is the beginning of a push.
-func (l *Stream) gotPush(payload []byte) error {
-	if len(payload) != 1 || payload[0] > 1 {
-		return replica.ProtocolErrorf("a push of % x", payload)
-	}
-	l.theirs.wants = payload[0] == 1
-	l.pulling = &pulling{session: l.Session, question: FramePush, before: l.result.Pulled}
-	return nil
-}
-
 func (l *Stream) gotBye(payload []byte) error {
 	if len(payload) != 1 || payload[0] > goodbyeSession {
 		return replica.ProtocolErrorf("a bye of % x", payload)
 	}
-	l.goodbye |= payload[0]
-	l.left, l.leaving = true, true
+	l.left, l.through = true, payload[0] == goodbyeSession
+	l.leave(0)
 	l.sayBye()
-	return nil
-}
-
-// takePush takes in a push that has come whole (L1). What needs more than was sent, or is not taken here,
-// is left to a session: a repair, values that were only named, what is held back.
-func (l *Stream) takePush(p *pulling) error {
-	if l.pulling = nil; l.deaf {
-		return nil
-	}
-	covers := p.whole && p.vector != nil && len(p.wants.keys) == 0 && len(p.back.Keys) == 0 && !p.back.Over
-	l.host.With(func(r *replica.Replica) { covers = covers && p.watermarksCovered(r) })
-	if !covers {
-		if err := p.flush(); err != nil {
-			return err
-		}
-		l.deaf = true
-		l.leave(goodbyeSession)
-	} else if err := p.recordOrigins(); err != nil {
-		return err
-	} else if err := p.cover(); err != nil {
-		return err
-	}
-	l.events.Pushed = true
-	l.events.Versions, l.events.Relayed = l.events.Versions+p.versions, l.events.Relayed+p.relayed
-	l.events.New += l.result.Pulled - p.before
-	l.reportDurable()
 	return nil
 }

@@ -38,7 +38,11 @@ func (s *Session) pulled() error {
 		s.reportNews()
 	}
 	if s.dialed {
-		s.outbox.send(FrameTurn, nil)
+		var why []byte
+		if s.result.Skipped != NotSkipped && s.theirs.stays {
+			why = []byte{byte(s.result.Skipped)}
+		}
+		s.outbox.send(FrameTurn, why)
 		s.step = waitTheirs
 		return nil
 	}
@@ -50,6 +54,12 @@ func (s *Session) pulled() error {
 	s.outbox.send(FrameBye, []byte{byte(s.result.Skipped)})
 	s.finishWell()
 	return nil
+}
+
+// gotTurn is the acceptor's turn to pull.
+func (s *Session) gotTurn(payload []byte) error {
+	s.turnedDown = len(payload) > 0
+	return s.startPull()
 }
 
 // reportDurable brings to disk what is covered here, if the peer waits for that,

@@ -77,8 +77,11 @@ func (s *Session) gotVectors(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	s.known, s.cloud = s.known.Clone(), v.cloud
-	s.known.Take(v.rows)
+	s.cloud = v.cloud
+	if len(v.rows) > 0 || !s.theirs.Apart {
+		s.known = s.known.Clone()
+		s.known.Take(v.rows)
+	}
 	if !s.theirs.Apart { // it says only a part of it
 		s.known.Raise(causal.Pruned, causal.Untold)
 	}

@@ -64,7 +64,7 @@ type said struct {
 	session.Frame
 }
 
-var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed", "want"}
+var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed", "want", "stay", "push", "request", "spare"}
 
 func frameName(k session.FrameType) string {
 	if int(k) < len(frameNames) {
@@ -73,9 +73,11 @@ func frameName(k session.FrameType) string {
 	return fmt.Sprint("frame ", byte(k))
 }
 
-// overhear holds a session to its end and writes down what is said.
+// overhear holds a session to its end and writes down what is said. Both say that they speak version 1 of the
+// protocol and no other, which is all by which it differs: so the golden files of version 1 stay what they are.
 func overhear(t testing.TB, sa, sb *session.Session) (all []said) {
 	drive(t, sa, sb, func(from, to *session.Session, f session.Frame) {
+		f.Payload = firstVersion(f)
 		all = append(all, said{from == sa, f})
 		if err := to.Receive(f.Kind, f.Payload); f.Kind != session.FrameRefuse && !to.Result().Refused {
 			require.NoError(t, err)
@@ -131,6 +133,38 @@ func apartFixed(t testing.TB) []said {
 	return all
 }
 
+// streamFixed is a conversation of version 2 after which both replicas stay.
+func streamFixed(t testing.TB) (all []said) {
+	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
+	pa, pb := a.params(), b.params()
+	pa.Stay, pb.Stay = stayParams().Stay, stayParams().Stay
+	pb.Wants = func(*replica.Replica, causal.Origin) bool { return true }
+	a.put("k", "from alpha")
+	b.put("l", "from beta")
+	said := func(f session.Frame, dialer bool) { all = append(all, said{dialer, f}) }
+	l := &live{t: t, s: [2]*session.Session{session.New(&durable{node: a.node}, true, pa), session.New(b, false, pb)}, overhears: said}
+	l.s[0].Start()
+	l.flow()
+	a.put("k", "pushed")
+	a.put("large", strings.Repeat("0123456789abcdef", 40))
+	l.push(0)
+	b.del("k")
+	l.push(1) // and a report is wanted
+	b.put("l", "reported")
+	l.stream(1).Report()
+	l.flow()
+	l.stream(0).Request()
+	l.flow()
+	l.push(1)
+	l.stream(1).Spare()
+	l.flow()
+	l.stream(0).Leave()
+	l.flow()
+	l.requireOver()
+	requireEqualNodes(t, a.node, b.node)
+	return all
+}
+
 // fixedConversations are such that every type of frame occurs, and leave nodes in
 // whose stores every kind of record does.
 func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
@@ -156,6 +190,8 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 	all["refusal"] = overhear(t, session.New(a, true, stranger), session.New(b, false, b.params()))
 
 	all["apart"] = apartFixed(t)
+
+	all["stream"] = streamFixed(t)
 
 	all["wait"] = []said{{false, session.Frame{Kind: session.FrameKeepalive, Payload: nil}}}
 
@@ -277,6 +313,7 @@ func TestFormat_GoldenPullIsUnderstood(t *testing.T) {
 			out = speak(t, s)
 		}
 		require.NotEmpty(t, out)
+		out[0].Payload = firstVersion(out[0])
 		require.Equal(t, f.Frame, out[0])
 		out = out[1:]
 	}
@@ -302,6 +339,62 @@ func TestFormat_GoldenPullOfAnEarlierReleaseIsUnderstood(t *testing.T) {
 	require.True(t, s.Done())
 	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 	require.Len(t, b.versions("both"), 2)
+}
+
+// A hello of version 1 and one of version 2 differ in the greatest version, and in the flags that say who stays.
+func TestFormat_GoldenHellosOfBothVersionsAreUnderstood(t *testing.T) {
+	first, err := session.DecodeHello(GoldenFrames(t, "pull")[0].Payload)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, first.Max)
+	second, err := session.DecodeHello(GoldenFrames(t, "stream")[0].Payload)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, second.Max)
+	require.Equal(t, len(first.Append(nil)), len(second.Append(nil)))
+	require.EqualValues(t, 0x30, flagsOf(second)&^flagsOf(first))
+	second.Max = 1
+	again, err := session.DecodeHello(second.Append(nil))
+	require.NoError(t, err)
+	require.Zero(t, flagsOf(again)&0x10, "nobody of version 1 stays, whatever its flags")
+}
+
+// flagsOf are the flags of a hello, which stand before two hashes and two bounds.
+func flagsOf(h session.Hello) byte {
+	h.Apart = false
+	b := h.Append(nil)
+	return b[len(b)-9]
+}
+
+// The frames that alpha once said, and then pushed, bring a replica of now what alpha held, and it answers as beta did.
+func TestFormat_GoldenStreamIsUnderstood(t *testing.T) {
+	b := newFixedNode(t, "beta")
+	b.put("l", "from beta")
+	p := b.params()
+	p.Stay = stayParams().Stay
+	s := session.New(b, false, p)
+	var answers []session.FrameType
+	wrote := []func(){func() { b.del("k") }, func() { b.put("l", "reported") }}
+	for _, f := range GoldenFrames(t, "stream") {
+		if f.Kind == session.FramePush && !f.dialer {
+			wrote[0]()
+			wrote = wrote[1:]
+			require.True(t, s.Stream().Push())
+		}
+		if f.dialer {
+			require.NoError(t, s.Receive(f.Kind, f.Payload), "%s", frameName(f.Kind))
+		}
+		for s.More() {
+			require.NoError(t, s.Produce())
+		}
+		for _, f := range s.Frames() {
+			answers = append(answers, f.Kind)
+		}
+	}
+	require.True(t, s.Done())
+	require.Contains(t, answers, session.FrameStay)
+	require.Equal(t, session.FrameBye, last(answers))
+	require.Empty(t, wrote)
+	require.Equal(t, "-", b.get("k"), "which was pushed, and deleted then")
+	require.Equal(t, strings.Repeat("0123456789abcdef", 40), b.get("large"))
 }
 
 func TestFormat_GoldenRecordsOpenAsADatabase(t *testing.T) {
@@ -338,10 +431,10 @@ func TestFormat_GoldenRecordsOpenAsADatabase(t *testing.T) {
 	require.True(t, n.versions("gone")[0].Deleted)
 }
 
-// later is the hello of a version that does not exist yet: it speaks protocols 1
-// and 2, and has fields behind those known here.
+// later is the hello of a version that does not exist yet: it speaks those of now and the
+// next, and has fields behind those known here.
 func later(h session.Hello) []byte {
-	h.Max = 2
+	h.Max = session.ProtocolMax + 1
 	return append(h.Append(nil), "\x07from the future"...)
 }
 
@@ -366,7 +459,7 @@ func TestFormat_LaterVersionTalksToThisOne(t *testing.T) {
 						if f.Kind == session.FrameHello {
 							h, err := session.DecodeHello(f.Payload)
 							require.NoError(t, err)
-							require.EqualValues(t, 1, h.Max)
+							require.EqualValues(t, session.ProtocolMax, h.Max)
 							if x.from == sa {
 								f.Payload = later(h)
 							}
@@ -384,16 +477,16 @@ func TestFormat_LaterVersionTalksToThisOne(t *testing.T) {
 func TestFormat_VersionsWithoutOneInCommonSayWhichTheySpeak(t *testing.T) {
 	b := newFixedNode(t, "beta")
 	s := session.New(b, false, b.params())
-	h := session.Hello{Min: 2, Max: 3, Cluster: "c1", Origin: causal.Origin{1}}
+	h := session.Hello{Min: 3, Max: 4, Cluster: "c1", Origin: causal.Origin{1}}
 	err := s.Receive(session.FrameHello, h.Append(nil))
-	require.ErrorContains(t, err, "the peer speaks protocol versions 2 to 3, this replica 1 to 1")
+	require.ErrorContains(t, err, "the peer speaks protocol versions 3 to 4, this replica 1 to 2")
 	out := s.Frames()
 	require.Len(t, out, 1, "no hello of ours goes out")
 	var refused *session.RefusedError
 	a := session.New(newFixedNode(t, "alpha"), true, b.params())
 	require.ErrorAs(t, a.Receive(out[0].Kind, out[0].Payload), &refused)
 	require.EqualValues(t, session.RefuseVersion, refused.Code)
-	require.Contains(t, refused.Text, "want one of 1 to 1")
+	require.Contains(t, refused.Text, "want one of 1 to 2")
 	require.Empty(t, b.r.Members, "nothing is remembered of it")
 }
 

@@ -447,22 +447,29 @@ func FuzzHostileSession(f *testing.F) {
 		return b
 	}
 	c := &fuzzing.Corpus{F: f}
-	for _, name := range []string{"pull", "repair", "idle", "refusal"} {
+	for _, name := range []string{"pull", "repair", "idle", "refusal", "stream"} {
 		c.Add(false, join(name, true))
 		c.Add(true, join(name, false))
+	}
+	for _, more := range hostileStreams(f) {
+		c.Add(false, append(join("stream", true), more...))
 	}
 	fuzzing.Run2(c, func(t testing.TB, dialed bool, b []byte) {
 		n := newFixedNode(t, "omega")
 		n.put("both", "from omega")
 		n.put("gone", "x")
 		n.del("gone")
-		s := session.New(n, dialed, n.params())
+		p := n.params()
+		p.Stay = stayParams().Stay
+		s := session.New(n, dialed, p)
 		s.Start()
-		for r := bytes.NewReader(b); !s.Done(); {
+		frames := 0
+		for r := bytes.NewReader(b); !s.Done(); frames++ {
 			kind, payload, _, err := session.ReadFrame(r, nil, session.FrameCap)
 			if err != nil || s.Receive(kind, payload) != nil {
 				break
 			}
+			busy(n.node, s, frames)
 			for i := 0; i < 50 && s.More(); i++ {
 				if s.Produce() != nil {
 					break
@@ -472,6 +479,89 @@ func FuzzHostileSession(f *testing.F) {
 		}
 		s.Abandon() // may find that what came cannot be merged
 		requireSound(t, n)
+	})
+}
+
+// busy has a replica do something over a stream of its own accord.
+func busy(n *node, s *session.Session, turn int) {
+	l := s.Stream()
+	if l == nil {
+		return
+	}
+	switch turn % 5 {
+	case 0:
+		n.put("mine", "of now")
+		l.Push()
+	case 1:
+		l.Report()
+	case 2:
+		l.Request()
+	case 3:
+		l.Spare()
+	}
+	if turn == 40 {
+		l.Leave()
+	}
+}
+
+// hostileStreams are what a peer may do on a stream that it should not, or not so often.
+func hostileStreams(t testing.TB) (all [][]byte) {
+	join := func(frames ...session.Frame) (b []byte) {
+		for _, f := range frames {
+			b = AppendFrame(b, f.Kind, f.Payload)
+		}
+		return b
+	}
+	push, vectors := session.Frame{Kind: session.FramePush, Payload: []byte{1}}, session.Frame{Kind: session.FrameVectors, Payload: []byte{0, 9, 0, 0, 0}}
+	end, bye := session.Frame{Kind: session.FrameEnd, Payload: []byte{1}}, session.Frame{Kind: session.FrameBye, Payload: []byte{1}}
+	var page session.Frame
+	for _, f := range GoldenFrames(t, "stream") {
+		if f.Kind == session.FramePage && f.dialer {
+			page = f.Frame
+		}
+	}
+	return [][]byte{
+		join(push, vectors, page, end, push, vectors, page, end, bye),
+		join(push, vectors, page, page, page),
+		join(push, page, end, push, vectors, end),
+		join(push, vectors, session.Frame{Kind: session.FrameEnd, Payload: []byte{0}}, push, vectors, page, end, bye),
+		join(bye, push, vectors, end),
+		join(page, push),
+		join(push, push, end, end),
+		bytes.Repeat(join(session.Frame{Kind: session.FrameRequest}, session.Frame{Kind: session.FrameSpare}, vectors), 50),
+		bytes.Repeat(join(push, vectors, end), 30),
+	}
+}
+
+// FuzzStream has bytes come over a stream of a replica whose commits are forgotten.
+func FuzzStream(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	for _, b := range hostileStreams(f) {
+		c.Add(true, b)
+		c.Add(false, b)
+	}
+	d := newDry(f)
+	fuzzing.Run2(c, func(t testing.TB, pushes bool, b []byte) {
+		d.t = t
+		s := d.midway(true, session.Midway{Stays: true})
+		r := bytes.NewReader(b)
+		for frames := 0; !s.Done(); frames++ {
+			kind, payload, _, err := session.ReadFrame(r, nil, session.FrameCap)
+			if err != nil {
+				break
+			}
+			if l := s.Stream(); pushes {
+				l.Push()
+				l.Report()
+			}
+			d.play(s, kind, payload)
+			require.LessOrEqual(t, s.Retained(), len(b), "no more than came")
+		}
+		if !s.Done() {
+			require.LessOrEqual(t, s.Queued(), session.WindowSize)
+			s.Abandon()
+		}
+		require.False(t, s.More() && s.Done())
 	})
 }
 

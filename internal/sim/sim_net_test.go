@@ -19,6 +19,7 @@ type simConn struct {
 	ends    [2]*simEnd
 	stalled int // nothing moves before this step
 	broken  bool
+	stream  bool // both replicas stayed
 }
 
 type simEnd struct {
@@ -39,6 +40,7 @@ func (w *simWorld) params(n *simNode) session.Params {
 		Stay: func(causal.Origin) (may, news bool) {
 			return w.conf.stays && !w.healed && len(w.conns) < 12, w.stats.steps%3 == 0
 		},
+		Wants: func(*replica.Replica, causal.Origin) bool { return w.conf.stays && !w.healed && w.chance(0.05) },
 	}
 }
 
@@ -70,6 +72,7 @@ func (w *simWorld) flush(c *simConn, i int) {
 			f.in = append(f.in, x)
 			w.stats.bytes += session.FrameHead + len(x.Payload)
 			w.stats.wants += int(store.Btoi(x.Kind == session.FrameWant))
+			w.countStream(c, i, x)
 		}
 	}
 	if e.s.Done() && !e.over {
@@ -119,6 +122,7 @@ func (w *simWorld) blame(c *simConn, i int, err error) {
 		return
 	}
 	w.logf("conn %d: n%d: %v", c.id, c.ends[i].n.id, err)
+	w.stats.refusals += int(store.Btoi(c.stream))
 	var refused *session.RefusedError
 	switch {
 	case errors.As(err, &refused):
@@ -164,6 +168,7 @@ func (w *simWorld) hangUpEnd(c *simConn, i int) {
 	}
 	if !e.s.Done() {
 		w.stats.cuts++
+		w.countBroken(c, i)
 		w.logf("conn %d: n%d is cut off from n%d", c.id, e.n.id, e.peer.id)
 		w.ignore(e.s.Abandon())
 	}
@@ -178,6 +183,7 @@ func (w *simWorld) hangUp(n *simNode) {
 			if e.n != n || e.over {
 				continue
 			}
+			w.countBroken(c, i)
 			e.over, e.in = true, nil
 			if f := c.ends[1-i]; !f.over && f.n != n && w.chance(0.5) {
 				f.in = f.in[:w.rand.IntN(len(f.in)+1)]
@@ -199,39 +205,12 @@ func (w *simWorld) cut(c *simConn) {
 	}
 }
 
-// streaming reports whether neither end has ended, and both stay.
-func (c *simConn) streaming() bool {
-	return !c.ends[0].over && !c.ends[1].over && c.ends[0].s.Stream() != nil && c.ends[1].s.Stream() != nil
-}
-
-// live has one end of a connection that stays do something by itself.
-func (w *simWorld) live(c *simConn, i int) {
-	l := c.ends[i].s.Stream()
-	if l == nil || c.ends[i].over {
-		return
-	}
-	switch x := w.rand.IntN(60); {
-	case x < 40:
-		w.stats.pushes += int(store.Btoi(l.Push()))
-	case x < 50:
-		l.Report()
-	case x < 52:
-		l.Request()
-	case x < 54:
-		l.Spare()
-	case x == 54:
-		l.Leave()
-	}
-	w.flush(c, i)
-}
-
 // run lets a conversation come to its end, undisturbed, or both replicas stay.
 func (w *simWorld) run(c *simConn) {
 	for n := 0; !c.over() && w.err == nil; n++ {
 		i := w.rand.IntN(2)
 		if c.streaming() && len(c.ends[0].in)+len(c.ends[1].in) == 0 {
 			if !w.healed {
-				w.stats.streams++
 				return
 			}
 			c.ends[i].s.Stream().Leave()

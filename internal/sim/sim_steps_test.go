@@ -57,6 +57,7 @@ func (w *simWorld) traffic() {
 			w.move(c, w.rand.IntN(2))
 		}
 	}
+	w.agree(c)
 	switch x := w.rand.IntN(60); {
 	case !w.conf.cuts:
 	case x < 4:
@@ -199,12 +200,14 @@ func (w *simWorld) copyDisk(n *simNode) {
 	case 1:
 		if len(w.nodes) < maxSimNodes {
 			w.logf("n%d: its disk is copied for n%d", n.id, len(w.nodes))
+			w.countCopied(n)
 			w.stats.clones++
 			w.addNode(image)
 		}
 	default:
 		if len(n.backups) > 0 {
 			w.logf("n%d is restored", n.id)
+			w.countCopied(n)
 			w.stats.restores++
 			n.down()
 			n.disk = newSimDisk(n.backups[w.rand.IntN(len(n.backups))])
@@ -224,6 +227,9 @@ func (w *simWorld) heal() {
 	for _, c := range slices.Clone(w.conns) {
 		if c.over() || w.err != nil {
 			continue
+		}
+		if w.conf.stays && w.chance(0.7) {
+			w.settle(c)
 		}
 		if w.chance(0.5) {
 			w.cut(c)

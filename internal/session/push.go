@@ -1,0 +1,111 @@
+package session
+
+import (
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+)
+
+// Pushing reports whether a push is under way from here.
+func (l *Stream) Pushing() bool { return l.serving != nil }
+
+// Push begins a push and reports whether there is anything to send: news, or that a caller waits for a
+// report of the peer.
+func (l *Stream) Push() bool {
+	if l.leaving || l.Done() || l.serving != nil {
+		return false
+	}
+	if l.holdsBack() {
+		return false
+	}
+	lacks, wants := false, false
+	var peer causal.Vector
+	l.host.With(func(r *replica.Replica) {
+		wants = l.params.Wants != nil && l.params.Wants(r, l.theirs.Origin)
+		if !wants && r.Known.VectorSum == l.pushedSum {
+			return
+		}
+		peer = l.PeerCovers()
+		for _, w := range r.Known.Rows {
+			lacks = lacks || w.Seqs[causal.Covered] > peer.Seq(w.Origin)
+		}
+		if !lacks {
+			l.pushedSum = r.Known.VectorSum
+		}
+	})
+	if !lacks && !wants {
+		return false
+	}
+	l.serving = &serving{sender: sender{session: l.Session, peer: peer}, push: &push{stream: l, wants: wants}, window: l.params.PageSize}
+	return true
+}
+
+// PeerCovers returns what the peer covers once it has taken in all that was pushed, going by its reports
+// and that (L2). It may cover more, and less if it is about to leave.
+func (l *Stream) PeerCovers() causal.Vector { return l.known.Vector(causal.Covered).Join(l.pushed) }
+
+// push is what a serving has to know if nobody asked for it.
+type push struct {
+	stream *Stream
+	wants  bool          // the peer is to report what it has on disk
+	covers causal.Vector // by its first state,
+	sum    causal.Sum    // and the sum of that
+}
+
+// begin notes the first state of the push, and returns what need not be sent of it.
+func (p *push) begin(r *replica.Replica) (skip map[causal.Origin]causal.Spans) {
+	p.covers, p.sum = r.Known.Vector(causal.Covered), r.Known.VectorSum
+	return p.stream.above.begin(r)
+}
+
+// announce comes before everything that is sent of it.
+func (p *push) announce() { p.stream.outbox.send(FramePush, []byte{byte(store.Btoi(p.wants))}) }
+
+// end notes that the peer is sent all of the first state, or leaves.
+func (p *push) end(whole bool) {
+	if whole {
+		p.stream.pushed, p.stream.pushedSum = p.stream.pushed.Join(p.covers), p.sum
+	} else {
+		p.stream.leave(goodbyeSession)
+	}
+	p.stream.sayBye()
+}
+
+// gotPush is the beginning of a push.
+func (l *Stream) gotPush(payload []byte) error {
+	if len(payload) != 1 || payload[0] > 1 {
+		return replica.ProtocolErrorf("a push of % x", payload)
+	}
+	l.theirs.wants = payload[0] == 1
+	l.pulling = &pulling{session: l.Session, question: FramePush, before: l.result.Pulled}
+	return nil
+}
+
+// takePush takes in a push that has come whole (L1). What needs more than was sent, or is not taken here,
+// is left to a session: a repair, values that were only named, what is held back (L3).
+func (l *Stream) takePush(p *pulling) error {
+	if l.pulling = nil; l.deaf {
+		return nil
+	}
+	covers := p.whole && p.vector != nil && len(p.wants.keys) == 0 && len(p.back.Keys) == 0 && !p.back.Over
+	l.host.With(func(r *replica.Replica) { covers = covers && p.watermarksCovered(r) })
+	if !covers {
+		if err := p.flush(); err != nil {
+			return err
+		}
+		l.deaf = true
+		l.leave(goodbyeSession)
+	} else if err := p.recordOrigins(); err != nil {
+		return err
+	} else if err := p.cover(); err != nil {
+		return err
+	}
+	l.events.Pushed, l.events.Heard = true, true
+	l.events.Versions, l.events.Relayed = l.events.Versions+p.versions, l.events.Relayed+p.relayed
+	l.events.New += l.result.Pulled - p.before
+	if h, ok := l.host.(Flusher); ok && l.theirs.wants {
+		h.MakeDurable()
+		l.owed.report = !l.parted // with bye, else
+	}
+	return nil
+}
