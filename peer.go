@@ -34,7 +34,8 @@ type peer struct {
 	over      chan struct{} // closed when it is over; nil if nobody waits
 	tried     bool          // a session has ended, well or not
 	answering int           // sessions that it dialed are under way
-	linked    int           // connections to it that stay open
+	linked    int           // connections to it that stay open,
+	liveSince time.Time     // and since when there is one
 	last      time.Time     // end of the last good session
 	came      time.Time     // end of the last good session that it dialed,
 	reached   time.Time     // and of the last that we dialed
@@ -48,9 +49,10 @@ type peer struct {
 	has       causal.Vector // that it is sure to cover; nil if none is
 	covered   time.Time     // all that was known here then it has
 
-	// Totals since the opening: versions and bytes.
-	pulled, served int64
-	in, out        int64
+	// Totals since the opening: versions, bytes, pushes, and versions that were known.
+	pulled, served     int64
+	in, out            int64
+	pushes, duplicates int64
 }
 
 // source is where an address came from. What is configured is never given up.
@@ -337,17 +339,36 @@ func (ps *peers) linked(p *peer, n int) {
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p.linked += n
+	switch p.linked += n; {
+	case p.linked == 0:
+		p.liveSince = time.Time{}
+	case p.liveSince.IsZero():
+		p.liveSince = time.Now()
+	}
 }
 
 // moved notes what went over a link, and what the peer reported over it.
-func (ps *peers) moved(p *peer, more counts, vector causal.Sum, covered bool, now time.Time) {
+func (ps *peers) moved(p *peer, more counts, vector causal.Sum, now time.Time) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p.pulled, p.served, p.in, p.out = p.pulled+more.pulled, p.served+more.served, p.in+more.in, p.out+more.out
+	p.pushes, p.duplicates = p.pushes+more.pushes, p.duplicates+more.duplicates
 	p.last, p.seen, p.vectorSum = now, now, vector
-	if covered {
-		p.covered = now
+}
+
+// has returns what a peer is sure to cover, apart from what it reports.
+func (ps *peers) has(p *peer) causal.Vector {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.has
+}
+
+// covered notes that a peer covers all that was known here at a time.
+func (ps *peers) covered(p *peer, at time.Time) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if at.After(p.covered) {
+		p.covered = at
 	}
 }
 
