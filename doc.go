@@ -85,11 +85,11 @@
 //
 // # Operating it
 //
-// [DB.Status] reports which peers are reached, how far each lags, and whether the store still takes
-// writes; it marshals to JSON. Raise an alarm when a peer's lag grows, when Failed is set, and when
-// Mismatches rises, which counts differences that had to be repaired. Events report the same as it
-// happens. Package statuspage shows the status as a web page, and the module metrics/prometheus
-// exports it.
+// [DB.Status] reports which peers are reached, with which a session is live, how far each lags, how
+// long writes take to arrive, and whether the store still takes writes; it marshals to JSON. Raise an
+// alarm when a peer's lag grows, when Failed is set, and when Mismatches rises, which counts
+// differences that had to be repaired. Events report the same as it happens. Package statuspage
+// shows the status as a web page, and the module metrics/prometheus exports it.
 //
 // [DB.Verify] reads everything and names what is corrupted, [DB.Repair] restores it from what is
 // here and from peers, and [DB.Compare] lists the differences from one peer. A replica may be

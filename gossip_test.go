@@ -97,6 +97,16 @@ func TestNewsThatArriveCountAsVelocity(t *testing.T) {
 		}
 		requireAgreement(t, a, b)
 		require.Greater(t, b.Status().Velocity, 5.0, "b wrote nothing")
+		require.Equal(t, 10*time.Second, b.Status().Interval, "a live session brings them")
+	})
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.open("b", replicatortest.MemDB(t), &replicator.Options{Peers: []string{"a:9000"}, IdleTimeout: -1})
+		requireAgreement(t, a, b)
+		for i := range 50 {
+			put(t, a, fmt.Sprint(i), "v")
+		}
+		requireAgreement(t, a, b)
 		require.Equal(t, 20*time.Millisecond, b.Status().Interval)
 	})
 }

@@ -148,11 +148,17 @@ type liveLink struct {
 	turn    chan struct{} // capacity 1, held by who uses what follows
 	link    *link.Link
 	err     error
+	before  counts // what had gone over the connection when the link was made
 	counted counts // what Status already has of it
+	lag     lag
 }
 
 // counts are what went over a link.
 type counts struct{ pulled, served, pushes, duplicates, in, out int64 }
+
+func (c counts) less(d counts) counts {
+	return counts{c.pulled - d.pulled, c.served - d.served, c.pushes - d.pushes, c.duplicates - d.duplicates, c.in - d.in, c.out - d.out}
+}
 
 func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveLink {
 	now := time.Now()
@@ -160,7 +166,8 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal(), turn: make(chan struct{}, 1)}
 	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
 	r := t.session.Result()
-	l.counted = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
+	l.before = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
+	l.counted = l.before
 	l.local.Store(true) // there may have been changes since the session read its last state
 	db.peers.linked(p, 1)
 	if !db.links.enter(l) {
@@ -173,10 +180,11 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 // keep runs the link to its end, and takes note of that.
 func (l *liveLink) keep(ctx context.Context) {
 	db := l.db
+	l.lagLocked(l.began, false)
 	err := l.run(ctx)
 	l.lock()
 	l.movedLocked(time.Now())
-	theirs, res := l.link.Known().VectorSum, l.link.Result()
+	theirs, moved := l.link.Known().VectorSum, l.counted.less(l.before)
 	l.unlock()
 	l.t.close()
 	db.links.remove(l)
@@ -197,7 +205,10 @@ func (l *liveLink) keep(ctx context.Context) {
 		db.gossip.localChange.Set()
 	}
 	db.requestSync()
-	ev := SessionEvent{Peer: l.addr, Dialed: l.dialed, Live: true, Pulled: res.Pulled, Served: res.Served, Duration: time.Since(l.began), Err: err}
+	ev := SessionEvent{
+		Peer: l.addr, Dialed: l.dialed, Live: true, Pulled: int(moved.pulled), Served: int(moved.served), BytesIn: moved.in, BytesOut: moved.out,
+		Duration: time.Since(l.began), Err: err,
+	}
 	if f := db.opts.Events.Session; f != nil {
 		f(ev)
 	}
@@ -325,11 +336,15 @@ func (l *liveLink) unlock() { <-l.turn }
 
 // stepLocked does what is due now and takes out the frames to be sent.
 func (l *liveLink) stepLocked(now time.Time) (more, done bool, next time.Time, err error) {
-	if l.local.Swap(false) {
+	local, remote := l.local.Swap(false), l.remote.Swap(false)
+	if local {
 		l.link.LocalChange(now)
 	}
-	if l.remote.Swap(false) {
+	if remote {
 		l.link.RemoteChange(now)
+	}
+	if local || remote {
+		l.lagLocked(now, true)
 	}
 	if l.asked.Swap(false) {
 		l.link.PushNow()
@@ -390,13 +405,35 @@ func (l *liveLink) take(kind session.FrameType, payload []byte) (done bool, err 
 // movedLocked brings what is counted, and what is shown of the peer, up to date.
 func (l *liveLink) movedLocked(now time.Time) {
 	db, known, res := l.db, l.link.Known(), l.link.Result()
-	covered := false
-	db.with(func(r *replica.Replica) { covered = r.Known.Within(causal.Covered, known, causal.Covered) })
 	is := counts{int64(res.Pulled), int64(res.Served), l.link.Pushes, l.link.Duplicates, l.t.pace.In.Load(), l.t.pace.Out.Load()}
-	more := counts{is.pulled - l.counted.pulled, is.served - l.counted.served, is.pushes - l.counted.pushes, is.duplicates - l.counted.duplicates, is.in - l.counted.in, is.out - l.counted.out}
+	more := is.less(l.counted)
 	l.counted = is
 	db.activity.moved(more)
 	if l.peer != nil {
-		db.peers.moved(l.peer, more, known.VectorSum, covered, now)
+		db.peers.moved(l.peer, more, known.VectorSum, now)
+	}
+	l.lagLocked(now, false)
+}
+
+// lagLocked works out since when the peer lags, after a change here or when something has moved.
+func (l *liveLink) lagLocked(now time.Time, changed bool) {
+	if l.peer == nil || changed && l.lag.stale {
+		return
+	}
+	db, has, covered := l.db, l.db.peers.has(l.peer), time.Time{}
+	db.with(func(r *replica.Replica) {
+		known := l.link.Known()
+		if m := r.Members[l.link.Peer()]; m != nil {
+			known = &m.Known // by all connections with it
+		}
+		covers := func(d causal.Dot) bool { return known.Covers(d) || d.Seq <= has.Seq(d.Origin) }
+		if changed {
+			covered = l.lag.changed(&r.Known, covers, now)
+		} else {
+			covered = l.lag.heard(&r.Known, covers, now)
+		}
+	})
+	if !covered.IsZero() {
+		db.peers.covered(l.peer, covered)
 	}
 }

@@ -222,7 +222,10 @@ type Limits struct {
 // Events are called as things happen, each from the goroutine where it does:
 // they must return soon and may not call Close. Nil functions are skipped.
 type Events struct {
-	// Session is called after each conversation with a peer.
+	// Session is called after each conversation with a peer. Of one that goes on live it is
+	// called twice: once the session is over and the connection stays open, and when the
+	// connection is closed, with what went over it in between. What Close cuts off is
+	// not reported.
 	Session func(SessionEvent)
 	// Conflict is called when a key comes to have versions whose writers did
 	// not know of each other and whose content differs.
@@ -246,7 +249,7 @@ type SessionEvent struct {
 	Peer     string        // address
 	Dialed   bool          // we called, not they
 	Idle     bool          // both sides held the same already
-	Live     bool          // the connection had stayed open after a session, and news was pushed over it until now
+	Live     bool          // a live session has ended: the connection had stayed open after a session that was reported before
 	Pulled   int           // versions that came and were new here
 	Served   int           // versions that were sent
 	BytesIn  int64         //

@@ -49,9 +49,10 @@ type peer struct {
 	has       causal.Vector // that it is sure to cover; nil if none is
 	covered   time.Time     // all that was known here then it has
 
-	// Totals since the opening: versions and bytes.
-	pulled, served int64
-	in, out        int64
+	// Totals since the opening: versions, bytes, pushes, and versions that were known.
+	pulled, served     int64
+	in, out            int64
+	pushes, duplicates int64
 }
 
 // source is where an address came from. What is configured is never given up.
@@ -347,13 +348,27 @@ func (ps *peers) linked(p *peer, n int) {
 }
 
 // moved notes what went over a link, and what the peer reported over it.
-func (ps *peers) moved(p *peer, more counts, vector causal.Sum, covered bool, now time.Time) {
+func (ps *peers) moved(p *peer, more counts, vector causal.Sum, now time.Time) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p.pulled, p.served, p.in, p.out = p.pulled+more.pulled, p.served+more.served, p.in+more.in, p.out+more.out
+	p.pushes, p.duplicates = p.pushes+more.pushes, p.duplicates+more.duplicates
 	p.last, p.seen, p.vectorSum = now, now, vector
-	if covered {
-		p.covered = now
+}
+
+// has returns what a peer is sure to cover, apart from what it reports.
+func (ps *peers) has(p *peer) causal.Vector {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return p.has
+}
+
+// covered notes that a peer covers all that was known here at a time.
+func (ps *peers) covered(p *peer, at time.Time) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if at.After(p.covered) {
+		p.covered = at
 	}
 }
 

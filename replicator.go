@@ -48,10 +48,11 @@ type DB struct {
 	gossip  gossip
 	links   links
 
-	// Callers and what they see. All of these guard themselves.
+	// Callers and what they see. All of these guard themselves, but for delays.
 	waiters  waiters
 	watchers watchers
 	activity activity
+	delays   delays // the queue's slot guards it
 
 	lifecycle
 }
@@ -170,6 +171,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 		network:      newNetwork(&o, l, sec),
 		peers:        newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		gossip:       newGossip(),
+		delays:       newDelays(o.Now()),
 		lifecycle:    newLifecycle(),
 	}
 	r.Config.Resolve = d.decider.resolve
@@ -335,9 +337,13 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 // committed is called with the queue's slot held after each commit.
 func (db *DB) committed(t *replica.Txn) {
 	db.watchers.publish(t.Changes)
-	n := 0
+	n, remote := 0, false
 	for i := range t.Changes {
 		n += int(store.Btoi(!t.Changes[i].Same))
+		remote = remote || !t.Changes[i].Local
+	}
+	if remote {
+		db.delays.note(t.Changes, t.R.Own, db.opts.Now())
 	}
 	if n > 0 {
 		local := slices.ContainsFunc(t.Changes, func(c replica.Change) bool { return c.Local })

@@ -37,19 +37,21 @@ type Status struct {
 	VersionVector []VectorEntry `json:"versionVector"` // by origin
 	NotDurable    int64         `json:"notDurable"`    // writes known here that a power failure here could take, as far as is known
 
-	// Changes and rounds.
+	// Changes, and how they spread.
 	Velocity float64       `json:"velocity"` // changes per second, decaying with a half-life of 5 s
 	Recent   []int64       `json:"recent"`   // changes in each of the last 60 whole seconds, the latest last
-	Interval time.Duration `json:"interval"` // between rounds, at this velocity
+	Interval time.Duration `json:"interval"` // between rounds, at this velocity; MaxInterval while live sessions carry the changes
+	Live     int           `json:"live"`     // sessions whose connection stays open, over which news is pushed
+	Delays   []Delay       `json:"delays"`   // replication delay, by origin; see also Delay
 
 	// Totals since the opening.
-	Sessions   int64 `json:"sessions"`
-	Pulled     int64 `json:"pulled"`  // versions taken from peers
-	Served     int64 `json:"served"`  // versions sent to peers
-	BytesIn    int64 `json:"bytesIn"` // on the network, so with what TLS adds
+	Sessions   int64 `json:"sessions"` // one that goes on live counts once
+	Pulled     int64 `json:"pulled"`   // versions taken from peers, pushed ones included
+	Served     int64 `json:"served"`   // versions sent to peers, pushed ones included
+	BytesIn    int64 `json:"bytesIn"`  // on the network, so with what TLS adds
 	BytesOut   int64 `json:"bytesOut"`
-	Pushes     int64 `json:"pushes"`     // news that went out over connections that stay open
-	Duplicates int64 `json:"duplicates"` // versions that were pushed to this replica and were known
+	Pushes     int64 `json:"pushes"`     // that went out in live sessions
+	Duplicates int64 `json:"duplicates"` // versions that were pushed to this replica and known here; Pulled does not count them
 	Mismatches int64 `json:"mismatches"` // versions that had to come back after a digest differed
 
 	// What keeps it from replicating all.
@@ -76,7 +78,9 @@ type VectorEntry struct {
 
 // PeerStatus is what a replica knows of a peer. What the peer holds, claims and has
 // on disk is as it reported when last asked, in a session; what it took from us since
-// counts where that is certain.
+// counts where that is certain. In a live session it reports by itself what it claims and has on
+// disk, at the latest 0.2 s after a change, and in a small cluster after 25 ms. It does not report
+// what it holds: until the next session Agrees is false then if anything has changed.
 type PeerStatus struct {
 	// Who the peer is, and how sessions with it end.
 	Addr     string     `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from
@@ -86,7 +90,7 @@ type PeerStatus struct {
 	Source   PeerSource `json:"source"` // how its address became known
 	State    PeerState  `json:"state"`
 	Live     time.Time  `json:"live,omitzero"`      // since when there is a live session with it; zero: there is none
-	Last     time.Time  `json:"last,omitzero"`      // end of the last good session
+	Last     time.Time  `json:"last,omitzero"`      // end of the last good session; of a live one, when something last went over it
 	Failures int        `json:"failures"`           // sessions in a row
 	Error    string     `json:"error,omitempty"`    // of the last session, if it failed; or why nothing was pulled, if nothing is written here
 	FailedOp PeerOp     `json:"failedOp,omitempty"` // the part of the session in which Error occurred
@@ -104,10 +108,12 @@ type PeerStatus struct {
 	NotDurable int64         `json:"notDurable"`      // writes known here that it did not report to be on its disk
 
 	// Totals since the opening.
-	Pulled   int64 `json:"pulled"` // versions, from it
-	Served   int64 `json:"served"` // versions, to it
-	BytesIn  int64 `json:"bytesIn"`
-	BytesOut int64 `json:"bytesOut"`
+	Pulled     int64 `json:"pulled"` // versions, from it
+	Served     int64 `json:"served"` // versions, to it
+	BytesIn    int64 `json:"bytesIn"`
+	BytesOut   int64 `json:"bytesOut"`
+	Pushes     int64 `json:"pushes"`     // to it
+	Duplicates int64 `json:"duplicates"` // versions that it pushed and that were known here
 }
 
 // PeerState is how a peer was last found.
@@ -151,7 +157,7 @@ type PurgeBlocker struct {
 // database that wrote is one. The caller owns what it gets.
 func (db *DB) Status() Status {
 	now := db.opts.Now()
-	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.network.listener.Addr().String(), Ready: isClosed(db.ready)}
+	s := Status{Time: now, Name: db.opts.Name, Cluster: db.opts.Cluster, Origin: Origin(db.self), Addr: db.network.listener.Addr().String(), Ready: isClosed(db.ready), Delays: []Delay{}}
 	s.ReadOnly = db.queue.broken() == leveldb.ErrReadOnly
 	var known causal.Knowledge
 	var members map[causal.Origin]replica.Member
@@ -164,8 +170,13 @@ func (db *DB) Status() Status {
 			members[o] = *m
 		}
 		succeeded = maps.Clone(r.Succeeded)
+		s.Delays = db.delays.status(r.Members)
 	})
 	db.activity.fill(&s, time.Now(), db.opts.MinInterval, db.opts.MaxInterval)
+	s.Live = len(db.links.all())
+	if db.links.enough.Load() {
+		s.Interval = db.opts.MaxInterval
+	}
 	failed, starved := db.health.errors()
 	if failed != nil {
 		s.Failed = failed.Error()
@@ -215,7 +226,7 @@ func (s *Status) own(r *replica.Replica) {
 func (p *peer) status() PeerStatus {
 	s := PeerStatus{
 		Addr: p.addr, NoAddr: p.who.guest, Name: p.name, Origin: Origin(p.origin), Source: p.source.public(), State: p.state, Live: p.liveSince, Last: p.last,
-		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out,
+		Failures: p.failed, Next: p.next, Pulled: p.pulled, Served: p.served, BytesIn: p.in, BytesOut: p.out, Pushes: p.pushes, Duplicates: p.duplicates,
 	}
 	if p.err != nil {
 		s.Error = session.PrintableError(p.err)

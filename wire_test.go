@@ -179,7 +179,7 @@ func TestManySessionsShareTheWindow(t *testing.T) {
 
 func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
 	a := serve(t, Options{})
-	b := serve(t, Options{Peers: []string{a.Addr().String()}})
+	b := serve(t, Options{Peers: []string{a.Addr().String()}, IdleTimeout: -1}) // what is pushed comes without a pull
 	require.Eventually(t, func() bool { return a.enterPull(b.self, 0) == session.NotSkipped }, 5*time.Second, time.Millisecond)
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
 

@@ -3,11 +3,11 @@
 //
 //	mux.Handle("/replication/", operator(http.StripPrefix("/replication", statuspage.Handler(db))))
 //
-// The page shows which replicas hold the same as this one, by digest, and which lag; how
-// much changes; what is under way; and which keys are in conflict, with their versions.
-// It is rendered on the server and needs no script; with scripts it keeps itself up to
-// date. It loads nothing from elsewhere, and its links are relative, so it works under any
-// prefix.
+// The page shows which replicas hold the same as this one, by digest, and which lag; with which
+// a session is live; how much changes, and how long it takes to arrive; what is under way; and
+// which keys are in conflict, with their versions. It is rendered on the server and needs no
+// script; with scripts it keeps itself up to date. It loads nothing from elsewhere, and its links
+// are relative, so it works under any prefix.
 //
 // # Who may see it
 //

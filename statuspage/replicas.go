@@ -5,19 +5,30 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/level-replicator/replicator"
 )
 
 // replica is a row of the table of replicas.
 type replica struct {
-	Name, Addr                 string
-	Standing                   line
-	Error                      string
-	Digest                     *digest
-	Lag, Behind, Unsaved, Last string
-	Pulled, BytesIn            string
-	Served, BytesOut           string
+	Name, Addr           string
+	Standing             line
+	Error                string
+	Digest               *digest
+	Lag, Behind, Unsaved string
+	Delay, MostDelay     string
+	Last, LiveFor        string
+	Pulled, BytesIn      string
+	Served, BytesOut     string
+}
+
+// delayOf returns the replication delay of what an origin wrote.
+func delayOf(s *replicator.Status, o replicator.Origin) replicator.Delay {
+	if i := slices.IndexFunc(s.Delays, func(d replicator.Delay) bool { return d.Origin == o }); i >= 0 && o != (replicator.Origin{}) {
+		return s.Delays[i]
+	}
+	return replicator.Delay{}
 }
 
 // digest is shown in one colour for all replicas that have it.
@@ -36,13 +47,19 @@ func replicas(s *replicator.Status) []replica {
 	}
 	list := []replica{{
 		Name: s.Name, Addr: s.Addr, Standing: line{"", "this replica"}, Digest: group(s.Digest),
-		Lag: "–", Unsaved: count(s.NotDurable), Last: "–", Pulled: "–", Served: "–",
+		Lag: "–", Unsaved: count(s.NotDurable), Delay: "–", Last: "–", Pulled: "–", Served: "–",
 	}}
 	for _, p := range sorted(s.Peers) {
 		x := replica{
 			Name: cmp.Or(p.Name, p.Addr), Addr: p.Addr, Standing: standing(&p), Error: strings.TrimPrefix(p.Error, "replicator: "), Last: ago(p.Last, s.Time),
-			Lag: "–", Unsaved: "–", Pulled: count(p.Pulled), Served: count(p.Served),
+			Lag: "–", Unsaved: "–", Delay: "–", Pulled: count(p.Pulled), Served: count(p.Served),
 			BytesIn: size(p.BytesIn) + " in", BytesOut: size(p.BytesOut) + " out",
+		}
+		if !p.Live.IsZero() {
+			x.Last, x.LiveFor = "live", "for "+span(s.Time.Sub(p.Live))
+		}
+		if d := delayOf(s, p.Origin); d.Count > 0 {
+			x.Delay, x.MostDelay = span(d.Quantile(0.5)), "99 %: "+span(d.Quantile(0.99))
 		}
 		if met(&p) && !p.Moved {
 			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.NotDurable)
@@ -94,6 +111,8 @@ func standing(p *replicator.PeerStatus) line {
 		return line{"bad", "differs"}
 	case p.Agrees:
 		return line{"ok", "agrees"}
+	case !p.Live.IsZero() && p.LagTime < time.Second: // nobody has compared the two since it is
+		return line{"ok", "live"}
 	case p.Lag > 0:
 		return line{"busy", "behind"}
 	case p.Ahead > 0:
@@ -144,6 +163,8 @@ func verdict(s *replicator.Status) line {
 		every = "Both replicas"
 	}
 	switch {
+	case agree == all && words["live"]:
+		return line{"ok", every + " agree, or are less than a second behind"}
 	case agree == all:
 		return line{"ok", every + " agree"}
 	case worst == "" && !words["not met yet"]:

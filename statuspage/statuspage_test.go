@@ -77,6 +77,24 @@ func TestSameAddressServesJSON(t *testing.T) {
 	}
 }
 
+func TestPageShowsLiveSessions(t *testing.T) {
+	c := newCluster(t, "one", "two")
+	c.agree()
+	var body string
+	var p statuspage.Page
+	require.Eventually(t, func() bool {
+		put(t, c.dbs[0], "k", time.Now().String())
+		h := statuspage.Handler(c.dbs[1])
+		body, p = ask(t, h, "/").Body.String(), pageOf(t, ask(t, h, "/?format=json"))
+		return p.Status.Live == 1 && len(p.Status.Delays) == 1
+	}, time.Minute, 10*time.Millisecond)
+	require.Equal(t, "one", p.Status.Delays[0].Name)
+	require.False(t, p.Status.Peers[0].Live.IsZero())
+	require.Regexp(t, `<td class="n">live<span class="small">for \d+ (ms|s)</span></td>`, body)
+	require.Regexp(t, `<td class="n">\d+ ms<span class="small">99 %: \d+ ms</span></td>`, body)
+	require.Regexp(t, `<dt>Live sessions</dt><dd>1</dd><dd class="small">\d+ push(es)? sent</dd>`, body)
+}
+
 func TestPageCanOnlyBeRead(t *testing.T) {
 	c := newCluster(t, "one")
 	h := statuspage.Handler(c.dbs[0])

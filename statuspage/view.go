@@ -120,7 +120,10 @@ func rate(perSecond float64) string {
 }
 
 func tiles(s *replicator.Status) []tile {
-	conflicts, repaired, unsaved := "", "", "all is on this disk"
+	conflicts, repaired, unsaved, between := "", "", "all is on this disk", "shorter while much changes"
+	if s.Live > 0 {
+		between = "live sessions push changes"
+	}
 	if s.Conflicts > 0 {
 		conflicts = "busy"
 	}
@@ -130,16 +133,39 @@ func tiles(s *replicator.Status) []tile {
 	if s.NotDurable > 0 {
 		unsaved = "a power failure could take them"
 	}
+	delay, most := "–", "nothing has come yet"
+	if d := s.Delay(); d.Count > 0 {
+		delay, most = span(d.Quantile(0.5)), "99 % within "+span(d.Quantile(0.99))
+	}
 	return []tile{
 		{"", "Keys", count(s.Keys), "with a value"},
 		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
 		{"", "Not on disk yet", count(s.NotDurable), unsaved},
 		{"", "Tombstones", count(s.Tombstones), "kept until all have seen them"},
-		{"", "Between rounds", span(s.Interval), "shorter while much changes"},
+		{"", "Replication delay", delay, most},
+		{"", "Live sessions", count(s.Live), pushes(s.Pushes) + " sent"},
+		{"", "Between rounds", span(s.Interval), between},
 		{"", "Sessions", count(s.Sessions), "since it was opened"},
+		{"", "Pulled", count(s.Pulled), "versions, " + count(s.Served) + " served"},
+		{"", "Came twice", percent(s.Duplicates, s.Duplicates+s.Pulled), plural(s.Duplicates, "pushed version")},
 		{"", "Traffic", size(s.BytesIn + s.BytesOut), size(s.BytesIn) + " in, " + size(s.BytesOut) + " out"},
 		{repaired, "Repaired", count(s.Mismatches), "versions that came back"},
 	}
+}
+
+func pushes(n int64) string {
+	if n == 1 {
+		return "1 push"
+	}
+	return count(n) + " pushes"
+}
+
+// percent formats a share.
+func percent(n, of int64) string {
+	if n == 0 {
+		return "0 %"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(of))
 }
 
 func newWork(p replicator.Progress) work {

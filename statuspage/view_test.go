@@ -35,6 +35,9 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 		{"failed", replicator.Status{Failed: "disk full", Peers: []replicator.PeerStatus{agrees(1)}}, "bad", "This replica refuses writes: its store failed"},
 		{"not compared", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(*replicator.PeerStatus) {})}}, "ok", "All 3 replicas have the same writes"},
 		{"behind", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag = 1 })}}, "busy", "2 of 3 replicas agree"},
+		{"live", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag, p.Live = 3, now })}}, "ok", "All 3 replicas agree, or are less than a second behind"},
+		{"live and slow", replicator.Status{Peers: []replicator.PeerStatus{agrees(1), but(agrees(2), func(p *replicator.PeerStatus) { p.Lag, p.LagTime, p.Live = 3, 2*time.Second, now })}}, "busy", "2 of 3 replicas agree"},
+		{"live and differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs, p.Live = true, now })}}, "bad", "1 of 2 replicas agree"},
 		{"ahead", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Ahead = 1 })}}, "busy", "1 of 2 replicas agree"},
 		{"differs", replicator.Status{Peers: []replicator.PeerStatus{but(agrees(2), func(p *replicator.PeerStatus) { p.Differs = true })}}, "bad", "1 of 2 replicas agree"},
 		{"refused", replicator.Status{Peers: []replicator.PeerStatus{{Addr: "x", State: replicator.PeerRefused}}}, "bad", "1 of 2 replicas agree"},
@@ -45,6 +48,41 @@ func TestVerdictIsTheClusterInOneSentence(t *testing.T) {
 	} {
 		require.Equal(t, line{c.class, c.text}, verdict(&c.s), c.name)
 	}
+}
+
+func TestLivePeersAreShownWithTheirDelays(t *testing.T) {
+	now := time.Now()
+	delay := func(o replicator.Origin, fast, slow int64) replicator.Delay {
+		return replicator.Delay{Origin: o, Count: fast + slow, Max: 300 * time.Millisecond, Buckets: []replicator.DelayBucket{
+			{Bound: 2 * time.Millisecond, Count: fast}, {Bound: 500 * time.Millisecond, Count: fast + slow},
+		}}
+	}
+	s := &replicator.Status{
+		Time: now, Interval: 10 * time.Second, Live: 1, Pushes: 1234, Pulled: 970, Duplicates: 30,
+		Delays: []replicator.Delay{delay(replicator.Origin{1}, 98, 2), delay(replicator.Origin{3}, 900, 0)},
+		Peers: []replicator.PeerStatus{
+			{Addr: "a", Origin: replicator.Origin{1}, State: replicator.PeerOK, Last: now, Live: now.Add(-3 * time.Minute), Lag: 2, LagTime: 20 * time.Millisecond},
+			{Addr: "b", Origin: replicator.Origin{2}, State: replicator.PeerOK, Last: now.Add(-5 * time.Second), Agrees: true},
+		},
+	}
+	list := replicas(s)
+	a, b := list[1], list[2]
+	require.Equal(t, line{"ok", "live"}, a.Standing)
+	require.Equal(t, []string{"live", "for 3 min", "2 ms", "99 %: 300 ms"}, []string{a.Last, a.LiveFor, a.Delay, a.MostDelay})
+	require.Equal(t, []string{"5 s ago", "", "–", ""}, []string{b.Last, b.LiveFor, b.Delay, b.MostDelay})
+	shown := map[string]tile{}
+	for _, x := range tiles(s) {
+		shown[x.Label] = x
+	}
+	require.Equal(t, tile{"", "Live sessions", "1", "1,234 pushes sent"}, shown["Live sessions"])
+	require.Equal(t, tile{"", "Came twice", "3.0 %", "30 pushed versions"}, shown["Came twice"])
+	require.Equal(t, tile{"", "Replication delay", "2 ms", "99 % within 2 ms"}, shown["Replication delay"])
+	require.Equal(t, tile{"", "Between rounds", "10 s", "live sessions push changes"}, shown["Between rounds"])
+	for _, x := range tiles(&replicator.Status{}) {
+		shown[x.Label] = x
+	}
+	require.Equal(t, tile{"", "Replication delay", "–", "nothing has come yet"}, shown["Replication delay"])
+	require.Equal(t, tile{"", "Came twice", "0 %", "0 pushed versions"}, shown["Came twice"])
 }
 
 func TestOperatorIsToldWhatToDo(t *testing.T) {

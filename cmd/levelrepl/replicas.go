@@ -155,6 +155,8 @@ func printReplica(out io.Writer, seen seen, full bool) {
 		t.row("digest", s.Digest.String())
 		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Interval)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
+		t.row("live", live(s))
+		t.row("delay", delay(s.Delay()))
 		t.row("not on disk", plural(s.NotDurable, "write")+", as far as is known")
 		if s.Mismatches > 0 {
 			t.row("REPAIRED", fmt.Sprintf("%s came back after digests differed: run levelrepl verify on both", plural(s.Mismatches, "version")))
@@ -170,15 +172,47 @@ func printReplica(out io.Writer, seen seen, full bool) {
 		fmt.Fprintln(out, "no peers")
 		return
 	}
-	t := newTable(out, "PEER", "ADDRESS", "STATE", "AGREES", "LACKS", "LAST SESSION", "IN", "OUT", "ERROR")
+	t := newTable(out, "PEER", "ADDRESS", "STATE", "AGREES", "LACKS", "LAST SESSION", "LIVE", "DELAY", "IN", "OUT", "ERROR")
 	for _, p := range s.Peers {
 		state := p.State
 		if p.Moved {
 			state = "moved"
 		}
-		t.row(p.Name, p.Addr, string(state), agreement(p), lacks(p), ago(p.Last, now), humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
+		open, took := "-", "-"
+		if !p.Live.IsZero() {
+			open = coarse(s.Time.Sub(p.Live))
+		}
+		if i := slices.IndexFunc(s.Delays, func(d replicator.Delay) bool { return d.Origin == p.Origin && d.Name != "" }); i >= 0 {
+			took = quantiles(s.Delays[i])
+		}
+		t.row(p.Name, p.Addr, string(state), agreement(p), lacks(p), ago(p.Last, now), open, took, humanize.IBytes(uint64(p.BytesIn)), humanize.IBytes(uint64(p.BytesOut)), p.Error)
 	}
 	_ = t.end()
+}
+
+// live returns how many sessions are live, and what went over them.
+func live(s *replicator.Status) string {
+	text := fmt.Sprintf("%s, %s pushes out, %s came twice", plural(s.Live, "session"), humanize.Comma(s.Pushes), plural(s.Duplicates, "version"))
+	if s.Duplicates > 0 {
+		text += fmt.Sprintf(" (%.1f %%)", 100*float64(s.Duplicates)/float64(s.Duplicates+s.Pulled))
+	}
+	return text
+}
+
+// delay returns how long the writes of others took to become visible.
+func delay(d replicator.Delay) string {
+	if d.Count == 0 {
+		return "-"
+	}
+	text := fmt.Sprintf("half within %s, 99 %% within %s, all within %s, clock differences included", coarse(d.Quantile(0.5)), coarse(d.Quantile(0.99)), coarse(d.Max))
+	if d.Early > 0 {
+		text += fmt.Sprintf("; %s seem to have come before they were written", humanize.Comma(d.Early))
+	}
+	return text
+}
+
+func quantiles(d replicator.Delay) string {
+	return coarse(d.Quantile(0.5)) + "/" + coarse(d.Quantile(0.99))
 }
 
 func agreement(p replicator.PeerStatus) string {
@@ -189,6 +223,8 @@ func agreement(p replicator.PeerStatus) string {
 		return "yes"
 	case p.Differs:
 		return "NO" // its version vector is equal and it holds something else
+	case keepsUp(p):
+		return "live"
 	}
 	return "no"
 }

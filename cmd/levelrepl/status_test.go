@@ -34,7 +34,7 @@ func TestStatusShowsTheReplicaAndItsPeers(t *testing.T) {
 	require.Regexp(t, `(?m)^cluster +c$`, out)
 	require.Regexp(t, `(?m)^state +ok$`, out)
 	require.Regexp(t, `(?m)^keys +1, 0 in conflict, 0 tombstones`, out)
-	require.Regexp(t, `(?m)^a +`+a.peer+` +ok +yes +0 +\d`, out)
+	require.Regexp(t, `(?m)^a +`+a.peer+` +ok +(yes|live) +0 +\d`, out)
 }
 
 func TestStatusOfSeveralShowsWhoAgreesAndWhoLacksWhat(t *testing.T) {
@@ -95,21 +95,26 @@ func TestTroubleIsPrinted(t *testing.T) {
 			{Addr: "y:1", State: replicator.PeerOK, Moved: true},
 			{Addr: "z:1", State: replicator.PeerSelf},
 			{Addr: "w:1", State: replicator.PeerOK, Agrees: true, Differs: true},
+			{Addr: "v:1", Origin: replicator.Origin{1}, State: replicator.PeerOK, Live: now.Add(-3 * time.Minute), Lag: 2, LagTime: 20 * time.Millisecond},
 		},
+		Time: now, Live: 1, Pushes: 1234, Duplicates: 1, Pulled: 99,
+		Delays: []replicator.Delay{{Origin: replicator.Origin{1}, Name: "v", Count: 10, Early: 2, Max: 300 * time.Millisecond, Buckets: []replicator.DelayBucket{{Bound: 2 * time.Millisecond, Count: 9}, {Bound: 500 * time.Millisecond, Count: 10}}}},
 	}
 	var b bytes.Buffer
 	printReplica(&b, seen{Status: &s}, true)
 	for _, line := range []string{
 		"FAILED: disk full", "3 versions came back", "at work: pull p, 5,000 of 10,000 keys, 1m30s left",
 		"tombstones are kept for gone (00000000), last heard 50h0m ago", "turned away: 10.0.0.9, 7 times", `line\x1b[2J\nend`,
-		"1,200 for 1m30s",
+		"1,200 for 1m30s", "1 session, 1,234 pushes out, 1 version came twice (1.0 %)",
+		"half within 2ms, 99 % within 300ms, all within 300ms, clock differences included; 2 seem to have come before they were written",
 	} {
 		require.Contains(t, b.String(), line)
 	}
 	require.Regexp(t, `(?m)y:1 +moved +- `, b.String())
+	require.Regexp(t, `(?m)v:1 +ok +live +2 for 20ms +\S+ +3m0s +2ms/300ms `, b.String())
 	b2 := new(bytes.Buffer)
 	printOverview(b2, []seen{{Status: &s}})
-	require.Regexp(t, ` 1/2 +FAILED`, b2.String(), "of four addresses two are of peers, and one answers")
+	require.Regexp(t, ` 2/3 +FAILED`, b2.String(), "of five addresses three are of peers, and two answer")
 	require.NotContains(t, b.String(), "\x1b", "what came from elsewhere cannot steer the terminal")
 	require.Equal(t, []string{"x takes no writes: disk full", "x and its peer x:1 do not agree"}, complaints([]seen{{Addr: "x", Status: &s}}))
 }
@@ -175,6 +180,11 @@ func TestAddressWhereNobodyIsAnyMoreIsNoDisagreement(t *testing.T) {
 	}
 	require.NotEmpty(t, at(replicator.PeerStatus{Source: replicator.SourceConfigured, State: replicator.PeerFailing, Failures: 3}))
 	require.NotEmpty(t, at(replicator.PeerStatus{Source: replicator.SourceLearnt, State: replicator.PeerOK}))
+	live := replicator.PeerStatus{State: replicator.PeerOK, Live: time.Now(), Lag: 3}
+	require.Empty(t, at(live), "it is on its way")
+	live.LagTime = 2 * time.Second
+	require.NotEmpty(t, at(live))
+	require.NotEmpty(t, at(replicator.PeerStatus{State: replicator.PeerOK, Live: time.Now(), Differs: true}))
 	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceLearnt, State: replicator.PeerFailing, Failures: 3}))
 	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceConfigured, State: replicator.PeerFailing, Failures: 3, Moved: true}))
 	require.Empty(t, at(replicator.PeerStatus{Source: replicator.SourceDiscovered, State: replicator.PeerSelf}))

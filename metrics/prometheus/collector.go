@@ -25,8 +25,8 @@ func NewCollector() *Collector {
 	c := &Collector{
 		sessions: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "replicator_session_duration_seconds",
-			Help: "How long sessions with peers took, by how they ended: idle (both held the same), ok, failed.",
-			// From an idle session in one data centre to filling an empty replica.
+			Help: "How long sessions with peers took, by how they ended: idle (both held the same), ok, failed; live: how long a connection stayed open after a session.",
+			// From an idle session in one data centre to filling an empty replica, or five minutes live.
 			Buckets:                        prometheus.ExponentialBuckets(0.0005, 4, 12),
 			NativeHistogramBucketFactor:    1.1,
 			NativeHistogramMaxBucketNumber: 100,
@@ -41,7 +41,7 @@ func NewCollector() *Collector {
 		}),
 	}
 	// Rates need a zero to start from.
-	for _, result := range []string{"idle", "ok", "failed"} {
+	for _, result := range []string{"idle", "ok", "failed", "live"} {
 		c.sessions.WithLabelValues(result)
 	}
 	for _, change := range []string{"arisen", "resolved"} {
@@ -90,6 +90,8 @@ func result(s replicator.SessionEvent) string {
 	switch {
 	case s.Err != nil:
 		return "failed"
+	case s.Live:
+		return "live"
 	case s.Idle:
 		return "idle"
 	}
@@ -111,6 +113,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range ofPeers {
 		ch <- m.desc
 	}
+	ch <- delay
 }
 
 // Collect implements [prometheus.Collector].
@@ -126,13 +129,15 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range ofReplicas {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&s))
 	}
+	for i := range s.Delays {
+		ch <- delayOf(&s.Delays[i])
+	}
 	for i := range s.Peers {
 		p := &s.Peers[i]
 		if p.State == replicator.PeerSelf || p.Moved {
 			continue
 		}
-		// Peers choose their names, and labels must be UTF-8.
-		addr, name := strings.ToValidUTF8(p.Addr, "\uFFFD"), strings.ToValidUTF8(p.Name, "\uFFFD")
+		addr, name := label(p.Addr), label(p.Name)
 		if p.NoAddr { // several may dial from there
 			addr += " " + p.Origin.Short()
 		}
@@ -144,3 +149,6 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 }
+
+// label makes a label, which must be UTF-8, of what peers choose.
+func label(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

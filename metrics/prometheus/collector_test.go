@@ -89,6 +89,10 @@ func TestFiguresAreThoseOfTheStatus(t *testing.T) {
 			"replicator_sent_bytes_total":                           float64(s.BytesOut),
 			"replicator_round_pause_seconds":                        10,
 			"replicator_mismatched_versions_total":                  0,
+			"replicator_live_sessions":                              0,
+			"replicator_pushes_total":                               float64(s.Pushes),
+			"replicator_duplicate_versions_total":                   float64(s.Duplicates),
+			"replicator_peer_live" + peer:                           0,
 			"replicator_conflict_changes_total change=arisen":       1,
 			"replicator_conflict_changes_total change=resolved":     0,
 			"replicator_peer_up" + peer:                             1,
@@ -120,6 +124,55 @@ func TestFiguresAreThoseOfTheStatus(t *testing.T) {
 		require.EqualValues(t, 0, m["replicator_peer_agrees"+peer])
 		require.EqualValues(t, 1, m["replicator_peer_lag_versions"+peer])
 		require.InDelta(t, 300, m["replicator_peer_lag_seconds"+peer], 30)
+	})
+}
+
+func TestLiveSessionsAndDelaysAreExported(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		net := replicatortest.NewNetwork(1)
+		net.Delay(3*time.Millisecond, 3*time.Millisecond)
+		a, ra, _ := open(t, net, "a")
+		_, rb, _ := open(t, net, "b", "a:9000")
+		time.Sleep(time.Minute)
+		for i := range 200 {
+			require.NoError(t, a.Put(fmt.Append(nil, i), []byte("v"), nil))
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(100 * time.Millisecond)
+		m := figures(t, ra)
+		const peer = " name=name of b peer=b:9000"
+		require.EqualValues(t, 1, m["replicator_live_sessions"])
+		require.EqualValues(t, 1, m["replicator_peer_live"+peer])
+		require.Zero(t, m["replicator_peer_lag_versions"+peer])
+		require.Greater(t, m["replicator_pushes_total"], 50.0)
+		require.Positive(t, m["replicator_session_duration_seconds result=ok"]+m["replicator_session_duration_seconds result=idle"])
+
+		families, err := rb.Gather()
+		require.NoError(t, err)
+		found := false
+		for _, f := range families {
+			if f.GetName() != "replicator_replication_delay_seconds" {
+				continue
+			}
+			found = true
+			require.Len(t, f.Metric, 1)
+			x := f.Metric[0]
+			require.Equal(t, "name of a", x.Label[0].GetValue())
+			require.Equal(t, a.Status().Origin.String(), x.Label[1].GetValue())
+			require.EqualValues(t, 200, x.Histogram.GetSampleCount())
+			require.InDelta(t, 0.6, x.Histogram.GetSampleSum(), 0.1)
+			require.Len(t, x.Histogram.Bucket, 16)
+			require.Equal(t, 0.001, x.Histogram.Bucket[0].GetUpperBound())
+			require.Zero(t, x.Histogram.Bucket[0].GetCumulativeCount())
+			require.Equal(t, 0.005, x.Histogram.Bucket[2].GetUpperBound())
+			require.Greater(t, x.Histogram.Bucket[2].GetCumulativeCount(), uint64(190))
+			require.EqualValues(t, 100, x.Histogram.Bucket[15].GetUpperBound())
+		}
+		require.True(t, found)
+		time.Sleep(10 * time.Second)
+		m = figures(t, ra)
+		require.Zero(t, m["replicator_live_sessions"])
+		require.Positive(t, m["replicator_session_duration_seconds result=live"])
 	})
 }
 
@@ -221,7 +274,7 @@ func exported() map[string]bool {
 	for d := range descs {
 		name := regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1]
 		names[name] = true
-		if name == "replicator_session_duration_seconds" {
+		if name == "replicator_session_duration_seconds" || name == "replicator_replication_delay_seconds" {
 			for _, suffix := range []string{"_bucket", "_count", "_sum"} {
 				names[name+suffix] = true
 			}
