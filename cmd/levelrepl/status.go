@@ -32,8 +32,9 @@ also show which hold the same, and how many writes each lacks that another has. 
 may also be that of a program with a status page (package statuspage).
 
 While a session between two replicas is live, they tell each other what they know, and only every
-few seconds what they hold: AGREES says live in between, unless the peer is a second behind. LIVE says since when. DELAY is
-how long the peer's writes took to become visible, half of them and 99 %, by the clocks of both.
+few seconds what they hold: AGREES says live in between, unless the peer is a second behind. LIVE
+says for how long. DELAY is how long the peer's writes took to become visible, half of them and
+99 %, by the clocks of both.
 
 With --check, unreachable peers count only if they were configured: an address that another
 replica passed on may be out of date.`,
