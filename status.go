@@ -79,8 +79,8 @@ type VectorEntry struct {
 // PeerStatus is what a replica knows of a peer. What the peer holds, claims and has
 // on disk is as it reported when last asked, in a session; what it took from us since
 // counts where that is certain. In a live session it reports by itself what it claims and has on
-// disk, at the latest 0.2 s after a change, and in a small cluster after 25 ms. It does not report
-// what it holds: until the next session Agrees is false then if anything has changed.
+// disk, at the latest 0.2 s after a change, and in a small cluster after 25 ms. What it holds it
+// reports only when a session begins: until the next round Agrees is false if anything has changed.
 type PeerStatus struct {
 	// Who the peer is, and how sessions with it end.
 	Addr     string     `json:"addr"`             // where it is dialed; of one without an address of its own, where it comes from

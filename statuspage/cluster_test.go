@@ -2,6 +2,7 @@ package statuspage_test
 
 import (
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -40,9 +41,13 @@ func (c *cluster) open(name string, peers ...string) *replicator.DB {
 	h := c.net.Host(name)
 	l, err := h.Listen("9000")
 	require.NoError(c.t, err)
+	var idle time.Duration // the default
+	if os.Getenv("STATUSPAGE_SHOTS") != "" {
+		idle = 20 * time.Second // so that pictures show live sessions
+	}
 	db, err := replicator.Replicate(replicatortest.MemDB(c.t), &replicator.Options{
 		Name: name, Cluster: "shop", Listener: l, Dial: h.Dial, Insecure: true, Peers: peers,
-		MaxInterval: 500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+		MaxInterval: 500 * time.Millisecond, IdleTimeout: idle, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(c.t, err)
 	c.t.Cleanup(func() { db.Close() })

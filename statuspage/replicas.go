@@ -111,7 +111,7 @@ func standing(p *replicator.PeerStatus) line {
 		return line{"bad", "differs"}
 	case p.Agrees:
 		return line{"ok", "agrees"}
-	case !p.Live.IsZero() && p.LagTime < time.Second: // nobody has compared the two since it is
+	case !p.Live.IsZero() && p.LagTime < time.Second: // what the two hold is compared in the next round
 		return line{"ok", "live"}
 	case p.Lag > 0:
 		return line{"busy", "behind"}

@@ -31,9 +31,10 @@ func newStatus(a *app) *cobra.Command {
 also show which hold the same, and how many writes each lacks that another has. An address
 may also be that of a program with a status page (package statuspage).
 
-While a session between two replicas is live, they tell each other what they know and not what
-they hold: AGREES says live then, unless the peer is a second behind. LIVE says since when. DELAY is
-how long the peer's writes took to become visible, half of them and 99 %, by the clocks of both.
+While a session between two replicas is live, they tell each other what they know, and only every
+few seconds what they hold: AGREES says live in between, unless the peer is a second behind. LIVE
+says for how long. DELAY is how long the peer's writes took to become visible, half of them and
+99 %, by the clocks of both.
 
 With --check, unreachable peers count only if they were configured: an address that another
 replica passed on may be out of date.`,
@@ -197,7 +198,7 @@ func counts(p replicator.PeerStatus) bool {
 }
 
 // keepsUp reports whether the session with a peer is live and the peer takes everything within a second. Digests
-// are not compared meanwhile.
+// are compared in rounds only.
 func keepsUp(p replicator.PeerStatus) bool {
 	return !p.Live.IsZero() && p.LagTime < time.Second && !p.Differs
 }

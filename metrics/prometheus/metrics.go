@@ -99,7 +99,7 @@ func delayOf(d *replicator.Delay) prometheus.Metric {
 var ofPeers = []metric[peer]{
 	ofPeer("peer_up", "Whether the peer is reached: 1 if the last session succeeded, or if it dials us.", gauge, func(p *peer) float64 { return truth(p.State == replicator.PeerOK) }),
 	ofPeer("peer_live", "Whether a session with the peer is live.", gauge, func(p *peer) float64 { return truth(!p.Live.IsZero()) }),
-	ofMetPeer("peer_agrees", "Whether the peer held exactly what this replica holds now, by digest, when last asked, which it is not while a session is live.", func(p *peer) float64 { return truth(p.Agrees) }),
+	ofMetPeer("peer_agrees", "Whether the peer held exactly what this replica holds now, by digest, when a session last began.", func(p *peer) float64 { return truth(p.Agrees) }),
 	ofMetPeer("peer_differs", "Whether the peer had the same version vector and held something else when last asked.", func(p *peer) float64 { return truth(p.Differs) }),
 	ofMetPeer("peer_lag_versions", "Writes held here that the peer's version vector does not cover.", func(p *peer) float64 { return float64(p.Lag) }),
 	ofMetPeer("peer_lag_seconds", "Upper bound of the age of the oldest write held here that the peer's version vector does not cover.", func(p *peer) float64 { return p.LagTime.Seconds() }),
