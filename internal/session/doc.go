@@ -20,8 +20,10 @@
 //	                               ←      vectors, (chunk …) page …, end) …
 //	turn                           →
 //	                               ←      pull: the same with the sides exchanged
-//	                               ←      bye
+//	                               ←      bye, or stay
 //
-// A side that lacks nothing says turn, or bye, at once. refuse may come at any time, from either
+// After stay the connection is kept, and both push what is new: see [Stream].
+//
+// A side that lacks nothing says turn, or its last word, at once. refuse may come at any time, from either
 // side, as the last word; keepalive once both have said hello, from a side that is at work.
 package session
