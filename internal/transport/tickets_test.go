@@ -543,7 +543,7 @@ func TestBothSidesForgetAnOldSession(t *testing.T) {
 	}
 	before := since()
 	requireResumed(t, again(client), server.Server)
-	require.Equal(t, before, since(), "resuming proves no key")
+	require.ElementsMatch(t, before, since(), "resuming proves no key")
 }
 
 func TestCallersSessionSettingsHold(t *testing.T) {
