@@ -2,7 +2,9 @@ package sim
 
 import (
 	"fmt"
+	"time"
 
+	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 )
@@ -10,12 +12,12 @@ import (
 // streamStats are what happened on connections that stayed open.
 type streamStats struct {
 	streams, pushes, crossed, wanted, brokenPushes, unwhole, sessionsLeft, partings, requests, spares, refusals,
-	ofCloud, copied, stopped, settled int
+	ofCloud, copied, stopped, settled, forgotten int
 }
 
 func (s *streamStats) fields() []*int {
 	return []*int{&s.streams, &s.pushes, &s.crossed, &s.wanted, &s.brokenPushes, &s.unwhole, &s.sessionsLeft, &s.partings, &s.requests, &s.spares, &s.refusals,
-		&s.ofCloud, &s.copied, &s.stopped, &s.settled}
+		&s.ofCloud, &s.copied, &s.stopped, &s.settled, &s.forgotten}
 }
 
 // countStream counts what goes over a stream, and notes when a session has become one.
@@ -86,6 +88,8 @@ func (w *simWorld) live(c *simConn, i int) {
 	switch x := w.rand.IntN(200); {
 	case x < 140:
 		w.push(c, i)
+	case x < 144 && w.conf.tombstoneTTL >= 0:
+		w.forget(c.ends[i].n)
 	case x < 180:
 		l.Report()
 	case x < 190:
@@ -96,6 +100,27 @@ func (w *simWorld) live(c *simConn, i int) {
 		l.Leave()
 	}
 	w.flush(c, i)
+}
+
+// forget has a node delete something and purge that by age, before anybody else may have heard of it.
+func (w *simWorld) forget(n *simNode) {
+	key := fmt.Sprint("k", w.rand.IntN(w.conf.keys))
+	joined := w.conf.joinWrites
+	w.conf.joinWrites = false
+	defer func() { w.conf.joinWrites = joined }()
+	err := n.commitWith(func(t *replica.Txn) error { return t.Put([]store.Write{{Key: []byte(key), Deleted: true}}) }, true)
+	w.now = w.now.Add(w.conf.tombstoneTTL + time.Second)
+	if err == nil {
+		err = n.secure()
+	}
+	if err == nil {
+		err = n.upkeep()
+	}
+	if err == nil {
+		w.stats.forgotten++
+		err = n.purge()
+	}
+	w.ignore(err)
 }
 
 func (w *simWorld) push(c *simConn, i int) (pushes bool) {
@@ -159,7 +184,7 @@ func (w *simWorld) settle(c *simConn) {
 		if w.stats.settled++; a.n.r.Known.VectorSum != b.n.r.Known.VectorSum {
 			w.fail(fmt.Errorf("conn %d: n%d and n%d have pushed everything and cover different things", c.id, a.n.id, b.n.id))
 		}
-		if w.conf.tombstoneTTL < 0 && !w.conf.corruption && len(a.n.r.Cloud)+len(b.n.r.Cloud) == 0 && a.n.r.Digest != b.n.r.Digest {
+		if !w.conf.corruption && len(a.n.r.Cloud)+len(b.n.r.Cloud) == 0 && a.n.r.Digest != b.n.r.Digest {
 			w.fail(fmt.Errorf("conn %d: n%d and n%d have pushed everything and hold different things", c.id, a.n.id, b.n.id))
 		}
 		return
@@ -169,7 +194,7 @@ func (w *simWorld) settle(c *simConn) {
 // missing names what never happened on streams, of all that may.
 func (s *streamStats) missing() (names []string) {
 	all := []string{"streams", "pushes", "pushes both ways at once", "pushes whose receiver is to report", "pushes cut off", "pushes that are not whole", "what is left to a session", "partings", "requests", "spares", "refusals",
-		"pushes while a pull is unfinished", "clones or restored copies of a replica with a stream", "streams cut off", "streams over which all was pushed"}
+		"pushes while a pull is unfinished", "clones or restored copies of a replica with a stream", "streams cut off", "streams over which all was pushed", "deletions that are purged before they are pushed"}
 	for i, n := range s.fields() {
 		if *n == 0 {
 			names = append(names, all[i])
