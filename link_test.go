@@ -1,8 +1,10 @@
 package replicator_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +13,8 @@ import (
 	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
 // triangle is three replicas that know of each other.
@@ -265,5 +269,299 @@ func TestWaitReplicatedIsAnsweredOverOpenConnections(t *testing.T) {
 			sessions += len(j.sessions())
 		}
 		require.Less(t, sessions, 8)
+	})
+}
+
+// stalling is a storage whose writes wait while it is told to.
+type stalling struct {
+	storage.Storage
+	until atomic.Int64 // in nanoseconds since 1970
+}
+
+func (s *stalling) stall(d time.Duration) { s.until.Store(time.Now().Add(d).UnixNano()) }
+
+func (s *stalling) Create(fd storage.FileDesc) (storage.Writer, error) {
+	w, err := s.Storage.Create(fd)
+	return &stallingWriter{w, s}, err
+}
+
+type stallingWriter struct {
+	storage.Writer
+	s *stalling
+}
+
+func (w *stallingWriter) Write(p []byte) (int, error) {
+	time.Sleep(time.Until(time.Unix(0, w.s.until.Load())))
+	return w.Writer.Write(p)
+}
+
+// stallingDB is a database over a storage that can stall.
+func stallingDB(t testing.TB) (*leveldb.DB, *stalling) {
+	s := &stalling{Storage: storage.NewMemStorage()}
+	raw, err := leveldb.Open(s, nil)
+	require.NoError(t, err)
+	return raw, s
+}
+
+func TestStoreThatStallsCutsNoConnection(t *testing.T) {
+	for _, at := range []string{"writer", "peer"} {
+		for _, much := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", at, much), func(t *testing.T) {
+				replicatortest.Bubble(t, 0, func(t *testing.T) {
+					c := newCluster(t)
+					c.net.Delay(time.Millisecond, time.Millisecond)
+					var stores []*stalling
+					var dbs []*replicator.DB
+					for _, name := range []string{"a", "b"} {
+						raw, s := stallingDB(t)
+						dbs = append(dbs, c.open(name, raw, &replicator.Options{Peers: []string{"a:9000", "b:9000"}, IdleTimeout: time.Minute}))
+						stores = append(stores, s)
+					}
+					a, b := dbs[0], dbs[1]
+					put(t, a, "k", "v")
+					requireAgreement(t, a, b)
+					put(t, a, "l", "v")
+					time.Sleep(time.Second)
+					live := func() (times []time.Time) {
+						for _, db := range dbs {
+							for _, p := range db.Status().Peers {
+								times = append(times, p.Live)
+							}
+						}
+						return times
+					}
+					before := live()
+					if at == "writer" {
+						stores[0].stall(25 * time.Second)
+					} else {
+						stores[1].stall(25 * time.Second)
+					}
+					n := 1
+					if much {
+						n = 40
+					}
+					for i := range n {
+						go func() {
+							require.NoError(t, a.Put(fmt.Append(nil, i), make([]byte, 300<<10), nil))
+						}()
+					}
+					for i := range 30 {
+						if at == "writer" {
+							put(t, b, fmt.Sprint("b", i), "v")
+						}
+						time.Sleep(time.Second)
+					}
+					requireAgreement(t, a, b)
+					require.Equal(t, before, live(), "the connection was made again")
+				})
+			})
+		}
+	}
+}
+
+// blackhole is a connection that can lose all, in silence.
+type blackhole struct {
+	net.Conn
+	on *atomic.Bool
+}
+
+func (c *blackhole) Write(p []byte) (int, error) {
+	if c.on.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *blackhole) Read(p []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(p)
+		if err != nil || !c.on.Load() {
+			return n, err
+		}
+	}
+}
+
+func TestConnectionThatLosesAllIsFoundOut(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		lost := &atomic.Bool{}
+		h := c.net.Host("a")
+		l, err := h.Listen("9000")
+		require.NoError(t, err)
+		a, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{
+			Name: "a", Listener: l, Insecure: true, Peers: []string{"b:9000"}, Logger: slog.New(slog.DiscardHandler), MaxInterval: time.Hour,
+			Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := h.Dial(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				on := lost
+				return &blackhole{conn, on}, nil
+			},
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { a.Close() })
+		b := c.open("b", replicatortest.MemDB(t), &replicator.Options{MaxInterval: time.Hour})
+		for i := range 20 {
+			put(t, a, fmt.Sprint(i), "v")
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Equal(t, "v", value(t, b, "19"))
+		lost.Store(true)
+		lost = &atomic.Bool{} // new connections are fine
+		for i := range 130 {
+			put(t, a, fmt.Sprint("more", i), "v")
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Equal(t, "v", value(t, b, "more120"))
+	})
+}
+
+func TestNewsReachAReplicaThatOnlyDialsAfterItsConnectionBroke(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		a := c.start("a")
+		b := c.start("b", "a:9000")
+		c.net.Block("a", "b")
+		put(t, a, "k", "v")
+		requireAgreement(t, a, b)
+		worst := time.Duration(0)
+		for i := range 30 {
+			for j := range 40 {
+				put(t, a, fmt.Sprint(i, "-", j), "v")
+				time.Sleep(20 * time.Millisecond)
+			}
+			time.Sleep(100 * time.Millisecond)
+			if i%2 == 0 {
+				c.net.Reset("a", "b")
+			} else {
+				time.Sleep(3 * time.Second) // it is closed
+			}
+			time.Sleep(time.Duration(i) * 3 * time.Millisecond)
+			put(t, a, fmt.Sprint("after", i), "v")
+			start := time.Now()
+			for value(t, b, fmt.Sprint("after", i)) == "-" {
+				time.Sleep(time.Millisecond)
+			}
+			if d := time.Since(start); d > worst {
+				worst = d
+				t.Logf("%d: %v", i, d)
+			}
+		}
+		require.Less(t, worst, time.Second)
+	})
+}
+
+func TestReplicaWithTwoAddressesIsToldOnce(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		h := c.net.Host("a")
+		l, err := h.Listen("9000")
+		require.NoError(t, err)
+		dials := 0
+		a, err := replicator.Replicate(replicatortest.MemDB(t), &replicator.Options{
+			Name: "a", Listener: l, Insecure: true, Peers: []string{"b:9000", "alias:9000"}, Logger: slog.New(slog.DiscardHandler),
+			Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dials++
+				return h.Dial(ctx, network, "b:9000")
+			},
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { a.Close() })
+		b := c.start("b")
+		for i := range 200 {
+			if i == 40 {
+				dials = 0
+			}
+			put(t, a, fmt.Sprint(i), "v")
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.Equal(t, "v", value(t, b, "199"))
+		require.Less(t, dials, 8)
+	})
+}
+
+func TestReplicaThatKeepsNoConnectionGetsNewsAtOnce(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		var dbs []*replicator.DB
+		for i := range 7 {
+			o := &replicator.Options{Peers: []string{"n0:9000"}}
+			if i == 6 {
+				o.IdleTimeout = -1
+			}
+			dbs = append(dbs, c.open(fmt.Sprint("n", i), replicatortest.MemDB(t), o))
+		}
+		requireAgreement(t, dbs...)
+		time.Sleep(2 * time.Minute)
+		worst := time.Duration(0)
+		for i := range 300 {
+			key := fmt.Sprint(i)
+			put(t, dbs[i%6], key, "v")
+			time.Sleep(50 * time.Millisecond)
+			for start := time.Now(); value(t, dbs[6], key) == "-"; {
+				time.Sleep(5 * time.Millisecond)
+				worst = max(worst, time.Since(start))
+			}
+		}
+		require.Less(t, worst, time.Second)
+	})
+}
+
+func TestOpenConnectionsAreBounded(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		hub := c.open("hub", replicatortest.MemDB(t), &replicator.Options{Fanout: 2, Limits: replicator.Limits{MaxConns: 12}})
+		put(t, hub, "k", "v")
+		var dbs []*replicator.DB
+		for i := range 30 {
+			dbs = append(dbs, c.start(fmt.Sprint("n", i), "hub:9000"))
+		}
+		most := 0
+		for i := range 100 {
+			put(t, hub, fmt.Sprint(i), "v")
+			time.Sleep(10 * time.Millisecond)
+			n := 0
+			for _, p := range hub.Status().Peers {
+				if !p.Live.IsZero() {
+					n++
+				}
+			}
+			most = max(most, n)
+		}
+		require.LessOrEqual(t, most, 4)
+		requireAgreement(t, append(dbs, hub)...)
+		for _, r := range hub.Status().Refusals {
+			t.Log(r)
+		}
+	})
+}
+
+func TestSessionEventsCountEachVersionOnce(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		_, dbs, js := triangle(t, replicator.Options{})
+		for i := range 100 {
+			put(t, dbs[i%3], fmt.Sprint(i), "v")
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		require.Zero(t, open(dbs))
+		for i, j := range js {
+			var pulled, served, in, out int64
+			for _, e := range j.sessions() {
+				pulled, served, in, out = pulled+int64(e.Pulled), served+int64(e.Served), in+e.BytesIn, out+e.BytesOut
+			}
+			s := dbs[i].Status()
+			require.Equal(t, []int64{s.Pulled, s.Served, s.BytesIn, s.BytesOut}, []int64{pulled, served, in, out})
+			var sum [4]int64
+			for _, p := range s.Peers {
+				sum[0], sum[1], sum[2], sum[3] = sum[0]+p.Pulled, sum[1]+p.Served, sum[2]+p.BytesIn, sum[3]+p.BytesOut
+			}
+			require.Equal(t, []int64{s.Pulled, s.Served}, sum[:2])
+		}
 	})
 }
