@@ -331,6 +331,8 @@ func TestStoreThatStallsCutsNoConnection(t *testing.T) {
 						return times
 					}
 					before := live()
+					put(t, b, "m", "v")
+					time.Sleep(10 * time.Millisecond) // a is to report it in a moment
 					if at == "writer" {
 						stores[0].stall(25 * time.Second)
 					} else {
@@ -345,12 +347,9 @@ func TestStoreThatStallsCutsNoConnection(t *testing.T) {
 							require.NoError(t, a.Put(fmt.Append(nil, i), make([]byte, 300<<10), nil))
 						}()
 					}
-					for i := range 30 {
-						if at == "writer" {
-							put(t, b, fmt.Sprint("b", i), "v")
-						}
-						time.Sleep(time.Second)
-					}
+					time.Sleep(20 * time.Second)
+					put(t, b, "n", "v")
+					time.Sleep(10 * time.Second)
 					requireAgreement(t, a, b)
 					require.Equal(t, before, live(), "the connection was made again")
 				})
@@ -384,6 +383,7 @@ func (c *blackhole) Read(p []byte) (int, error) {
 func TestConnectionThatLosesAllIsFoundOut(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)
+		c.net.Block("b", "a") // a dials
 		lost := &atomic.Bool{}
 		h := c.net.Host("a")
 		l, err := h.Listen("9000")
@@ -411,6 +411,7 @@ func TestConnectionThatLosesAllIsFoundOut(t *testing.T) {
 		lost = &atomic.Bool{} // new connections are fine
 		for i := range 130 {
 			put(t, a, fmt.Sprint("more", i), "v")
+			put(t, b, fmt.Sprint("b", i), "v") // else it would leave, as there is no news
 			time.Sleep(100 * time.Millisecond)
 		}
 		require.Equal(t, "v", value(t, b, "more120"))
