@@ -2,19 +2,25 @@ package replicator_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/level-replicator/replicator"
+	"github.com/level-replicator/replicator/internal/crashfs"
 	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/level-replicator/replicator/replicatortest"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
+	"go.uber.org/goleak"
 )
 
 // triangle is three replicas that know of each other.
@@ -565,4 +571,183 @@ func TestSessionEventsCountEachVersionOnce(t *testing.T) {
 			require.Equal(t, []int64{s.Pulled, s.Served}, sum[:2])
 		}
 	})
+}
+
+func TestClockThatJumpsEndsOpenConnectionsLikeSessions(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		var ahead atomic.Int64
+		a, ja := c.watched("a", &replicator.Options{Peers: []string{"b:9000"}, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+		b, jb := c.watched("b", &replicator.Options{Peers: []string{"a:9000"}})
+		put(t, a, "k", "v")
+		requireAgreement(t, a, b)
+		put(t, a, "l", "v")
+		put(t, b, "m", "v")
+		time.Sleep(time.Second)
+		require.Equal(t, 2, open([]*replicator.DB{a, b}))
+		ja.forget()
+		jb.forget()
+		ahead.Store(int64(time.Hour))
+		for i := range 100 {
+			require.NoError(t, a.Put(fmt.Append(nil, i), make([]byte, 100<<10), nil))
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Zero(t, open([]*replicator.DB{a, b}))
+		require.Equal(t, replicator.PeerRefused, a.Status().Peers[0].State)
+		require.Contains(t, a.Status().Peers[0].Error, "ahead")
+		require.Contains(t, b.Status().Peers[0].Error, "ahead")
+		link := func(j *diary) (live []replicator.SessionEvent) {
+			for _, e := range j.sessions() {
+				if e.Live {
+					live = append(live, e)
+				}
+			}
+			return live
+		}
+		require.Len(t, link(ja), 1)
+		require.ErrorContains(t, link(ja)[0].Err, "refused by the peer")
+		require.ErrorIs(t, link(jb)[0].Err, replicator.ErrClockSkew)
+		require.Less(t, len(ja.sessions()), 40)
+		require.Contains(t, ja.log(), "peer is refused")
+	})
+}
+
+func TestStoreThatFailsEndsOpenConnections(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		c.net.Delay(time.Millisecond, time.Millisecond)
+		var stores []*crashfs.Storage
+		var dbs []*replicator.DB
+		for i := range 3 {
+			stores = append(stores, crashfs.New(nil))
+			raw, err := leveldb.Open(stores[i], nil)
+			require.NoError(t, err)
+			dbs = append(dbs, c.open(fmt.Sprint("n", i), raw, &replicator.Options{Peers: []string{"n0:9000", "n1:9000", "n2:9000"}}))
+		}
+		for i := range 20 {
+			put(t, dbs[i%3], fmt.Sprint(i), "v")
+			time.Sleep(20 * time.Millisecond)
+		}
+		requireAgreement(t, dbs...)
+		stores[2].Fail(crashfs.Fault{Op: crashfs.OpWrite, Err: errors.New("the disk is gone")})
+		for i := range 100 {
+			put(t, dbs[i%2], fmt.Sprint("later", i), "v")
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.Equal(t, "v", value(t, dbs[1], "later98"))
+		require.NotEmpty(t, dbs[2].Status().Failed)
+		require.Equal(t, 2, open(dbs))
+		for _, db := range dbs {
+			for _, p := range db.Status().Peers {
+				if p.State != replicator.PeerSelf {
+					require.Equal(t, replicator.PeerOK, p.State, p.Error)
+				}
+			}
+		}
+	})
+}
+
+// resetting dials over TCP, and can reset what it dialed.
+type resetting struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (r *resetting) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, addr)
+	if err == nil {
+		r.mu.Lock()
+		r.conns = append(r.conns, conn)
+		r.mu.Unlock()
+	}
+	return conn, err
+}
+
+// reset cuts a connection, whoever uses it.
+func (r *resetting) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.conns) > 0 {
+		i := rand.IntN(len(r.conns))
+		r.conns[i].(*net.TCPConn).SetLinger(0)
+		r.conns[i].Close()
+		r.conns = slices.Delete(r.conns, i, i+1)
+	}
+}
+
+func TestReplicasAgreeThoughTheirConnectionsAreReset(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	network, secret := &resetting{}, replicator.GenerateSecret()
+	var dbs []*replicator.DB
+	var listeners []net.Listener
+	var addrs []string
+	for range 5 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
+	}
+	for i, l := range listeners {
+		raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+		require.NoError(t, err)
+		db, err := replicator.Replicate(raw, &replicator.Options{
+			Name: fmt.Sprint("n", i), Listener: l, Dial: network.dial, Peers: addrs, Secret: secret, Compression: replicator.CompressAll,
+			Logger: slog.New(slog.DiscardHandler), Limits: replicator.Limits{MaxInFlight: 8 << 20},
+		})
+		require.NoError(t, err)
+		defer db.Close()
+		dbs = append(dbs, db)
+	}
+	var writing sync.WaitGroup
+	end := time.Now().Add(3 * time.Second)
+	for w := range 8 {
+		writing.Go(func() {
+			db, rng := dbs[w%5], rand.New(rand.NewPCG(1, uint64(w)))
+			for i := 0; time.Now().Before(end); i++ {
+				n := 100
+				if i%50 == 0 {
+					n = 400 << 10
+				}
+				if err := db.Put(fmt.Append(nil, rng.IntN(500)), make([]byte, rng.IntN(n)), nil); err != nil {
+					t.Error(err)
+				}
+				if i%100 == 0 {
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					if err := db.WaitReplicated(ctx, 2); err != nil {
+						t.Error(err)
+					}
+					cancel()
+				}
+				<-time.After(time.Duration(rng.IntN(int(4 * time.Millisecond))))
+			}
+		})
+	}
+	for time.Now().Before(end) {
+		<-time.After(20 * time.Millisecond)
+		network.reset()
+	}
+	writing.Wait()
+	require.Eventually(t, func() bool {
+		for _, db := range dbs[1:] {
+			if db.Digest() != dbs[0].Digest() {
+				return false
+			}
+		}
+		return true
+	}, 20*time.Second, 5*time.Millisecond)
+	pushes := int64(0)
+	for _, db := range dbs {
+		require.Equal(t, testdb.Contents(t, dbs[0]), testdb.Contents(t, db))
+		pushes += db.Status().Pushes
+	}
+	require.NotZero(t, pushes)
+	require.NoError(t, dbs[0].Put([]byte("k"), nil, nil)) // so that connections are open
+	<-time.After(50 * time.Millisecond)
+	for _, db := range dbs {
+		start := time.Now()
+		require.NoError(t, db.Close())
+		require.Less(t, time.Since(start), 5*time.Second)
+	}
+	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/syndtr/goleveldb/leveldb.(*DB).mpoolDrain"))
 }
