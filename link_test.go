@@ -415,6 +415,10 @@ func TestConnectionThatLosesAllIsFoundOut(t *testing.T) {
 		require.Equal(t, "v", value(t, b, "19"))
 		lost.Store(true)
 		lost = &atomic.Bool{} // new connections are fine
+		put(t, a, "k", "v")
+		start := time.Now()
+		require.NoError(t, a.WaitReplicated(t.Context(), 1))
+		require.Less(t, time.Since(start), 2*time.Second, "the peer is asked in a session as well")
 		for i := range 130 {
 			put(t, a, fmt.Sprint("more", i), "v")
 			put(t, b, fmt.Sprint("b", i), "v") // else it would leave, as there is no news
@@ -570,6 +574,40 @@ func TestSessionEventsCountEachVersionOnce(t *testing.T) {
 			}
 			require.Equal(t, []int64{s.Pulled, s.Served}, sum[:2])
 		}
+	})
+}
+
+func TestSessionsAreHeldBesideOpenConnections(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		_, dbs, _ := triangle(t, replicator.Options{})
+		put(t, dbs[0], "k", "v")
+		put(t, dbs[1], "l", "v")
+		time.Sleep(time.Second)
+		since := func() map[string]time.Time {
+			times := map[string]time.Time{}
+			for _, db := range dbs {
+				for _, p := range db.Status().Peers {
+					times[db.Status().Name+p.Addr] = p.Live
+				}
+			}
+			return times
+		}
+		before := since()
+		require.Equal(t, 6, open(dbs))
+		for i := range 20 {
+			w := dbs[i%3]
+			put(t, w, fmt.Sprint(i), "v")
+			require.NoError(t, dbs[(i+1)%3].WaitFor(t.Context(), w.WriteToken()))
+			require.Equal(t, "v", value(t, dbs[(i+1)%3], fmt.Sprint(i)))
+			require.NoError(t, w.Sync(t.Context()))
+			for _, db := range dbs {
+				require.Equal(t, "v", value(t, db, fmt.Sprint(i)))
+			}
+			c, err := w.Compare(t.Context(), w.Status().Peers[0].Addr)
+			require.NoError(t, err)
+			require.Empty(t, c.Differences)
+		}
+		require.Equal(t, before, since(), "the same connections are open")
 	})
 }
 
