@@ -178,7 +178,7 @@ func TestManySessionsShareTheWindow(t *testing.T) {
 }
 
 func TestSyncWaitsForAPullThatIsOnItsWayInAnotherSession(t *testing.T) {
-	a := serve(t, Options{})
+	a := serve(t, Options{IdleTimeout: -1}) // what is pushed holds up no pull
 	b := serve(t, Options{Peers: []string{a.Addr().String()}})
 	require.Eventually(t, func() bool { return a.enterPull(b.self, 0) == session.NotSkipped }, 5*time.Second, time.Millisecond)
 	require.NoError(t, b.Put([]byte("k"), []byte("v"), nil))
