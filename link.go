@@ -45,7 +45,7 @@ func (ls *links) all() []*liveLink {
 // with returns the link with a peer, or nil.
 func (ls *links) with(o causal.Origin) *liveLink {
 	for _, l := range ls.all() {
-		if l.link.Peer() == o {
+		if l.origin == o {
 			return l
 		}
 	}
@@ -68,7 +68,7 @@ func (ls *links) changed(local bool) {
 func (ls *links) ask(but map[causal.Origin]bool) map[causal.Origin]bool {
 	asked := map[causal.Origin]bool{}
 	for _, l := range ls.all() {
-		if o := l.link.Peer(); !but[o] {
+		if o := l.origin; !but[o] {
 			asked[o] = true
 			l.asked.Store(true)
 			l.wake.Set()
@@ -84,8 +84,8 @@ func (ls *links) enter(l *liveLink, room func(list []*liveLink) bool) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	list := slices.Clone(ls.all())
-	if i := slices.IndexFunc(list, func(o *liveLink) bool { return o.link.Peer() == l.link.Peer() }); i >= 0 {
-		switch n := l.link.Dialer().Compare(list[i].link.Dialer()); {
+	if i := slices.IndexFunc(list, func(o *liveLink) bool { return o.origin == l.origin }); i >= 0 {
+		switch n := l.dialer.Compare(list[i].dialer); {
 		case n > 0 || n == 0 && l.dialed:
 			return false
 		case n < 0:
@@ -141,7 +141,7 @@ func (db *DB) surveyLinks() {
 	defer ls.mu.Unlock()
 	linked := map[causal.Origin]bool{}
 	for _, l := range ls.all() {
-		linked[l.link.Peer()] = true
+		linked[l.origin] = true
 	}
 	all := true
 	met := 0
@@ -164,6 +164,8 @@ type liveLink struct {
 	t      *conversation // w and packing belong to the goroutine that writes, r and memory to the one that reads
 	peer   *peer         // nil: there are too many
 	addr   string
+	origin causal.Origin // of the peer,
+	dialer causal.Origin // and of the one that dialed
 	dialed bool
 	stays  bool // it was taken in: see enter
 	began  time.Time
@@ -193,6 +195,7 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 	now := time.Now()
 	config := schedule.PaceConfig{Silence: db.opts.IdleTimeout, Life: linkLife}
 	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal(), turn: make(chan struct{}, 1)}
+	l.origin, l.dialer = t.session.Stream().Peer(), t.session.Stream().Dialer()
 	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
 	r := t.session.Result()
 	l.before = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}

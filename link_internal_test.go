@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,6 +35,31 @@ func TestBrokenConnectionIsNoFaultOfThePeer(t *testing.T) {
 	require.False(t, ownFault(&session.RefusedError{}))
 }
 
+// TestPeerReadsWhyAnOpenConnectionIsClosed has it send much meanwhile: if the connection were closed at once it would
+// be reset, and the peer might never read why.
+func TestPeerReadsWhyAnOpenConnectionIsClosed(t *testing.T) {
+	for range 5 {
+		var ahead atomic.Int64
+		ended := make(chan error, 10)
+		a := serve(t, Options{IdleTimeout: time.Minute, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, Events: &Events{Session: func(e SessionEvent) {
+			if e.Live && e.Err != nil {
+				ended <- e.Err
+			}
+		}}})
+		b := serve(t, Options{IdleTimeout: time.Minute, Peers: []string{a.Addr().String()}})
+		require.NoError(t, a.Put([]byte("k"), []byte("v"), nil))
+		agree(t, a, b)
+		require.Eventually(t, func() bool { return len(a.links.all()) == 1 && len(b.links.all()) == 1 }, 20*time.Second, time.Millisecond)
+		ahead.Store(int64(time.Hour))
+		batch := new(leveldb.Batch)
+		for i := range 20 {
+			batch.Put(fmt.Append(nil, i), make([]byte, 1<<20))
+		}
+		require.NoError(t, a.Write(batch, nil))
+		require.ErrorContains(t, <-ended, "refused by the peer")
+	}
+}
+
 // TestLinkOfACallerEndsWithClose has a caller's session, which Close does not wait for, end as Close begins.
 func TestLinkOfACallerEndsWithClose(t *testing.T) {
 	l := newLifecycle()
@@ -43,6 +69,36 @@ func TestLinkOfACallerEndsWithClose(t *testing.T) {
 	require.False(t, l.spawnBeforeClose(func() { t.Error("it runs on a closed database") }))
 	close(ran)
 	l.tasks.Wait()
+}
+
+func TestOfTwoOpenConnectionsWithAPeerOneStays(t *testing.T) {
+	lesser, greater := causal.Origin{1}, causal.Origin{2}
+	between := func(self, peer causal.Origin, dialed bool) *liveLink {
+		l := &liveLink{origin: peer, dialer: peer, dialed: dialed, wake: newSignal()}
+		if dialed {
+			l.dialer = self
+		}
+		return l
+	}
+	room := func([]*liveLink) bool { return true }
+	for _, first := range []bool{true, false} {
+		var at, over links // the lesser and the greater one
+		one, other := between(lesser, greater, first), between(lesser, greater, !first)
+		require.True(t, at.enter(one, room))
+		require.Equal(t, !first, at.enter(other, room), "that which the lesser one dialed")
+		require.Equal(t, !first, one.leaving.Load())
+		one, other = between(greater, lesser, first), between(greater, lesser, !first)
+		require.True(t, over.enter(one, room))
+		require.Equal(t, first, over.enter(other, room))
+		require.Equal(t, first, one.leaving.Load())
+	}
+	// Two that the same one dialed may come in another order here than there.
+	var at, over links
+	require.True(t, at.enter(between(lesser, greater, true), room))
+	require.False(t, at.enter(between(lesser, greater, true), room))
+	require.True(t, over.enter(between(greater, lesser, false), room))
+	require.True(t, over.enter(between(greater, lesser, false), room), "the dialer closes one")
+	require.False(t, over.all()[0].leaving.Load())
 }
 
 func TestOpenConnectionsLeavePlacesForSessions(t *testing.T) {

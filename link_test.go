@@ -652,38 +652,56 @@ func TestClockThatJumpsEndsOpenConnectionsLikeSessions(t *testing.T) {
 }
 
 func TestStoreThatFailsEndsOpenConnections(t *testing.T) {
-	replicatortest.Bubble(t, 0, func(t *testing.T) {
-		c := newCluster(t)
-		c.net.Delay(time.Millisecond, time.Millisecond)
-		var stores []*crashfs.Storage
-		var dbs []*replicator.DB
-		for i := range 3 {
-			stores = append(stores, crashfs.New(nil))
-			raw, err := leveldb.Open(stores[i], nil)
-			require.NoError(t, err)
-			dbs = append(dbs, c.open(fmt.Sprint("n", i), raw, &replicator.Options{Peers: []string{"n0:9000", "n1:9000", "n2:9000"}}))
-		}
-		for i := range 20 {
-			put(t, dbs[i%3], fmt.Sprint(i), "v")
-			time.Sleep(20 * time.Millisecond)
-		}
-		requireAgreement(t, dbs...)
-		stores[2].Fail(crashfs.Fault{Op: crashfs.OpWrite, Err: errors.New("the disk is gone")})
-		for i := range 100 {
-			put(t, dbs[i%2], fmt.Sprint("later", i), "v")
-			time.Sleep(20 * time.Millisecond)
-		}
-		require.Equal(t, "v", value(t, dbs[1], "later98"))
-		require.NotEmpty(t, dbs[2].Status().Failed)
-		require.Equal(t, 2, open(dbs))
-		for _, db := range dbs {
-			for _, p := range db.Status().Peers {
-				if p.State != replicator.PeerSelf {
-					require.Equal(t, replicator.PeerOK, p.State, p.Error)
+	for name, local := range map[string]bool{"at a write": true, "at a push": false} {
+		t.Run(name, func(t *testing.T) {
+			replicatortest.Bubble(t, 0, func(t *testing.T) {
+				c := newCluster(t)
+				c.net.Delay(time.Millisecond, time.Millisecond)
+				a, ja := c.watched("a", &replicator.Options{Peers: []string{"b:9000", "c:9000"}})
+				b, _ := c.watched("b", &replicator.Options{Peers: []string{"a:9000", "c:9000"}})
+				disk := crashfs.New(nil)
+				raw, err := leveldb.Open(disk, nil)
+				require.NoError(t, err)
+				h := c.net.Host("c")
+				l, err := h.Listen("9000")
+				require.NoError(t, err)
+				jc := &diary{}
+				d, err := replicator.Replicate(raw, &replicator.Options{
+					Name: "c", Listener: l, Dial: h.Dial, Insecure: true, Peers: []string{"a:9000", "b:9000"}, Logger: slog.New(slog.NewTextHandler(jc, nil)),
+				})
+				require.NoError(t, err)
+				t.Cleanup(func() { d.Close() })
+				dbs := []*replicator.DB{a, b, d}
+				for i := range 20 {
+					put(t, dbs[i%3], fmt.Sprint(i), "v")
+					time.Sleep(20 * time.Millisecond)
 				}
-			}
-		}
-	})
+				requireAgreement(t, dbs...)
+				require.Equal(t, 6, open(dbs))
+				disk.Fail(crashfs.Fault{Op: crashfs.OpWrite, Err: errors.New("the disk is gone")})
+				if local {
+					require.ErrorIs(t, d.Put([]byte("k"), nil, nil), replicator.ErrFailed)
+					time.Sleep(10 * time.Millisecond)
+				}
+				for i := range 100 {
+					put(t, dbs[i%2], fmt.Sprint("later", i), "v")
+					time.Sleep(20 * time.Millisecond)
+				}
+				require.Equal(t, "v", value(t, b, "later98"))
+				require.NotEmpty(t, d.Status().Failed)
+				require.Equal(t, 2, open(dbs), "those two that write")
+				for _, db := range dbs {
+					for _, p := range db.Status().Peers {
+						require.Equal(t, replicator.PeerOK, p.State, p.Error)
+					}
+				}
+				require.NotContains(t, jc.log(), "peer is failing", "it is no fault of theirs")
+				if local {
+					require.NotContains(t, ja.log(), "peer is refused", "nothing was pushed any more")
+				}
+			})
+		})
+	}
 }
 
 // resetting dials over TCP, and can reset what it dialed.
