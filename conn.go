@@ -50,11 +50,11 @@ type attempt struct {
 // errTakesNothing is why a peer did not pull what it lacks.
 var errTakesNothing = errors.New("the peer lacks something and takes nothing: its store failed or is read-only")
 
-func (db *DB) params(remembered causal.Origin) session.Params {
+func (db *DB) params(remembered causal.Origin, dialed bool) session.Params {
 	return session.Params{
 		Name: db.opts.Name, Cluster: db.opts.Cluster, Addr: db.advertised(), CachedPeer: remembered,
 		PageSize: session.PageSize, Window: db.network.window(), BatchSize: replica.BatchLimit, MaxValue: db.opts.Limits.MaxValue, MaxKey: db.opts.Limits.MaxKey,
-		Wants: db.waiters.wants, Asked: db.waiters.latest(), Stay: db.mayStay,
+		Wants: db.waiters.wants, Asked: db.waiters.latest(), Stay: func(o causal.Origin) (may, news bool) { return db.mayStay(o, dialed) },
 	}
 }
 
@@ -220,8 +220,8 @@ func (db *DB) call(ctx context.Context, p *peer, why session.Goal) (session.Resu
 	if !isSelf(err) { // that is no peer, and it comes again at every pause
 		db.report(p.addr, res, a.pace, time.Since(started), err)
 	}
-	if link != nil {
-		db.spawn(func() { link.keep(db.background) })
+	if link != nil && !db.spawnBeforeClose(func() { link.keep(db.background) }) {
+		link.t.close()
 	}
 	return res, err
 }
@@ -230,7 +230,7 @@ func (db *DB) attempt(ctx context.Context, p *peer, why session.Goal, other bool
 	db.peers.mu.Lock()
 	remembered := p.origin
 	db.peers.mu.Unlock()
-	params := db.params(remembered)
+	params := db.params(remembered, true)
 	params.Goal = why
 	params.OnHello = func(h *session.Hello) bool {
 		broke := db.peers.broke(p)
@@ -322,7 +322,7 @@ func (db *DB) answer(ctx context.Context, raw net.Conn, tk *transport.Ticket) {
 		return
 	}
 	var from *peer
-	params := db.params(causal.Origin{})
+	params := db.params(causal.Origin{}, false)
 	params.OnHello = func(h *session.Hello) bool {
 		from = db.incoming(h, raw.RemoteAddr())
 		return db.peers.broke(from)

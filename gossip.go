@@ -18,11 +18,12 @@ type gossip struct {
 	localChange  signal // something was written here
 	remoteChange signal // a peer brought something
 	requests     signal // a caller waits for a session
+	lessLinked   signal // links no longer carry all changes
 	pulls        pulls
 }
 
 func newGossip() gossip {
-	return gossip{localChange: newSignal(), remoteChange: newSignal(), requests: newSignal()}
+	return gossip{localChange: newSignal(), remoteChange: newSignal(), requests: newSignal(), lessLinked: newSignal()}
 }
 
 // rounds holds sessions with a few peers at a time: often while much is written
@@ -44,6 +45,9 @@ func (db *DB) rounds(ctx context.Context) {
 			return
 		case <-db.gossip.requests.C():
 			db.serveRequests(ctx, rounds)
+		case <-db.gossip.lessLinked.C():
+			now := time.Now()
+			rounds.Sooner(now, db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval))
 		case <-remote:
 			rounds.RemoteChange(time.Now(), rounds.Few(db.peers.met()))
 		case <-local:

@@ -28,7 +28,7 @@ const maxPast = 8
 // becomesLocked notes which replica is there.
 func (p *peer) becomesLocked(o causal.Origin, name string, now time.Time) {
 	if p.origin != o {
-		p.origin, p.has, p.vectorSum, p.covered = o, nil, causal.Sum{}, now
+		p.origin, p.has, p.vectorSum, p.covered, p.carried = o, nil, causal.Sum{}, now, false
 	}
 	p.name = name
 }
@@ -69,7 +69,7 @@ func (ps *peers) thereLocked(p *peer, now time.Time) bool {
 // absorbLocked adds to a peer what is known of it as a guest.
 func (ps *peers) absorbLocked(p *peer) {
 	g := ps.guests[p.origin]
-	if g == nil || g.answering > 0 || p.who.shared {
+	if g == nil || g.answering > 0 || g.linked > 0 || p.who.shared {
 		return
 	}
 	delete(ps.guests, p.origin)

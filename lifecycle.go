@@ -24,6 +24,7 @@ type lifecycle struct {
 
 	readyOnce    sync.Once
 	closing      atomic.Bool        // Close was called
+	beginning    sync.Mutex         // held while ending is closed, and while a caller spawns
 	closeTimeout time.Duration      // fixed
 	background   context.Context    // of all tasks
 	cancel       context.CancelFunc // ends it
@@ -37,8 +38,19 @@ func newLifecycle() lifecycle {
 	}
 }
 
-// spawn starts a goroutine that Close waits for.
+// spawn starts a goroutine that Close waits for. Another such goroutine calls it.
 func (l *lifecycle) spawn(f func()) { l.tasks.Go(f) }
+
+// spawnBeforeClose does it for a caller, whom Close does not wait for, and reports whether Close has not begun.
+func (l *lifecycle) spawnBeforeClose(f func()) bool {
+	l.beginning.Lock()
+	defer l.beginning.Unlock()
+	if l.isClosing() {
+		return false
+	}
+	l.spawn(f)
+	return true
+}
 
 func (l *lifecycle) isClosing() bool { return isClosed(l.ending) }
 
@@ -120,7 +132,9 @@ func (db *DB) Close() error {
 		<-db.closed
 		return leveldb.ErrClosed
 	}
+	db.beginning.Lock()
 	close(db.ending)
+	db.beginning.Unlock()
 	db.cancel()
 	db.network.listener.Close()
 	done := make(chan error, 1)

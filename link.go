@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
+	"github.com/syndtr/goleveldb/leveldb"
 )
 
 // linkLife is how long a link lasts, about, while there is always news: then it is made again with the
@@ -43,7 +45,7 @@ func (ls *links) all() []*liveLink {
 // with returns the link with a peer, or nil.
 func (ls *links) with(o causal.Origin) *liveLink {
 	for _, l := range ls.all() {
-		if l.link.Peer() == o {
+		if l.origin == o {
 			return l
 		}
 	}
@@ -66,7 +68,7 @@ func (ls *links) changed(local bool) {
 func (ls *links) ask(but map[causal.Origin]bool) map[causal.Origin]bool {
 	asked := map[causal.Origin]bool{}
 	for _, l := range ls.all() {
-		if o := l.link.Peer(); !but[o] {
+		if o := l.origin; !but[o] {
 			asked[o] = true
 			l.asked.Store(true)
 			l.wake.Set()
@@ -75,18 +77,24 @@ func (ls *links) ask(but map[causal.Origin]bool) map[causal.Origin]bool {
 	return asked
 }
 
-// enter takes in a link. Of two with the same peer one stays, and both replicas agree which: that
-// which the lesser origin dialed. enter reports whether it is the new one.
-func (ls *links) enter(l *liveLink) bool {
+// enter takes in a link, and reports whether it stays. Of two with the same peer one does, and both
+// replicas agree which: that which the lesser origin dialed. If that is true of both, whoever
+// dialed them decides. There may be too many by now, as several sessions may end at the same time.
+func (ls *links) enter(l *liveLink, room func(list []*liveLink) bool) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	list := slices.Clone(ls.all())
-	if i := slices.IndexFunc(list, func(o *liveLink) bool { return o.link.Peer() == l.link.Peer() }); i >= 0 {
-		if l.link.Dialer().Compare(list[i].link.Dialer()) >= 0 {
+	if i := slices.IndexFunc(list, func(o *liveLink) bool { return o.origin == l.origin }); i >= 0 {
+		switch n := l.dialer.Compare(list[i].dialer); {
+		case n > 0 || n == 0 && l.dialed:
 			return false
+		case n < 0:
+			list[i].leave()
+			list = slices.Delete(list, i, i+1)
 		}
-		list[i].leave()
-		list = slices.Delete(list, i, i+1)
+	}
+	if !room(list) {
+		return false
 	}
 	list = append(list, l)
 	ls.list.Store(&list)
@@ -109,23 +117,44 @@ func (ls *links) leave() {
 
 // mayStay reports whether the connection to a peer may become a link, and whether there was news lately.
 // The queue's slot is held.
-func (db *DB) mayStay(o causal.Origin) (may, news bool) {
+func (db *DB) mayStay(o causal.Origin, dialed bool) (may, news bool) {
 	news = db.activity.since(time.Now()) < db.opts.IdleTimeout
-	return db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && len(db.links.all()) < 2*db.opts.Fanout && db.links.with(o) == nil, news
+	may = db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && db.links.with(o) == nil && db.roomForLink(db.links.all(), dialed)
+	return may, news
 }
 
-// surveyLinks works out whether the links carry changes: every peer that answers has one, or as many
-// have as a round would reach.
+// roomForLink reports whether there may be one more link. Half of MaxConns is left to sessions.
+func (db *DB) roomForLink(list []*liveLink, dialed bool) bool {
+	accepted := 0
+	for _, l := range list {
+		accepted += int(store.Btoi(!l.dialed))
+	}
+	return len(list) < 2*db.opts.Fanout && (dialed || accepted < db.opts.Limits.MaxConns/2)
+}
+
+// surveyLinks works out which peers have links, and whether the links carry changes: every peer that
+// answers has one, or as many have as a round would reach. If they no longer do, a round is due as soon
+// as the velocity asks for one: there may be news at a peer that cannot dial us.
 func (db *DB) surveyLinks() {
+	ls := &db.links
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	linked := map[causal.Origin]bool{}
+	for _, l := range ls.all() {
+		linked[l.origin] = true
+	}
 	all := true
 	met := 0
 	db.peers.each(func(p *peer) {
+		p.carried = linked[p.origin]
 		met += int(store.Btoi(p.state == PeerOK))
-		all = all && (p.linked > 0 || !p.live() || p.addr == "" || p.who.guest)
+		all = all && (p.carried || !p.live() || p.who.guest)
 	})
-	n := len(db.links.all())
-	db.links.small.Store(met <= db.opts.Fanout)
-	db.links.enough.Store(n > 0 && (all || n >= db.opts.Fanout))
+	ls.small.Store(met <= db.opts.Fanout)
+	enough := len(linked) > 0 && (all || len(linked) >= db.opts.Fanout)
+	if ls.enough.Swap(enough) && !enough {
+		db.gossip.lessLinked.Set()
+	}
 }
 
 // liveLink is a live session over the connection of a session that has ended. One goroutine reads and
@@ -135,7 +164,10 @@ type liveLink struct {
 	t      *conversation // w and packing belong to the goroutine that writes, r and memory to the one that reads
 	peer   *peer         // nil: there are too many
 	addr   string
+	origin causal.Origin // of the peer,
+	dialer causal.Origin // and of the one that dialed
 	dialed bool
+	stays  bool // it was taken in: see enter
 	began  time.Time
 	wake   signal // something changed, or there are frames to be sent
 
@@ -164,13 +196,16 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 	now := time.Now()
 	config := schedule.PaceConfig{Silence: db.opts.IdleTimeout, Life: linkLife}
 	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal(), turn: make(chan struct{}, 1)}
+	l.origin, l.dialer = t.session.Stream().Peer(), t.session.Stream().Dialer()
 	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
 	r := t.session.Result()
 	l.before = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
 	l.counted = l.before
 	l.local.Store(true) // there may have been changes since the session read its last state
-	db.peers.linked(p, 1)
-	if !db.links.enter(l) {
+	if db.links.enter(l, func(list []*liveLink) bool { return db.roomForLink(list, dialed) }) {
+		l.stays = true
+		db.peers.linked(p, 1)
+	} else {
 		l.leave()
 	}
 	db.surveyLinks()
@@ -188,17 +223,19 @@ func (l *liveLink) keep(ctx context.Context) {
 	l.unlock()
 	l.t.close()
 	db.links.remove(l)
-	db.peers.linked(l.peer, -1)
-	db.surveyLinks()
+	if l.stays {
+		db.peers.linked(l.peer, -1)
+	}
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil && !broken(err) {
 		err = &PeerError{l.addr, OpLink, err}
-		if l.peer != nil {
-			db.peers.failed(l.peer, l.dialed, err, 4*db.opts.MaxInterval)
+		if l.peer != nil && !ownFault(err) {
+			db.failed(l.peer, l.dialed, err)
 		}
 	}
+	db.surveyLinks()
 	var ours causal.Sum
 	db.with(func(r *replica.Replica) { ours = r.Known.VectorSum })
 	if theirs != ours {
@@ -215,10 +252,21 @@ func (l *liveLink) keep(ctx context.Context) {
 }
 
 // broken reports whether an error says only that a connection is gone. That is no fault of the peer:
-// if it is gone as well, the next session finds out.
+// if it is gone as well, the next session finds out. An error of the store may be a syscall.Errno, which
+// is a net.Error.
 func broken(err error) bool {
-	var net net.Error
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &net) || errors.Is(err, errNoBye)
+	var op *net.OpError
+	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, os.ErrDeadlineExceeded, net.ErrClosed, errNoBye} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return errors.As(err, &op)
+}
+
+// ownFault reports whether an error says that nothing is written here any more.
+func ownFault(err error) bool {
+	return errors.Is(err, ErrFailed) || errors.Is(err, leveldb.ErrReadOnly) || errors.Is(err, leveldb.ErrClosed)
 }
 
 // errNoBye ends a link whose peer does not answer a bye.
@@ -237,14 +285,20 @@ func (l *liveLink) run(ctx context.Context) error {
 	var reading sync.WaitGroup
 	reading.Go(func() { l.fail(l.read(ctx)) })
 	err := l.write(ctx)
-	if l.link.Result().Refused {
-		l.t.pace.SetDeadline(time.Now().Add(session.LingerTimeout)) // the peer may still send, and is to read why it was refused
+	if err != nil { // the peer may have said why it hung up
+		l.t.pace.SetDeadline(time.Now().Add(session.LingerTimeout))
 		reading.Wait()
+		if l.link.Result().Refused {
+			l.t.linger()
+		}
 	}
 	l.t.conn.Close()
 	reading.Wait()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		err = ctx.Err()
+	case broken(err) && l.err != nil:
+		err = l.err
 	}
 	if l.link.Done() {
 		return err
@@ -262,51 +316,58 @@ func (l *liveLink) fail(err error) {
 	l.wake.Set()
 }
 
-// write does what is due and sends what there is to send, until the link is done. While the other
-// goroutine is at work for long, it says so to the peer.
+// write does what is due and sends what there is to send, until the link is done. While this goroutine
+// or the other is at work for long, it says so to the peer.
 func (l *liveLink) write(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	spoke, sent := time.Now(), false
-	// wait waits for one of two events, until a time, and reports whether one came.
-	wait := func(turn chan<- struct{}, wake <-chan struct{}, until time.Time) (bool, error) {
+	// wait waits until it can send to the one channel or receive from the other, or a time.
+	wait := func(turn chan<- struct{}, wake <-chan struct{}, until time.Time) error {
 		for {
 			now := time.Now()
-			if keepalive := spoke.Add(session.KeepaliveInterval); !keepalive.After(now) {
+			if now.Sub(spoke) >= session.KeepaliveInterval {
 				if err := l.t.send([]session.Frame{{Kind: session.FrameKeepalive}}); err != nil {
-					return false, err
+					return err
 				}
+				now = time.Now()
 				spoke = now
-			} else if timer.Reset(min(keepalive.Sub(now), until.Sub(now))); !until.After(now) {
-				return false, nil
 			}
+			if !until.After(now) {
+				return nil
+			}
+			timer.Reset(min(session.KeepaliveInterval-now.Sub(spoke), until.Sub(now)))
 			select {
 			case turn <- struct{}{}:
-				return true, nil
+				return nil
 			case <-wake:
-				return true, nil
+				return nil
 			case <-timer.C:
 			case <-ctx.Done():
-				return false, ctx.Err()
+				return ctx.Err()
 			}
 		}
 	}
 	for {
 		if !l.tryLock() {
-			if _, err := wait(l.turn, nil, spoke.Add(time.Hour)); err != nil {
+			if err := wait(l.turn, nil, time.Now().Add(longest)); err != nil {
 				return err
 			}
 		}
-		if sent {
-			l.wroteLocked(spoke)
-		}
-		more, done, next, err := l.stepLocked(time.Now())
-		l.unlock()
+		var more, done bool
+		var next time.Time
+		err := l.t.withKeepalive(func() (err error) {
+			defer l.unlock()
+			if sent {
+				l.wroteLocked(spoke)
+			}
+			more, done, next, err = l.stepLocked(time.Now())
+			return err
+		})
 		if sent = len(l.frames) > 0; sent {
 			if e := l.t.send(l.frames); e != nil {
 				return errors.Join(err, e)
 			}
-			l.t.pace.FrameDone()
 			spoke = time.Now()
 		}
 		switch {
@@ -315,7 +376,7 @@ func (l *liveLink) write(ctx context.Context) error {
 		case more || sent:
 			continue
 		}
-		if _, err := wait(nil, l.wake.C(), next); err != nil {
+		if err := wait(nil, l.wake.C(), next); err != nil {
 			return err
 		}
 	}
@@ -379,6 +440,9 @@ func (l *liveLink) read(ctx context.Context) error {
 			return err
 		}
 		l.t.pace.FrameDone()
+		if kind == session.FrameKeepalive {
+			l.t.pace.Busy() // it may be taking in what was sent before
+		}
 		if done, err := l.take(kind, payload); done || err != nil {
 			return err
 		}

@@ -192,7 +192,8 @@ type Options struct {
 // Limits bound what a replica accepts and how much it holds at once. The zero value of
 // every field is its default.
 type Limits struct {
-	// MaxConns bounds the connections accepted at once. Default: 128.
+	// MaxConns bounds the connections accepted at once, of which half at most stay open
+	// after a session, see Options.IdleTimeout. Default: 128.
 	MaxConns int
 
 	// MaxPending bounds the connections among them whose peer has not yet introduced

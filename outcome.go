@@ -131,6 +131,18 @@ func (p *peer) failedLocked(dialed bool, now time.Time, err error, lately time.D
 	p.state = state
 }
 
+// failed notes that a link ended with an error that says something of the peer.
+func (db *DB) failed(p *peer, dialed bool, err error) {
+	db.peers.mu.Lock()
+	was := p.state
+	p.failedLocked(dialed, time.Now(), err, 4*db.opts.MaxInterval)
+	state, name := p.state, p.name
+	db.peers.mu.Unlock()
+	if state != was && state != PeerSelf && was != PeerSelf {
+		db.logState(p, name, state, err)
+	}
+}
+
 func (db *DB) logState(p *peer, name string, state PeerState, err error) {
 	if err != nil {
 		db.opts.Logger.Warn("replicator: peer is "+string(state), "peer", p.addr, "error", err)

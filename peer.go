@@ -36,6 +36,7 @@ type peer struct {
 	answering int           // sessions that it dialed are under way
 	linked    int           // connections to it that stay open,
 	liveSince time.Time     // and since when there is one
+	carried   bool          // there is a link with who is there, perhaps made at another address: see surveyLinks
 	last      time.Time     // end of the last good session
 	came      time.Time     // end of the last good session that it dialed,
 	reached   time.Time     // and of the last that we dialed
@@ -181,7 +182,7 @@ func (ps *peers) addresses() []string {
 func (p *peer) candidate(now time.Time, vector causal.Sum) schedule.Candidate {
 	return schedule.Candidate{
 		Answers: p.live(), Busy: p.busy, Rests: p.next, Lately: p.answeredLately(now), Tried: p.tried,
-		Current: p.vectorSum == vector, Calling: p.answering > 0, Linked: p.linked > 0, Reached: p.reached, Came: p.came,
+		Current: p.vectorSum == vector, Calling: p.answering > 0, Linked: p.carried, Reached: p.reached, Came: p.came,
 	}
 }
 
@@ -370,13 +371,6 @@ func (ps *peers) covered(p *peer, at time.Time) {
 	if at.After(p.covered) {
 		p.covered = at
 	}
-}
-
-// failed notes that a link ended with an error.
-func (ps *peers) failed(p *peer, dialed bool, err error, lately time.Duration) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	p.failedLocked(dialed, time.Now(), err, lately)
 }
 
 // gone notes that a session with a peer that dialed us is over.

@@ -361,6 +361,7 @@ func (db *DB) committed(t *replica.Txn) {
 // storeFailed is called once, when the store failed to write.
 func (db *DB) storeFailed(cause error) {
 	db.health.fail(cause)
+	db.links.leave() // what peers push would be refused
 	db.spawn(func() { db.with(func(r *replica.Replica) { db.waiters.bar(r, db.queue.broken()) }) })
 	db.opts.Logger.Error("replicator: the store failed to write; writes are refused until it is opened again", "error", cause)
 	if f := db.opts.Events.Failed; f != nil {

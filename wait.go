@@ -110,6 +110,7 @@ func (e *NotReplicatedError) Unwrap() error { return e.Err }
 type waiter struct {
 	done   chan struct{} // closed when it is so
 	number uint64        // calls are numbered, from 1
+	since  time.Time     // when it began to wait
 	token  bool          // for this replica; else for peers
 	peers  int
 	target causal.Vector // nil: not known yet, see aim
@@ -136,16 +137,25 @@ func (db *DB) wait(ctx context.Context, w *waiter) error {
 		return barred
 	}
 	defer db.waiters.remove(w)
-	db.requestSync()
-	select {
-	case <-w.done:
-		return w.err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-db.ending:
-		return leveldb.ErrClosed
+	patience := time.NewTimer(linkPatience)
+	defer patience.Stop()
+	for {
+		db.requestSync()
+		select {
+		case <-w.done:
+			return w.err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-db.ending:
+			return leveldb.ErrClosed
+		case <-patience.C:
+		}
 	}
 }
+
+// linkPatience is how long a caller waits for reports over links. Then peers that have one are asked in
+// sessions as well: a connection may have been lost in silence.
+const linkPatience = time.Second
 
 // barred returns why a wait that is not over never will be, if nothing is written here
 // any more. The queue's slot is held.
@@ -177,7 +187,7 @@ func (ws *waiters) add(w *waiter) {
 		ws.all = map[*waiter]struct{}{}
 	}
 	ws.calls++
-	w.number = ws.calls
+	w.number, w.since = ws.calls, time.Now()
 	ws.all[w] = struct{}{}
 }
 
@@ -328,9 +338,10 @@ func (db *DB) serveRequests(ctx context.Context, rounds *schedule.Rounds) {
 	db.peers.each(func(p *peer) { n -= int(store.Btoi(p.busy && p.live())) })
 	due := func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] }
 	if len(need.source) == 0 { // peers are to report: those with a link do so over it
-		asked := db.links.ask(need.held)
-		n -= len(asked)
-		due = func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] && !asked[p.origin] }
+		if asked := db.links.ask(need.held); !need.long {
+			n -= len(asked)
+			due = func(p *peer) bool { return p.asked < need.newest && !need.held[p.origin] && !asked[p.origin] }
+		}
 	}
 	for _, first := range []bool{true, false} {
 		skip := func(p *peer, _ *schedule.Candidate) bool { return !due(p) || first && !need.source[p.origin] }
@@ -380,6 +391,7 @@ func (w *waiter) lost(r *replica.Replica) error {
 type need struct {
 	peers  int                    // at once
 	newest uint64                 // the latest call that waits
+	long   bool                   // one has waited longer than linkPatience
 	held   map[causal.Origin]bool // these have all that anybody waits for
 	source map[causal.Origin]bool // these wrote what is missing here
 }
@@ -390,6 +402,7 @@ func (ws *waiters) need(r *replica.Replica, fanout int) need {
 	n := need{held: map[causal.Origin]bool{}, source: map[causal.Origin]bool{}}
 	for w := range ws.all {
 		n.newest = max(n.newest, w.number)
+		n.long = n.long || time.Since(w.since) >= linkPatience
 		if !w.token {
 			n.peers = max(n.peers, w.peers-w.holders(r), fanout)
 			continue

@@ -136,6 +136,16 @@ func (r *Rounds) End(now time.Time, round Round, live, probed int, pause time.Du
 	r.wake = r.due
 }
 
+// Sooner brings the next round that no change starts forward, to after a shorter pause.
+func (r *Rounds) Sooner(now time.Time, pause time.Duration) {
+	if due := now.Add(jitter(pause, r.float64())); due.Before(r.due) {
+		r.due = due
+	}
+	if r.due.Before(r.wake) {
+		r.wake = r.due
+	}
+}
+
 // Probe says when an address that is not known to answer may be tried, after End.
 func (r *Rounds) Probe(now, at time.Time) {
 	if soonest := now.Add(r.Least); at.Before(soonest) {

@@ -153,3 +153,16 @@ func TestRoundLeavesOutWhoNeedsNoTelling(t *testing.T) {
 		require.Equal(t, c.skips, c.round.Skips(&c.c, now), c.name)
 	}
 }
+
+func TestNextRoundCanBeBroughtForwardButNotPutOff(t *testing.T) {
+	r := held(t, false, 0, 0)
+	now := start.Add(time.Second)
+	r.Sooner(now, least)
+	next := r.Next()
+	require.WithinRange(t, next, now.Add(least*8/10), now.Add(least*12/10))
+	r.Sooner(now, most)
+	require.Equal(t, next, r.Next())
+	round := r.Begin(next, true)
+	require.True(t, round.Due)
+	require.False(t, round.Changed)
+}

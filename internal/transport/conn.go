@@ -65,10 +65,14 @@ func NewProgressConn(conn net.Conn, limit Rates) *ProgressConn {
 }
 
 // FrameDone notes that a whole frame has passed, and allows the peer the full
-// time for the next one it sends. If one goroutine reads all the while that
-// another writes, call it after frames written too. Writing has no need of it:
+// time for the next one it sends. If one goroutine reads all the while that another writes, the
+// peer must send something now and then though it has nothing to say. Writing has no need of it:
 // there small frames that do not wait use up no time.
 func (c *ProgressConn) FrameDone() { c.r.renew() }
+
+// Busy notes that the peer says that it is at work, and allows it the full time for taking what is
+// written: it may have to take in what it was sent before.
+func (c *ProgressConn) Busy() { c.w.renew() }
 
 func (c *ProgressConn) Read(p []byte) (int, error) {
 	p = c.r.chunk(p)

@@ -241,3 +241,15 @@ func TestSlownessIsNamedThroughTLS(t *testing.T) {
 		theirs.Close()
 	})
 }
+
+func TestPeerThatSaysThatItIsBusyMayReadLater(t *testing.T) {
+	bubble(t, Rates{}, func(t *testing.T, ours *ProgressConn, theirs net.Conn) {
+		start := time.Now()
+		for i := range 5 {
+			time.AfterFunc(time.Duration(i)*9*time.Second, ours.Busy)
+		}
+		_, err := ours.Write(make([]byte, 1<<20))
+		requireSlow(t, err)
+		require.Equal(t, (4*9+10)*time.Second, time.Since(start))
+	})
+}
