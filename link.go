@@ -457,7 +457,9 @@ func (l *liveLink) take(kind session.FrameType, payload []byte) (done bool, err 
 	l.lock()
 	defer l.unlock()
 	now := time.Now()
-	err = l.link.Receive(now, kind, payload)
+	if err = l.link.Receive(now, kind, payload); err != nil && l.err == nil {
+		l.err = err // it is done by that, and is not to look as if both had said bye
+	}
 	l.t.memory.keep(l.link.Retained())
 	if kind == session.FrameVectors || kind == session.FrameEnd {
 		l.movedLocked(now)

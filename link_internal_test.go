@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -41,13 +42,14 @@ func TestPeerReadsWhyAnOpenConnectionIsClosed(t *testing.T) {
 	for range 5 {
 		var ahead atomic.Int64
 		ended := make(chan error, 10)
-		a := serve(t, Options{IdleTimeout: time.Minute, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, Events: &Events{Session: func(e SessionEvent) {
+		noDial := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("b dials") }
+		a := serve(t, Options{Dial: noDial, IdleTimeout: time.Minute, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, Events: &Events{Session: func(e SessionEvent) {
 			if e.Live && e.Err != nil {
 				ended <- e.Err
 			}
 		}}})
 		b := serve(t, Options{IdleTimeout: time.Minute, Peers: []string{a.Addr().String()}})
-		require.NoError(t, a.Put([]byte("k"), []byte("v"), nil))
+		require.NoError(t, b.Put([]byte("k"), []byte("v"), nil)) // it dials at once
 		agree(t, a, b)
 		require.Eventually(t, func() bool { return len(a.links.all()) == 1 && len(b.links.all()) == 1 }, 20*time.Second, time.Millisecond)
 		ahead.Store(int64(time.Hour))
@@ -56,7 +58,12 @@ func TestPeerReadsWhyAnOpenConnectionIsClosed(t *testing.T) {
 			batch.Put(fmt.Append(nil, i), make([]byte, 1<<20))
 		}
 		require.NoError(t, a.Write(batch, nil))
-		require.ErrorContains(t, <-ended, "refused by the peer")
+		select {
+		case err := <-ended:
+			require.ErrorContains(t, err, "refused by the peer")
+		case <-time.After(20 * time.Second):
+			require.Fail(t, "the connection stays open")
+		}
 	}
 }
 
