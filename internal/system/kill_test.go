@@ -174,7 +174,7 @@ func requireAcknowledged(t *testing.T, dir, round string, v *victim, was map[str
 // TestKilledProcessesLoseNothing kills a real process under load again and again.
 // What it acknowledged must be there, and it must agree with its peer in the end.
 //
-//	go test -run TestKilledProcessesLoseNothing -kill.rounds 2000 -timeout 1h -v ./internal/system
+//	go test ./internal/system -run TestKilledProcessesLoseNothing -kill.rounds 2000 -timeout 1h -v
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for half a minute")
