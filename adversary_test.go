@@ -86,6 +86,12 @@ func greet(t testing.TB, addr string, change func(h *session.Hello)) *rogue {
 // member is one that has come through the introductions.
 func greetAsMember(t testing.TB, db *DB) *rogue {
 	t.Helper()
+	require.Eventually(t, func() bool { // what another left behind may hold up its pull
+		ps := &db.gossip.pulls
+		ps.mu.Lock()
+		defer ps.mu.Unlock()
+		return len(ps.active) == 0
+	}, 20*time.Second, time.Millisecond)
 	r := greet(t, db.Addr().String(), nil)
 	kind, payload := r.next()
 	require.Equal(t, session.FrameHello, kind)

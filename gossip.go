@@ -80,15 +80,22 @@ func (db *DB) round(ctx context.Context, rounds *schedule.Rounds, now time.Time)
 		probes = schedule.MaxDialing
 	}
 	var vector causal.Sum
-	db.with(func(r *replica.Replica) { vector = r.Known.VectorSum })
-	live, probed := db.peers.pick(rounds, round.Live, probes, now, vector, func(_ *peer, c *schedule.Candidate) bool { return round.Skips(c, now) })
+	var self, next causal.Origin
+	db.with(func(r *replica.Replica) { vector, self = r.Known.VectorSum, r.Self })
+	if round.Changed {
+		next = db.peers.next(self)
+	}
+	sessions := min(round.Live, db.mesh().Sessions(len(db.links.all()), db.links.small.Load()))
+	live, probed := db.peers.pick(rounds, sessions, probes, now, vector, func(p *peer, c *schedule.Candidate) bool {
+		c.Next = p.origin == next && next != causal.Origin{}
+		return round.Skips(c, now)
+	})
 	for _, p := range append(live, probed...) {
 		db.spawn(func() { db.call(ctx, p, session.Goal{}) })
 	}
-	pause := db.opts.MaxInterval
-	if !db.links.enough.Load() {
-		pause = db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval)
-	}
+	// Whoever is dialed by others is told of news by them, and need not ask for it.
+	news := db.opts.IdleTimeout < 0 || db.activity.since(now) < db.opts.IdleTimeout || !db.peers.called(now)
+	pause := rounds.Pause(db.links.enough.Load(), news, db.activity.pause(now, db.opts.MinInterval, db.opts.MaxInterval))
 	rounds.End(now, round, len(live), len(probed), pause)
 	if at, ok := db.peers.nextProbe(now); ok {
 		rounds.Probe(now, at)

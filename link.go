@@ -129,8 +129,10 @@ func (db *DB) roomForLink(list []*liveLink, dialed bool) bool {
 	for _, l := range list {
 		accepted += int(store.Btoi(!l.dialed))
 	}
-	return len(list) < 2*db.opts.Fanout && (dialed || accepted < db.opts.Limits.MaxConns/2)
+	return db.mesh().Room(len(list)) && (dialed || accepted < db.opts.Limits.MaxConns/2)
 }
+
+func (db *DB) mesh() schedule.Mesh { return schedule.Mesh{Fanout: db.opts.Fanout} }
 
 // surveyLinks works out which peers have links, and whether the links carry changes: every peer that
 // answers has one, or as many have as a round would reach. If they no longer do, a round is due as soon
@@ -150,8 +152,9 @@ func (db *DB) surveyLinks() {
 		met += int(store.Btoi(p.state == PeerOK))
 		all = all && (p.carried || !p.live() || p.who.guest)
 	})
-	ls.small.Store(met <= db.opts.Fanout)
-	enough := len(linked) > 0 && (all || len(linked) >= db.opts.Fanout)
+	small := db.mesh().Small(met)
+	ls.small.Store(small)
+	enough := db.mesh().Enough(len(linked), all, small)
 	if ls.enough.Swap(enough) && !enough {
 		db.gossip.lessLinked.Set()
 	}
@@ -238,7 +241,7 @@ func (l *liveLink) keep(ctx context.Context) {
 	db.surveyLinks()
 	var ours causal.Sum
 	db.with(func(r *replica.Replica) { ours = r.Known.VectorSum })
-	if theirs != ours {
+	if theirs != ours && !db.links.enough.Load() {
 		db.gossip.localChange.Set()
 	}
 	db.requestSync()

@@ -20,7 +20,7 @@ func (db *DB) ended(p *peer, s session.Result, pace *transport.ProgressConn, sta
 	db.peers.mu.Lock()
 	was := p.state
 	if s.Dialed {
-		p.freeLocked()
+		db.peers.freeLocked(p)
 	}
 	p.tried = true
 	if o := s.Peer; o != (causal.Origin{}) && o != p.origin {

@@ -78,6 +78,7 @@ type peers struct {
 	guests     map[causal.Origin]*peer // they dial us, and their addresses are not known
 	candidates []schedule.Candidate    // of list, in the last round; kept for its memory
 	found      signal                  // an address is new, or may be tried again
+	held       bool                    // as many are being dialed as may be: the next is tried when one of them is through
 	least      time.Duration           // first pause after a failure
 	most       time.Duration
 	lately     time.Duration // a peer that came within it counts as there
@@ -273,7 +274,8 @@ func (ps *peers) configured() (addrs []string) {
 func (ps *peers) nextProbe(now time.Time) (next time.Time, ok bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return schedule.NextProbe(ps.candidatesLocked(now, causal.Sum{}))
+	next, ok, ps.held = schedule.NextProbe(ps.candidatesLocked(now, causal.Sum{}))
+	return next, ok
 }
 
 // forgetLocked drops peers that were not configured, and were neither heard of nor there for long.
@@ -307,6 +309,14 @@ func (ps *peers) take(addr string) (*peer, <-chan struct{}) {
 }
 
 // freeLocked marks a peer as no longer busy.
+func (ps *peers) freeLocked(p *peer) {
+	if p.freeLocked(); ps.held {
+		ps.held = false
+		ps.found.Set()
+	}
+}
+
+// freeLocked marks a peer as no longer busy, and says so to those that wait for it.
 func (p *peer) freeLocked() {
 	p.busy = false
 	if p.over != nil {
@@ -330,7 +340,7 @@ func (ps *peers) broke(p *peer) bool {
 func (ps *peers) free(p *peer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	p.freeLocked()
+	ps.freeLocked(p)
 }
 
 // linked notes that a link with a peer was made, or has ended.
@@ -409,6 +419,23 @@ func (ps *peers) tried() (all bool, n int) {
 func (ps *peers) met() (n int) {
 	ps.each(func(p *peer) { n += int(store.Btoi(p.state == PeerOK)) })
 	return n
+}
+
+// called reports whether a peer has dialed this replica lately.
+func (ps *peers) called(now time.Time) (called bool) {
+	ps.each(func(p *peer) { called = called || !p.came.IsZero() && now.Sub(p.came) < ps.lately })
+	return called
+}
+
+// next returns the origin that comes after this replica's among those that answer, zero if none does.
+func (ps *peers) next(self causal.Origin) causal.Origin {
+	ring := causal.NewRing(self)
+	ps.each(func(p *peer) {
+		if p.live() {
+			ring.Add(p.origin)
+		}
+	})
+	return ring.Next()
 }
 
 // each calls f with every peer, with the lock held.

@@ -99,6 +99,15 @@ func (k *Knowledge) Raise(c Column, d Dot) bool {
 
 // Take raises every column to that of other rows.
 func (k *Knowledge) Take(rows []Row) {
+	fresh := 0
+	for i := range rows {
+		if _, ok := k.Find(rows[i].Origin); !ok {
+			fresh++
+		}
+	}
+	if n := len(k.Rows) + fresh; cap(k.Rows) < n { // a replica keeps those of all members, so none has room to spare
+		k.Rows = append(make([]Row, 0, n), k.Rows...)
+	}
 	for _, r := range rows {
 		for c := range Columns {
 			k.Raise(c, Dot{r.Origin, r.Seqs[c]})
@@ -130,8 +139,14 @@ func (k *Knowledge) Vector(c Column) Vector {
 
 // Within reports whether one column of k is within another of l.
 func (k *Knowledge) Within(c Column, l *Knowledge, d Column) bool {
-	for _, r := range k.Rows {
-		if r.Seqs[c] > 0 && r.Seqs[c] > l.Seq(d, r.Origin) {
+	rest := l.Rows
+	for i := range k.Rows {
+		r := &k.Rows[i]
+		if r.Seqs[c] == 0 {
+			continue
+		}
+		n := uint64(0)
+		if rest, n = seek(rest, d, r.Origin); r.Seqs[c] > n {
 			return false
 		}
 	}
@@ -140,10 +155,29 @@ func (k *Knowledge) Within(c Column, l *Knowledge, d Column) bool {
 
 // Behind counts the writes that other covers and k does not.
 func (k *Knowledge) Behind(other *Knowledge) (n int64) {
-	for _, w := range other.Rows {
-		n += Above(w.Seqs[Covered], k.Seq(Covered, w.Origin))
+	rest := k.Rows
+	for i := range other.Rows {
+		w := &other.Rows[i]
+		seq := uint64(0)
+		rest, seq = seek(rest, Covered, w.Origin)
+		n += Above(w.Seqs[Covered], seq)
 	}
 	return n
+}
+
+// seek returns the rows from an origin on, and the seq of that origin in one column. To go through the rows of
+// two replicas at once costs less than to look up one after the other.
+func seek(rows []Row, c Column, o Origin) (rest []Row, seq uint64) {
+	for len(rows) > 0 {
+		switch order := rows[0].Origin.Compare(o); {
+		case order == 0:
+			return rows[1:], rows[0].Seqs[c]
+		case order > 0:
+			return rows, 0
+		}
+		rows = rows[1:]
+	}
+	return nil, 0
 }
 
 // Above returns by how much a seq exceeds another, 0 if it does not.

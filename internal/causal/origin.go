@@ -1,7 +1,8 @@
 package causal
 
 import (
-	"bytes"
+	"cmp"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 )
@@ -30,4 +31,9 @@ func (o *Origin) UnmarshalText(text []byte) error {
 }
 
 // Compare orders origins by their bytes.
-func (o Origin) Compare(p Origin) int { return bytes.Compare(o[:], p[:]) }
+func (o Origin) Compare(p Origin) int {
+	if c := cmp.Compare(binary.BigEndian.Uint64(o[:8]), binary.BigEndian.Uint64(p[:8])); c != 0 {
+		return c
+	}
+	return cmp.Compare(binary.BigEndian.Uint64(o[8:]), binary.BigEndian.Uint64(p[8:]))
+}

@@ -48,10 +48,38 @@ func (v Vector) Raise(d Dot) Vector {
 // Join puts all of w within v and returns the vector, which may share memory
 // with v but not with w.
 func (v Vector) Join(w Vector) Vector {
-	for _, d := range w {
-		v = v.Raise(d)
+	if len(w) <= 8 {
+		for _, d := range w {
+			v = v.Raise(d)
+		}
+		return v
 	}
-	return v
+	i, fresh := 0, 0
+	for _, d := range w {
+		for i < len(v) && v[i].Origin.Compare(d.Origin) < 0 {
+			i++
+		}
+		if i < len(v) && v[i].Origin == d.Origin {
+			v[i].Seq = max(v[i].Seq, d.Seq)
+		} else {
+			fresh++
+		}
+	}
+	if fresh == 0 {
+		return v
+	}
+	joined := make(Vector, 0, len(v)+fresh)
+	i = 0
+	for _, d := range w {
+		for i < len(v) && v[i].Origin.Compare(d.Origin) < 0 {
+			joined = append(joined, v[i])
+			i++
+		}
+		if i == len(v) || v[i].Origin != d.Origin {
+			joined = append(joined, d)
+		}
+	}
+	return append(joined, v[i:]...)
 }
 
 // Within reports whether all of v is within w.

@@ -30,6 +30,10 @@ func New(s *session.Stream, c schedule.PaceConfig, small func() bool, now time.T
 	return &Link{Stream: s, pace: schedule.NewPace(c, now, drawn), small: small}
 }
 
+// Replaces reports whether, of two links with the same peer, this one stays. Both replicas agree on it:
+// that one does which the lesser origin dialed.
+func (l *Link) Replaces(other *Link) bool { return l.Dialer().Compare(other.Dialer()) < 0 }
+
 // LocalChange notes a write of this replica.
 func (l *Link) LocalChange(now time.Time) { l.pace.LocalChange(now, l.small()) }
 
@@ -38,6 +42,9 @@ func (l *Link) RemoteChange(now time.Time) { l.pace.RemoteChange(now, l.small())
 
 // PushNow has the peer asked for a report at once: a caller waits for it.
 func (l *Link) PushNow() { l.pace.PushNow() }
+
+// Lazy reports whether news of others is reported to the peer rather than pushed.
+func (l *Link) Lazy() bool { return l.pace.Lazy() }
 
 // Receive takes in a frame. After an error the link is done.
 func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) error {
@@ -50,6 +57,7 @@ func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) er
 		// It came too late, and will do so again; but whoever writes in a small cluster tells everybody.
 		if e.Versions > 0 && e.New == 0 && (e.Relayed > 0 || !l.small()) {
 			l.Spare()
+			l.pace.Spare() // and what is pushed from here would have come to the peer by that other way
 		}
 	}
 	if e.Heard {
@@ -85,9 +93,11 @@ func (l *Link) Step(now time.Time) {
 		l.pace.Pushing()
 		l.pushing = now
 	case schedule.Request:
-		if l.Behind() > 0 {
-			l.Request()
+		if l.Behind() == 0 {
+			l.pace.Heard(now, false, l.small())
+			return
 		}
+		l.Request()
 		l.pace.Requested()
 	case schedule.Report:
 		l.Report()

@@ -127,6 +127,9 @@ func (t *Txn) has(d causal.Dot) bool { return t.Covers(d) || t.R.Above.Has(d) }
 
 // raiseWatermark raises a watermark: the purged one never above the version vector (M7).
 func (t *Txn) raiseWatermark(c causal.Column, d causal.Dot) {
+	if d.Seq == 0 {
+		return
+	}
 	if c == causal.Purged {
 		d.Seq = min(d.Seq, t.column(causal.Covered, d.Origin))
 	}

@@ -5,7 +5,7 @@ import "time"
 // PaceConfig holds what does not change of a link.
 type PaceConfig struct {
 	Silence time.Duration // after so long without news either way the link is closed
-	Life    time.Duration // after so long it is closed anyway, so that links move on; 0: never
+	Life    time.Duration // after so long it is closed anyway, a lazy one sooner; 0: never
 }
 
 const (
@@ -17,6 +17,10 @@ const (
 	// requestShare is the part of a report's delay that news reported by a peer may take to come another
 	// way, before they are requested of that peer.
 	requestShare = 2
+
+	// lazyShare is the part of Life after which a lazy link is closed. No news is late for it, and the link that
+	// takes its place leads somewhere else, so that no partition of the links lasts.
+	lazyShare = 5
 
 	// pushShare is how many times as long as pushes take the next one waits. So pushes batch by
 	// themselves under load, and take a bounded part of a processor. One that took longer than others
@@ -39,7 +43,8 @@ const (
 // Pace decides when news goes out over a link, a connection that stays open while there is news. News
 // is pushed at once where the peer wants it so, and reported elsewhere: links on which pushes brought
 // something first are eager, links on which they came too late are lazy (Leitão, Pereira and
-// Rodrigues, Epidemic broadcast trees, 2007). One goroutine uses it at a time.
+// Rodrigues, Epidemic broadcast trees, 2007). A link is lazy in both directions, so the eager ones
+// come down to a tree that serves every writer. One goroutine uses it at a time.
 type Pace struct {
 	PaceConfig
 
@@ -51,13 +56,14 @@ type Pace struct {
 	takes     time.Duration // that pushes take
 	news      time.Time     // the last that there was here, or that came
 	end       time.Time     // of its life; zero: none
+	lazyEnd   time.Time     // the same of a lazy link
 }
 
 // NewPace returns the pace of a link that was made now. A number drawn from 0 to 1 spreads its life.
 func NewPace(c PaceConfig, now time.Time, drawn float64) *Pace {
 	p := &Pace{PaceConfig: c, news: now}
 	if c.Life > 0 {
-		p.end = now.Add(jitter(c.Life, drawn))
+		p.end, p.lazyEnd = now.Add(jitter(c.Life, drawn)), now.Add(time.Duration((0.5+drawn)*float64(c.Life)/lazyShare))
 	}
 	return p
 }
@@ -118,13 +124,13 @@ func (p *Pace) Heard(now time.Time, behind, small bool) {
 	}
 }
 
-// Requested notes that the peer was asked for what is missing here.
-func (p *Pace) Requested() { p.request = time.Time{} }
+// Requested notes that the peer was asked for what is missing here, and hears of news at once as well.
+func (p *Pace) Requested() { p.request, p.lazy = time.Time{}, false }
 
 // Asked notes that the peer asks for what it lacks, and for news at once from now on.
 func (p *Pace) Asked() { p.lazy, p.push = false, true }
 
-// Spare notes that what was pushed had come another way before.
+// Spare notes that what was pushed, here or by the peer, had come another way before.
 func (p *Pace) Spare() { p.lazy = true }
 
 // ReportNow has the vectors reported at once: somebody waits for them.
@@ -146,16 +152,24 @@ func (p *Pace) Due(now time.Time) Action {
 		return Request
 	case due(p.report):
 		return Report
-	case due(p.end) || !now.Before(p.news.Add(p.Silence)):
+	case due(p.life()) || !now.Before(p.news.Add(p.Silence)):
 		return Leave
 	}
 	return Nothing
 }
 
+// life returns when the link is closed though there is news; zero: never.
+func (p *Pace) life() time.Time {
+	if p.lazy {
+		return p.lazyEnd
+	}
+	return p.end
+}
+
 // Next returns when there will be something to do, if nothing happens before.
 func (p *Pace) Next() time.Time {
 	next := p.news.Add(p.Silence)
-	for _, at := range []time.Time{p.request, p.report, p.end} {
+	for _, at := range []time.Time{p.request, p.report, p.life()} {
 		if !at.IsZero() && at.Before(next) {
 			next = at
 		}

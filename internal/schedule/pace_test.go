@@ -110,6 +110,10 @@ func TestPaceRequestsWhatDoesNotComeAnotherWay(t *testing.T) {
 	p.Asked()
 	require.False(t, p.Lazy())
 	require.Equal(t, schedule.Push, p.Due(at))
+
+	p.Spare()
+	p.Requested()
+	require.False(t, p.Lazy(), "both push to each other")
 }
 
 func TestPaceReportsAtOnceForWhoWaits(t *testing.T) {
@@ -134,13 +138,19 @@ func TestPaceLeavesAfterSilence(t *testing.T) {
 	_, at = runPace(t, p, start.Add(silence))
 	require.Equal(t, start.Add(silence+silence/2), at)
 
-	p = schedule.NewPace(schedule.PaceConfig{Silence: silence, Life: time.Minute}, start, 1)
-	for now := start; ; now = now.Add(silence / 2) {
-		p.Took(now)
-		if action, at := runPace(t, p, now); at.Before(now.Add(silence)) {
-			require.Equal(t, schedule.Leave, action)
-			require.Equal(t, start.Add(72*time.Second), at, "though there is always news")
-			return
+	for lazy, end := range map[bool]time.Duration{false: 72 * time.Second, true: 18 * time.Second} {
+		p = schedule.NewPace(schedule.PaceConfig{Silence: silence, Life: time.Minute}, start, 1)
+		if lazy {
+			p.Spare()
+		}
+		now := start
+		for left := false; !left; now = now.Add(silence / 2) {
+			p.Took(now)
+			action, at := runPace(t, p, now)
+			if left = at.Before(now.Add(silence)); left {
+				require.Equal(t, schedule.Leave, action)
+				require.Equal(t, start.Add(end), at, "though there is always news")
+			}
 		}
 	}
 }

@@ -20,6 +20,7 @@ type Candidate struct {
 	Rests   time.Time // it is not dialed before
 	Lately  bool      // a session with it ended well within the last hour
 	Tried   bool      // a session with it has ended, well or not
+	Next    bool      // it is picked before others: see causal.Ring
 
 	Current bool      // it has the version vector that we have
 	Calling bool      // it holds a session that it dialed
@@ -46,6 +47,9 @@ func (r *Rounds) Pick(cs []Candidate, live, probes int, now time.Time, skip func
 		}
 	}
 	r.shuffle(picked)
+	if next := slices.IndexFunc(picked, func(i int) bool { return cs[i].Next }); next > 0 {
+		picked[0], picked[next] = picked[next], picked[0]
+	}
 	r.shuffle(probed)
 	slices.SortStableFunc(probed, func(a, b int) int { return cmp.Compare(cs[a].rank(), cs[b].rank()) })
 	picked = picked[:min(live, len(picked))]
@@ -54,8 +58,8 @@ func (r *Rounds) Pick(cs []Candidate, live, probes int, now time.Time, skip func
 }
 
 // NextProbe returns when an address that is not known to answer is to be tried; it reports false if
-// there is none, or if as many are being dialed as may be.
-func NextProbe(cs []Candidate) (next time.Time, ok bool) {
+// there is none, or if as many are being dialed as may be, which is full.
+func NextProbe(cs []Candidate) (next time.Time, ok, full bool) {
 	dialing := 0
 	for i := range cs {
 		switch c := &cs[i]; {
@@ -66,7 +70,8 @@ func NextProbe(cs []Candidate) (next time.Time, ok bool) {
 			next, ok = c.Rests, true
 		}
 	}
-	return next, ok && dialing < MaxDialing
+	full = ok && dialing >= MaxDialing
+	return next, ok && !full, full
 }
 
 // rank orders the addresses that are not known to answer: those that did a while ago, those never

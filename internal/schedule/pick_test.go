@@ -32,6 +32,19 @@ func TestPickChoosesPeersThatAnswerAndProbesBesideThem(t *testing.T) {
 	require.Equal(t, []int{5}, probed)
 }
 
+func TestPickLeavesOutAllOthersBeforeTheNextOfTheRing(t *testing.T) {
+	r := &schedule.Rounds{Config: schedule.Config{Rand: rand.New(rand.NewPCG(1, 1))}}
+	cs := make([]schedule.Candidate, 100)
+	for i := range cs {
+		cs[i] = schedule.Candidate{Answers: true, Next: i == 50}
+	}
+	live, _ := r.Pick(cs, 1, 0, start, nil)
+	require.Equal(t, []int{50}, live)
+	live, _ = r.Pick(cs, 4, 0, start, func(i int) bool { return i == 50 })
+	require.Len(t, live, 4)
+	require.NotContains(t, live, 50)
+}
+
 func TestDeadAddressesTakeThePlaceOfNoPeerThatAnswers(t *testing.T) {
 	r := &schedule.Rounds{Config: schedule.Config{Rand: rand.New(rand.NewPCG(1, 1))}}
 	cs := make([]schedule.Candidate, 1000)
@@ -64,11 +77,11 @@ func TestPickIsRandom(t *testing.T) {
 
 func TestNextProbe(t *testing.T) {
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
-	_, ok := schedule.NextProbe([]schedule.Candidate{{Answers: true}, {Busy: true}})
-	require.False(t, ok, "nothing is to be tried")
-	next, ok := schedule.NextProbe([]schedule.Candidate{{Rests: at(3)}, {Answers: true, Rests: at(1)}, {Rests: at(2)}})
-	require.True(t, ok)
+	_, ok, full := schedule.NextProbe([]schedule.Candidate{{Answers: true}, {Busy: true}})
+	require.False(t, ok || full, "nothing is to be tried")
+	next, ok, full := schedule.NextProbe([]schedule.Candidate{{Rests: at(3)}, {Answers: true, Rests: at(1)}, {Rests: at(2)}})
+	require.True(t, ok && !full)
 	require.Equal(t, at(2), next)
-	_, ok = schedule.NextProbe(append(slices.Repeat([]schedule.Candidate{{Busy: true}}, schedule.MaxDialing), schedule.Candidate{}))
-	require.False(t, ok, "as many are being dialed as may be")
+	_, ok, full = schedule.NextProbe(append(slices.Repeat([]schedule.Candidate{{Busy: true}}, schedule.MaxDialing), schedule.Candidate{}))
+	require.True(t, !ok && full, "as many are being dialed as may be")
 }

@@ -146,6 +146,19 @@ func (r *Rounds) Sooner(now time.Time, pause time.Duration) {
 	}
 }
 
+// Pause returns how long to wait for the next round if no change starts one: for End. Links that are
+// enough carry changes, and without news there are none to carry; else velocity is the pause, see
+// [Velocity.Pause].
+func (r *Rounds) Pause(enough, news bool, velocity time.Duration) time.Duration {
+	switch {
+	case enough: // drawn: the links of many replicas begin at one moment
+		return time.Duration((0.5 + r.float64()/2) * float64(r.Most))
+	case !news:
+		return r.Most
+	}
+	return velocity
+}
+
 // Probe says when an address that is not known to answer may be tried, after End.
 func (r *Rounds) Probe(now, at time.Time) {
 	if soonest := now.Add(r.Least); at.Before(soonest) {

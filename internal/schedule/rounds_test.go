@@ -113,6 +113,23 @@ func TestRoundIsDueThoughNothingChanges(t *testing.T) {
 	require.Equal(t, fanout, round.Live)
 }
 
+func TestRoundsAreRareWhileLinksCarryChanges(t *testing.T) {
+	r := held(t, false, 2, 0)
+	require.Equal(t, least, r.Pause(false, true, least), "there is news, and rounds have to spread it")
+	require.Equal(t, most, r.Pause(false, false, least))
+	sum, short := time.Duration(0), 0
+	for range 1000 {
+		pause := r.Pause(true, true, least)
+		require.LessOrEqual(t, pause, most)
+		require.GreaterOrEqual(t, pause, most/2)
+		if sum += pause; pause < most*3/4 {
+			short++
+		}
+	}
+	require.InEpsilon(t, float64(most*3/4), float64(sum)/1000, 0.05)
+	require.InDelta(t, 500, short, 60, "they are not all due at one time")
+}
+
 func TestAddressesAreProbedWhenTheyHaveRested(t *testing.T) {
 	r := held(t, false, 2, 0)
 	r.Probe(start, start.Add(time.Second))
