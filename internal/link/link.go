@@ -18,11 +18,16 @@ type Link struct {
 	pace    *schedule.Pace
 	small   func() bool
 	pushing time.Time // when the push under way began; zero: there is none
+	late    int       // pushes of the peer in a row that brought nothing new
 	until   time.Time // the peer has to say bye before; zero: nobody has yet
 }
 
 // byeTimeout is how long a peer that is leaving, or is left, may stay silent.
 const byeTimeout = 5 * time.Second
+
+// lateMost is how many pushes of a peer in a row may bring nothing new. One may come too late because a session
+// happened to be ahead of it.
+const lateMost = 2
 
 // New returns a link over a stream that has just begun. small reports whether all replicas have links
 // with one another. A number drawn from 0 to 1 spreads how long the link lasts.
@@ -54,10 +59,15 @@ func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) er
 	if e.Pushed {
 		l.pace.Took(now)
 		l.Duplicates += int64(e.Versions - e.New)
-		// It came too late, and will do so again; but whoever writes in a small cluster tells everybody.
-		if e.Versions > 0 && e.New == 0 && (e.Relayed > 0 || !l.small()) {
-			l.Spare()
-			l.pace.Spare() // and what is pushed from here would have come to the peer by that other way
+		switch {
+		case e.New > 0:
+			l.late = 0
+		case e.Versions > 0 && (e.Relayed > 0 || !l.small()): // whoever writes in a small cluster tells everybody
+			if l.late++; l.late == lateMost {
+				l.Spare()
+				l.pace.Spare() // or this replica might come to have nobody to push to
+				l.late = 0
+			}
 		}
 	}
 	if e.Heard {

@@ -18,7 +18,7 @@ const (
 	// way, before they are requested of that peer.
 	requestShare = 2
 
-	// lazyShare is the part of Life after which a lazy link is closed. No news is late for it, and the link that
+	// lazyShare is the part of Life after which a lazy link is closed. That makes no news late, and the link that
 	// takes its place leads somewhere else, so that no partition of the links lasts.
 	lazyShare = 5
 
@@ -43,8 +43,8 @@ const (
 // Pace decides when news goes out over a link, a connection that stays open while there is news. News
 // is pushed at once where the peer wants it so, and reported elsewhere: links on which pushes brought
 // something first are eager, links on which they came too late are lazy (Leitão, Pereira and
-// Rodrigues, Epidemic broadcast trees, 2007). A link is lazy in both directions, so the eager ones
-// come down to a tree that serves every writer. One goroutine uses it at a time.
+// Rodrigues, Epidemic broadcast trees, 2007). A link is eager or lazy both ways, so the eager ones come down
+// to a tree that serves every writer. One goroutine uses it at a time.
 type Pace struct {
 	PaceConfig
 

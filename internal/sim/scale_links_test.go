@@ -42,7 +42,7 @@ func TestLinks_ATreeIsLeftOfThem(t *testing.T) {
 	w := linkedWorld(t, scaleSizes())
 	l := w.measure(3*time.Second, 10, w.anybody)
 	require.LessOrEqual(t, l.copies, 1.3)
-	require.Less(t, l.p99, 300*time.Millisecond)
+	require.Less(t, l.p99, 100*time.Millisecond)
 	require.Less(t, l.bytes, 8000.0)
 	require.Less(t, l.sessions, len(w.nodes))
 }
