@@ -18,6 +18,7 @@ type Link struct {
 	pace    *schedule.Pace
 	small   func() bool
 	pushing time.Time // when the push under way began; zero: there is none
+	served  int       // versions that had been sent before it
 	late    int       // pushes of the peer in a row that brought nothing new
 	until   time.Time // the peer has to say bye before; zero: nobody has yet
 }
@@ -101,7 +102,7 @@ func (l *Link) Step(now time.Time) {
 			return
 		}
 		l.pace.Pushing()
-		l.pushing = now
+		l.pushing, l.served = now, l.Result().Served
 	case schedule.Request:
 		if l.Behind() == 0 {
 			l.pace.Heard(now, false, l.small())
@@ -122,7 +123,7 @@ func (l *Link) Wrote(now time.Time) (pushed bool) {
 	if l.pushing.IsZero() || l.More() {
 		return false
 	}
-	l.pace.Pushed(now, now.Sub(l.pushing))
+	l.pace.Pushed(now, now.Sub(l.pushing), l.Result().Served-l.served)
 	l.pushing = time.Time{}
 	l.Pushes++
 	return true

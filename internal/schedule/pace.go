@@ -27,6 +27,11 @@ const (
 	// counts for a part of the difference: it was more likely kept waiting than busy.
 	pushShare   = 4
 	pushAverage = 8
+
+	// pushEach is how long the next push waits for each version of one, and pushMost how long at most. Under as
+	// many writes as the store takes, fewer pushes of more versions leave it more time for writes.
+	pushEach = 50 * time.Microsecond
+	pushMost = 20 * time.Millisecond
 )
 
 // Action is what is to be done over a link.
@@ -97,12 +102,12 @@ func (p *Pace) reportBy(at time.Time) {
 // Pushing notes that a push begins, of all that there is now. It reports the vectors as well.
 func (p *Pace) Pushing() { p.push, p.report = false, time.Time{} }
 
-// Pushed notes that a push went out, and how long making and writing it took.
-func (p *Pace) Pushed(now time.Time, took time.Duration) {
+// Pushed notes that a push of some versions went out, and how long making and writing it took.
+func (p *Pace) Pushed(now time.Time, took time.Duration, versions int) {
 	if p.takes += (took - p.takes) / pushAverage; p.takes > took {
 		p.takes = took
 	}
-	p.notBefore = now.Add(pushShare * p.takes)
+	p.notBefore = now.Add(max(pushShare*p.takes, min(time.Duration(versions)*pushEach, pushMost)))
 }
 
 // Reported notes that the vectors went out without a push.

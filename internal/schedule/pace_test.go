@@ -75,7 +75,7 @@ func TestPaceWaitsAsLongAsPushesTake(t *testing.T) {
 	p.Pushing()
 	end := start.Add(time.Millisecond)
 	for range 100 {
-		p.Pushed(end, time.Millisecond)
+		p.Pushed(end, time.Millisecond, 1)
 	}
 	require.Equal(t, schedule.Nothing, p.Due(end), "a push reports the vectors, too")
 	p.LocalChange(end, true)
@@ -87,8 +87,18 @@ func TestPaceWaitsAsLongAsPushesTake(t *testing.T) {
 
 	p.Pushing()
 	p.LocalChange(end, true)
-	p.Pushed(end, time.Millisecond)
+	p.Pushed(end, time.Millisecond, 1)
 	require.Equal(t, schedule.Push, p.Due(p.Next()), "what came after a push began is left to the next")
+}
+
+func TestPaceHasMuchPushedAtATime(t *testing.T) {
+	for versions, pause := range map[int]time.Duration{1: 50 * time.Microsecond, 100: 5 * time.Millisecond, 10_000: 20 * time.Millisecond} {
+		p := newPace()
+		p.Pushing()
+		p.Pushed(start, 0, versions)
+		p.LocalChange(start, true)
+		require.Equal(t, start.Add(pause), p.Next())
+	}
 }
 
 func TestPaceRequestsWhatDoesNotComeAnotherWay(t *testing.T) {
