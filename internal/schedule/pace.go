@@ -30,7 +30,7 @@ const (
 
 	// pushEach is how long the next push waits for each version of one, and pushMost how long at most. Under as
 	// many writes as the store takes, fewer pushes of more versions leave it more time for writes.
-	pushEach = 50 * time.Microsecond
+	pushEach = 25 * time.Microsecond
 	pushMost = 20 * time.Millisecond
 )
 

@@ -92,7 +92,7 @@ func TestPaceWaitsAsLongAsPushesTake(t *testing.T) {
 }
 
 func TestPaceHasMuchPushedAtATime(t *testing.T) {
-	for versions, pause := range map[int]time.Duration{1: 50 * time.Microsecond, 100: 5 * time.Millisecond, 10_000: 20 * time.Millisecond} {
+	for versions, pause := range map[int]time.Duration{1: 25 * time.Microsecond, 100: 2500 * time.Microsecond, 10_000: 20 * time.Millisecond} {
 		p := newPace()
 		p.Pushing()
 		p.Pushed(start, 0, versions)
