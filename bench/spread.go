@@ -140,13 +140,10 @@ func (s *replicas) sent() (n int64, known bool) {
 // knew already.
 func (s *replicas) duplicates() (n int64) {
 	for _, db := range s.dbs {
-		n += duplicatesAt(db)
+		n += db.Status().Duplicates
 	}
 	return n
 }
-
-// duplicatesAt is 0 as long as a replica does not count them.
-func duplicatesAt(*replicator.DB) int64 { return 0 }
 
 func (s *replicas) close() error {
 	s.cancel()

@@ -109,7 +109,7 @@ func handshake(t testing.TB, origins int) (first, idle int64) {
 
 // TestScale measures what docs/scale.md shows:
 //
-//	go test -run TestScale -v -timeout 0 -scale -scale.doc ../../docs ./internal/sim
+//	go test ./internal/sim -run TestScale$ -v -timeout 0 -scale -scale.doc ../../docs
 func TestScale(t *testing.T) {
 	if !*scale {
 		t.Skip("only with -scale")
@@ -179,7 +179,7 @@ const scaleIntro = `# Scale
 How one write spreads among many replicas, and what replicas cost each other. The simulation runs the real code of
 replicas, sessions, links and rounds in virtual time with the default options. A dial and two round trips take 3 ms, a
 frame over an open connection 1 ms, and no processor is ever busy. Bytes are those of frames.
-` + "`go test -run TestScale -v -timeout 0 -scale -scale.doc ../../docs ./internal/sim`" + ` writes this page.
+` + "`go test ./internal/sim -run TestScale$ -v -timeout 0 -scale -scale.doc ../../docs`" + ` writes this page.
 
 A replica writes after minutes of silence, in which all connections were closed. "Rounds" is the greatest number of
 rounds that any replica began before it had the write; p50 and p99 are taken over all replicas and five writes.
