@@ -25,7 +25,7 @@ func (l *Stream) Push() bool {
 		if !wants && r.Known.VectorSum == l.pushedSum {
 			return
 		}
-		peer = l.PeerCovers()
+		peer = l.PeerCovers(r)
 		for _, w := range r.Known.Rows {
 			lacks = lacks || w.Seqs[causal.Covered] > peer.Seq(w.Origin)
 		}
@@ -40,9 +40,15 @@ func (l *Stream) Push() bool {
 	return true
 }
 
-// PeerCovers returns what the peer covers once it has taken in all that was pushed, going by its reports
-// and that (L2). It may cover more, and less if it is about to leave.
-func (l *Stream) PeerCovers() causal.Vector { return l.known.Vector(causal.Covered).Join(l.pushed) }
+// PeerCovers returns what the peer covers once it has taken in all that was pushed, going by that and by its
+// reports, over this connection and others (L2). It may cover more, and less if it is about to leave.
+func (l *Stream) PeerCovers(r *replica.Replica) causal.Vector {
+	v := l.known.Vector(causal.Covered).Join(l.pushed)
+	if m := r.Members[l.theirs.Origin]; m != nil && m.Known.VectorSum != l.known.VectorSum {
+		v = v.Join(m.Known.Vector(causal.Covered))
+	}
+	return v
+}
 
 // push is what a serving has to know if nobody asked for it.
 type push struct {

@@ -155,7 +155,7 @@ func (w *simWorld) agree(c *simConn) {
 	}
 	for i, e := range c.ends {
 		f := c.ends[1-i]
-		for _, d := range e.s.Stream().PeerCovers() {
+		for _, d := range e.s.Stream().PeerCovers(e.n.r) {
 			if !f.n.r.Known.Covers(d) {
 				w.fail(fmt.Errorf("conn %d: n%d takes n%d to cover %v, which it does not", c.id, e.n.id, f.n.id, d))
 			}

@@ -34,6 +34,20 @@ func stay(t testing.TB, a, b session.Host) *live {
 	return stayWith(t, a, b, stayParams(), stayParams())
 }
 
+// streaming returns two nodes that stay, after a session that brought a write.
+func streaming(t testing.TB) (a, b *node, l *live) {
+	a, b = newNode(t), newNode(t)
+	a.put("k", "v")
+	return a, b, stay(t, a, b)
+}
+
+// putLarge writes some keys that do not fit into one page together.
+func (n *node) putLarge(keys int) {
+	for i := range keys {
+		n.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
+	}
+}
+
 func stayWith(t testing.TB, a, b session.Host, pa, pb session.Params) *live {
 	l := converse(t, a, b, pa, pb, func(f session.Frame) session.Frame { return f })
 	require.NotNil(t, l.s[0].Stream(), "the dialer does not stay")
@@ -174,9 +188,7 @@ func TestStream_PushCoversItsFirstStateAtItsEnd(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	a.put("first", "v")
 	l := stay(t, a, b)
-	for i := range 20 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a.putLarge(20)
 	before := a.covers(a)
 	require.True(t, l.stream(0).Push())
 	for n := 0; l.s[0].More(); n++ {
@@ -226,16 +238,26 @@ func TestStream_PushGoesByReportsAndEarlierPushes(t *testing.T) {
 	requireEqualNodes(t, a, b)
 }
 
+// What the peer reported in a session beside the stream, its own writes first of all, is not pushed back to it.
+//
+// design.md: L2
+func TestStream_PushGoesByReportsOverOtherConnections(t *testing.T) {
+	a, b, l := streaming(t)
+	b.put("own", "v")
+	talk(t, a, b)
+	require.Equal(t, "v", a.get("own"))
+	require.False(t, l.stream(0).Push())
+	a.put("k", "w")
+	require.Equal(t, 1, l.push(0))
+	requireEqualNodes(t, a, b)
+}
+
 // A report that comes while a push is under way is noticed when that ends: there may be news that the push did not bring.
 //
 // design.md: L2
 func TestStream_ReportInThePushIsNoticed(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
-	for i := range 10 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a, _, l := streaming(t)
+	a.putLarge(10)
 	require.True(t, l.stream(0).Push())
 	l.page(0)
 	a.put("news", "v")
@@ -307,7 +329,7 @@ func TestStream_PushThatIsNotWholeDoesNotCount(t *testing.T) {
 		}
 		return f
 	})
-	before := l.stream(0).PeerCovers()
+	before := l.stream(0).PeerCovers(a.r)
 	a.mergeFrom(&causal.Knowledge{}, siblingsOf(6, 200)...)
 	require.NoError(t, a.Commit(func(t *replica.Txn) error {
 		for _, v := range siblingsOf(6, 200) {
@@ -317,7 +339,7 @@ func TestStream_PushThatIsNotWholeDoesNotCount(t *testing.T) {
 	}))
 	require.True(t, l.stream(0).Push())
 	l.say(0)
-	require.Equal(t, before, l.stream(0).PeerCovers())
+	require.Equal(t, before, l.stream(0).PeerCovers(a.r))
 	require.True(t, l.stream(0).Leaving(), "and it leaves")
 	l.flow()
 	require.EqualValues(t, 1, l.bye(1))
@@ -500,9 +522,7 @@ func TestStream_DotCloudThatGrewIsPushed(t *testing.T) {
 
 // design.md: L5
 func TestStream_PushesCross(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
+	a, b, l := streaming(t)
 	for i := range 20 {
 		a.put(fmt.Sprint("k", i), strings.Repeat("a", 300))
 		b.put(fmt.Sprint("k", i), strings.Repeat("b", 300))
@@ -544,9 +564,7 @@ func TestStream_CutPushIsKept(t *testing.T) {
 	p := stayParams()
 	p.BatchSize = 1
 	l := stayWith(t, a, b, stayParams(), p)
-	for i := range 20 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a.putLarge(20)
 	require.True(t, l.stream(0).Push())
 	l.page(0)
 	l.take(1, -1)
@@ -564,9 +582,7 @@ func TestStream_CutPushIsKept(t *testing.T) {
 // design.md: L5
 func TestStream_PushLeavesTheResumePoint(t *testing.T) {
 	a, b, c := newNode(t), newNode(t), newNode(t)
-	for i := range 100 {
-		c.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	c.putLarge(100)
 	a.put("a", "v")
 	l := stay(t, a, b)
 	cutTalk(t, b, c, 20)
@@ -582,12 +598,8 @@ func TestStream_PushLeavesTheResumePoint(t *testing.T) {
 
 // design.md: L6
 func TestStream_ByeFollowsThePushUnderWay(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
-	for i := range 20 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a, b, l := streaming(t)
+	a.putLarge(20)
 	require.True(t, l.stream(0).Push())
 	l.page(0)
 	l.stream(0).Leave()
@@ -601,12 +613,8 @@ func TestStream_ByeFollowsThePushUnderWay(t *testing.T) {
 
 // design.md: L6
 func TestStream_ByesCross(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
-	for i := range 20 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a, b, l := streaming(t)
+	a.putLarge(20)
 	b.put("l", "v")
 	require.True(t, l.stream(0).Push())
 	require.True(t, l.stream(1).Push())
@@ -630,12 +638,8 @@ func TestStream_ByesCross(t *testing.T) {
 //
 // design.md: L6
 func TestStream_PushUnderWayIsTakenInAfterBye(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
-	for i := range 20 {
-		a.put(fmt.Sprint("k", i), strings.Repeat("x", 300))
-	}
+	a, b, l := streaming(t)
+	a.putLarge(20)
 	require.True(t, l.stream(0).Push())
 	l.page(0)
 	l.stream(1).Leave()
@@ -646,9 +650,7 @@ func TestStream_PushUnderWayIsTakenInAfterBye(t *testing.T) {
 
 // design.md: L6
 func TestStream_PeerThatNeverAnswersAByeIsRefused(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
+	_, _, l := streaming(t)
 	l.stream(0).Leave()
 	n := 0
 	for ; l.s[0].Receive(session.FrameRequest, nil) == nil; n++ {
@@ -796,9 +798,7 @@ func TestStream_PushWithoutAFirstStateCoversNothing(t *testing.T) {
 
 // design.md: L7
 func TestStream_RestsAsLongAsItLikes(t *testing.T) {
-	a, b := newNode(t), newNode(t)
-	a.put("k", "v")
-	l := stay(t, a, b)
+	_, _, l := streaming(t)
 	for range 2 * session.MaxKeepalives {
 		require.NoError(t, l.s[1].Receive(session.FrameKeepalive, nil))
 	}
