@@ -52,6 +52,13 @@ func (j *diary) forget() {
 	j.text.Reset()
 }
 
+// forget has all of them forget.
+func forget(js []*diary) {
+	for _, j := range js {
+		j.forget()
+	}
+}
+
 // watched opens a replica that keeps a diary.
 func (c *cluster) watched(name string, o *replicator.Options) (*replicator.DB, *diary) {
 	c.t.Helper()
@@ -309,9 +316,7 @@ func TestReplicasThatTellEachOtherAreNotAskedAgainAndAgain(t *testing.T) {
 		requireAgreement(t, a, b, d)
 		time.Sleep(time.Second)
 		js := []*diary{ja, jb, jc}
-		for _, j := range js {
-			j.forget()
-		}
+		forget(js)
 		for i := range 100 {
 			put(t, a, fmt.Sprint(i), "v")
 			time.Sleep(100 * time.Millisecond)

@@ -55,12 +55,13 @@ func (ls *links) with(o causal.Origin) *liveLink {
 // changed notes a commit. The queue's slot is held.
 func (ls *links) changed(local bool) {
 	for _, l := range ls.all() {
+		news := &l.remote
 		if local {
-			l.local.Store(true)
-		} else {
-			l.remote.Store(true)
+			news = &l.local
 		}
-		l.wake.Set()
+		if !news.Swap(true) { // else it has been woken, and has not looked yet
+			l.wake.Set()
+		}
 	}
 }
 

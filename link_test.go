@@ -55,9 +55,7 @@ func TestNewsIsPushedOverConnectionsThatStayOpen(t *testing.T) {
 		_, dbs, js := triangle(t, replicator.Options{})
 		put(t, dbs[0], "first", "v")
 		time.Sleep(time.Second)
-		for _, j := range js {
-			j.forget()
-		}
+		forget(js)
 		for i := range 300 {
 			w := dbs[i%3]
 			key := fmt.Sprint(i)
@@ -139,9 +137,7 @@ func TestBrokenConnectionsAreMadeAgain(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c, dbs, js := triangle(t, replicator.Options{})
 		time.Sleep(time.Second)
-		for _, j := range js {
-			j.forget()
-		}
+		forget(js)
 		for i := range 200 {
 			put(t, dbs[i%3], fmt.Sprint(i), "v")
 			time.Sleep(5 * time.Millisecond)
@@ -261,9 +257,7 @@ func TestWaitReplicatedIsAnsweredOverOpenConnections(t *testing.T) {
 		put(t, dbs[0], "k", "v")
 		put(t, dbs[1], "l", "v")
 		time.Sleep(time.Second)
-		for _, j := range js {
-			j.forget()
-		}
+		forget(js)
 		for i := range 50 {
 			put(t, dbs[i%3], fmt.Sprint(i), "v")
 			start := time.Now()

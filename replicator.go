@@ -337,16 +337,16 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 // committed is called with the queue's slot held after each commit.
 func (db *DB) committed(t *replica.Txn) {
 	db.watchers.publish(t.Changes)
-	n, remote := 0, false
+	n, local, remote := 0, false, false
 	for i := range t.Changes {
-		n += int(store.Btoi(!t.Changes[i].Same))
-		remote = remote || !t.Changes[i].Local
+		c := &t.Changes[i]
+		n += int(store.Btoi(!c.Same))
+		local, remote = local || c.Local, remote || !c.Local
 	}
 	if remote {
 		db.delays.note(t.Changes, t.R.Own, db.opts.Now())
 	}
 	if n > 0 {
-		local := slices.ContainsFunc(t.Changes, func(c replica.Change) bool { return c.Local })
 		db.links.changed(local)
 		if local {
 			db.noteLocalChanges(n)

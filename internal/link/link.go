@@ -36,10 +36,6 @@ func New(s *session.Stream, c schedule.PaceConfig, small func() bool, now time.T
 	return &Link{Stream: s, pace: schedule.NewPace(c, now, drawn), small: small}
 }
 
-// Replaces reports whether, of two links with the same peer, this one stays. Both replicas agree on it:
-// that one does which the lesser origin dialed.
-func (l *Link) Replaces(other *Link) bool { return l.Dialer().Compare(other.Dialer()) < 0 }
-
 // LocalChange notes a write of this replica.
 func (l *Link) LocalChange(now time.Time) { l.pace.LocalChange(now, l.small()) }
 

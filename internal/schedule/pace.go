@@ -83,7 +83,9 @@ func (p *Pace) RemoteChange(now time.Time, small bool) { p.changed(now, small, f
 func (p *Pace) changed(now time.Time, small, always bool) {
 	p.news = now
 	p.push = p.push || always || !p.lazy
-	p.reportBy(now.Add(reportDelay(small)))
+	if at := now.Add(reportDelay(small)); p.report.IsZero() || at.Before(p.report) {
+		p.report = at
+	}
 }
 
 func reportDelay(small bool) time.Duration {
@@ -91,12 +93,6 @@ func reportDelay(small bool) time.Duration {
 		return reportSmall
 	}
 	return reportLarge
-}
-
-func (p *Pace) reportBy(at time.Time) {
-	if p.report.IsZero() || at.Before(p.report) {
-		p.report = at
-	}
 }
 
 // Pushing notes that a push begins, of all that there is now. It reports the vectors as well.
@@ -137,9 +133,6 @@ func (p *Pace) Asked() { p.lazy, p.push = false, true }
 
 // Spare notes that what was pushed, here or by the peer, had come another way before.
 func (p *Pace) Spare() { p.lazy = true }
-
-// ReportNow has the vectors reported at once: somebody waits for them.
-func (p *Pace) ReportNow(now time.Time) { p.reportBy(now) }
 
 // PushNow has a push go out at once, though nothing may have changed: somebody waits for a report of the peer.
 func (p *Pace) PushNow() { p.push = true }

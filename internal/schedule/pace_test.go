@@ -126,15 +126,6 @@ func TestPaceRequestsWhatDoesNotComeAnotherWay(t *testing.T) {
 	require.False(t, p.Lazy(), "both push to each other")
 }
 
-func TestPaceReportsAtOnceForWhoWaits(t *testing.T) {
-	p := newPace()
-	p.RemoteChange(start, false)
-	p.NothingToPush()
-	require.Equal(t, schedule.Nothing, p.Due(start))
-	p.ReportNow(start)
-	require.Equal(t, schedule.Report, p.Due(start))
-}
-
 func TestPaceLeavesAfterSilence(t *testing.T) {
 	p := newPace()
 	action, at := runPace(t, p, start)

@@ -454,14 +454,14 @@ func (e *scaleEnd) ended() {
 	x.survey()
 }
 
-// enter makes a link.
+// enter makes a link. Of two with the same peer that one stays which the lesser origin dialed.
 func (e *scaleEnd) enter(s *session.Stream) {
 	x := e.node
 	config := schedule.PaceConfig{Silence: scaleSilence, Life: scaleLife}
 	e.link = link.New(s, config, func() bool { return x.small }, x.w.now, x.w.rand.Float64())
 	e.local = true
 	if i := slices.IndexFunc(x.links, func(o *scaleEnd) bool { return o.peer == e.peer }); i >= 0 {
-		if !e.link.Replaces(x.links[i].link) {
+		if e.link.Dialer().Compare(x.links[i].link.Dialer()) >= 0 {
 			e.link.Leave()
 			return
 		}
