@@ -2,6 +2,7 @@ package replicator_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -359,7 +360,7 @@ func TestPeerThatIsAtWorkForLongIsWaitedFor(t *testing.T) {
 	})
 }
 
-var crowdSize = flag.Int("crowd", 0, "how many replicas write at the same moment; 50 and 200 are of interest")
+var crowdSize = flag.Int("crowd", 0, "how many replicas write at the same moment, over loopback as well; 50 and 200 are of interest")
 
 // crowd is many replicas in one process, each of which knows all others.
 type crowd struct {
@@ -458,22 +459,15 @@ func (c *crowd) requireQuickAgreement() {
 	require.LessOrEqual(c.t, all, int64(len(c.dbs)*len(c.dbs)))
 }
 
-func needCrowd(t *testing.T) {
-	if *crowdSize == 0 {
-		t.Skip("only with -crowd, which says how many replicas")
-	}
-}
-
 // TestReplicasThatAllWriteAtOnceAgreeSoon has as many writers as replicas, the worst case for the
 // number of sessions. In virtual time no processor is ever busy.
 //
-//	go test -run TestReplicasThatAllWriteAtOnce -v -crowd 50 .
+//	go test -run TestReplicasThatAllWriteAtOnce -v -crowd 200 .
 func TestReplicasThatAllWriteAtOnceAgreeSoon(t *testing.T) {
-	needCrowd(t)
 	replicatortest.Bubble(t, 10*time.Minute, func(t *testing.T) {
 		c, network := &crowd{t: t}, replicatortest.NewNetwork(1)
 		network.Delay(500*time.Microsecond, 2*time.Millisecond)
-		for i := range *crowdSize {
+		for i := range cmp.Or(*crowdSize, 50) {
 			h := network.Host(fmt.Sprint("h", i))
 			l, err := h.Listen("9000")
 			require.NoError(t, err)
@@ -485,7 +479,9 @@ func TestReplicasThatAllWriteAtOnceAgreeSoon(t *testing.T) {
 
 // TestReplicasThatAllWriteAtOnceOnLoopbackAgreeSoon needs a machine at rest.
 func TestReplicasThatAllWriteAtOnceOnLoopbackAgreeSoon(t *testing.T) {
-	needCrowd(t)
+	if *crowdSize == 0 {
+		t.Skip("only with -crowd, which says how many replicas")
+	}
 	var listeners []net.Listener
 	var addrs []string
 	for range *crowdSize {

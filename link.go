@@ -42,6 +42,14 @@ func (ls *links) all() []*liveLink {
 	return nil
 }
 
+// Small reports whether all replicas that answer may have links with one another.
+func (ls *links) Small() bool { return ls.small.Load() }
+
+// Receiving reports whether news is being received over a link.
+func (ls *links) Receiving() bool {
+	return slices.ContainsFunc(ls.all(), func(l *liveLink) bool { return l.receiving.Load() })
+}
+
 // with returns the link with a peer, or nil.
 func (ls *links) with(o causal.Origin) *liveLink {
 	for _, l := range ls.all() {
@@ -178,6 +186,7 @@ type liveLink struct {
 	local, remote atomic.Bool // changes since the writing goroutine last looked
 	asked         atomic.Bool // a caller waits for a report of the peer
 	leaving       atomic.Bool // the link is to be closed
+	receiving     atomic.Bool // a push of the peer is under way
 
 	frames []session.Frame // that are being written
 
@@ -201,7 +210,7 @@ func (db *DB) newLink(t *conversation, p *peer, addr string, dialed bool) *liveL
 	config := schedule.PaceConfig{Silence: db.opts.IdleTimeout, Life: linkLife}
 	l := &liveLink{db: db, t: t, peer: p, addr: addr, dialed: dialed, began: now, wake: newSignal(), turn: make(chan struct{}, 1)}
 	l.origin, l.dialer = t.session.Stream().Peer(), t.session.Stream().Dialer()
-	l.link = link.New(t.session.Stream(), config, db.links.small.Load, now, rand.Float64())
+	l.link = link.New(t.session.Stream(), config, &db.links, now, rand.Float64())
 	r := t.session.Result()
 	l.before = counts{pulled: int64(r.Pulled), served: int64(r.Served), in: t.pace.In.Load(), out: t.pace.Out.Load()}
 	l.counted = l.before
@@ -464,6 +473,7 @@ func (l *liveLink) take(kind session.FrameType, payload []byte) (done bool, err 
 	if err = l.link.Receive(now, kind, payload); err != nil && l.err == nil {
 		l.err = err // it is done by that, and is not to look as if both had said bye
 	}
+	l.receiving.Store(l.link.Progress().Pulling)
 	l.t.memory.keep(l.link.Retained())
 	if kind == session.FrameVectors || kind == session.FrameEnd {
 		l.movedLocked(now)

@@ -16,11 +16,24 @@ type Link struct {
 	Duplicates int64 // versions that came and were known
 
 	pace    *schedule.Pace
-	small   func() bool
+	links   Links
 	pushing time.Time // when the push under way began; zero: there is none
 	served  int       // versions that had been sent before it
 	late    int       // pushes of the peer in a row that brought nothing new
+	awaited awaited
 	until   time.Time // the peer has to say bye before; zero: nobody has yet
+}
+
+// Links are the links of a replica.
+type Links interface {
+	Small() bool     // all replicas have links with one another
+	Receiving() bool // news is being received over one of them
+}
+
+// awaited is what the peer had reported at some time and was missing here.
+type awaited struct {
+	writes int64 // that were missing when it was last looked at; 0: nothing is awaited
+	since  time.Time
 }
 
 // byeTimeout is how long a peer that is leaving, or is left, may stay silent.
@@ -30,17 +43,21 @@ const byeTimeout = 5 * time.Second
 // happened to be ahead of it.
 const lateMost = 2
 
-// New returns a link over a stream that has just begun. small reports whether all replicas have links
-// with one another. A number drawn from 0 to 1 spreads how long the link lasts.
-func New(s *session.Stream, c schedule.PaceConfig, small func() bool, now time.Time, drawn float64) *Link {
-	return &Link{Stream: s, pace: schedule.NewPace(c, now, drawn), small: small}
+// awaitMost is how long news that a peer has reported may be on its way from elsewhere, though all that comes
+// are other news.
+const awaitMost = 2 * time.Second
+
+// New returns a link over a stream that has just begun, one of those of a replica. A number drawn from 0 to 1 spreads
+// how long the link lasts.
+func New(s *session.Stream, c schedule.PaceConfig, links Links, now time.Time, drawn float64) *Link {
+	return &Link{Stream: s, pace: schedule.NewPace(c, now, drawn), links: links}
 }
 
 // LocalChange notes a write of this replica.
-func (l *Link) LocalChange(now time.Time) { l.pace.LocalChange(now, l.small()) }
+func (l *Link) LocalChange(now time.Time) { l.pace.LocalChange(now, l.links.Small()) }
 
 // RemoteChange notes that another replica's write has arrived, over this link or elsewhere.
-func (l *Link) RemoteChange(now time.Time) { l.pace.RemoteChange(now, l.small()) }
+func (l *Link) RemoteChange(now time.Time) { l.pace.RemoteChange(now, l.links.Small()) }
 
 // PushNow has the peer asked for a report at once: a caller waits for it.
 func (l *Link) PushNow() { l.pace.PushNow() }
@@ -57,9 +74,9 @@ func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) er
 		l.pace.Took(now)
 		l.Duplicates += int64(e.Versions - e.New)
 		switch {
-		case e.New > 0:
+		case 2*e.New > e.Versions:
 			l.late = 0
-		case e.Versions > 0 && (e.Relayed > 0 || !l.small()): // whoever writes in a small cluster tells everybody
+		case e.Versions > 0 && (e.Relayed > 0 || !l.links.Small()): // whoever writes in a small cluster tells everybody
 			if l.late++; l.late == lateMost {
 				l.Spare()
 				l.pace.Spare() // or this replica might come to have nobody to push to
@@ -68,7 +85,7 @@ func (l *Link) Receive(now time.Time, kind session.FrameType, payload []byte) er
 		}
 	}
 	if e.Heard {
-		l.pace.Heard(now, l.Behind() > 0, l.small())
+		l.heard(now)
 	}
 	if e.Requested {
 		l.pace.Asked()
@@ -93,24 +110,53 @@ func (l *Link) Step(now time.Time) {
 		if !l.pushing.IsZero() || l.More() {
 			return // until that is sent
 		}
-		if !l.Push() {
+		push := l.Push
+		if l.pace.Lazy() {
+			push = l.PushOwn
+		}
+		if !push() {
 			l.pace.NothingToPush()
 			return
 		}
 		l.pace.Pushing()
 		l.pushing, l.served = now, l.Result().Served
 	case schedule.Request:
-		if l.Behind() == 0 {
-			l.pace.Heard(now, false, l.small())
-			return
-		}
-		l.Request()
-		l.pace.Requested()
+		l.request(now)
 	case schedule.Report:
 		l.Report()
 		l.pace.Reported()
 	case schedule.Leave:
 		l.Leave()
+	}
+}
+
+// heard takes in a report of the peer. What it has of news is awaited from elsewhere for a while.
+func (l *Link) heard(now time.Time) {
+	behind := l.Behind()
+	if behind == 0 {
+		l.awaited = awaited{}
+	} else if l.awaited.writes == 0 {
+		l.awaited = awaited{l.Await(), now}
+	}
+	l.pace.Heard(now, behind > 0, l.links.Small())
+}
+
+// request asks the peer for what is awaited, unless that is on its way. Under load something always is, and
+// if all of it were asked for, it would come several times, and add to the load.
+func (l *Link) request(now time.Time) {
+	before := l.awaited.writes
+	l.awaited.writes = l.Awaited()
+	coming := l.awaited.writes < before || l.links.Receiving()
+	switch {
+	case l.awaited.writes == 0:
+		l.pace.Heard(now, false, l.links.Small())
+		l.heard(now) // of what it has reported since
+	case coming && now.Sub(l.awaited.since) < awaitMost:
+		l.pace.Coming(now, l.links.Small())
+	default:
+		l.awaited = awaited{}
+		l.Request()
+		l.pace.Requested()
 	}
 }
 

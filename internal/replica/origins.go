@@ -16,6 +16,10 @@ type identity struct {
 	Seq  uint64                 // of the last write logged under it
 	Own  map[causal.Origin]bool // incarnations of this database
 
+	// Overwritten is the last write of Self, or any after it, that is no longer held though no write of Self has seen
+	// it: up to there the own log does not say what became of the own writes.
+	Overwritten uint64
+
 	aliases store.AliasTable
 	Alias   map[causal.Origin]uint32 // replaced when it grows, so that sessions may read it meanwhile
 	opened  bool
@@ -116,4 +120,18 @@ func (r *Replica) Origin(n uint64) (causal.Origin, bool) { return r.aliases.Orig
 func (r *Replica) AliasOf(o causal.Origin) (uint32, bool) {
 	a, ok := r.Alias[o]
 	return a, ok
+}
+
+// noteOverwritten notes which own writes a change made disappear, unless with an own write that has seen them.
+func (r *Replica) noteOverwritten(c *Change) {
+	for i := range c.Versions {
+		if d := c.Versions[i].Dot; d.Origin == r.Self && !c.Old.Has(d) {
+			return
+		}
+	}
+	for i := range c.Old {
+		if d := c.Old[i].Dot; d.Origin == r.Self && d.Seq > r.Overwritten && !c.Versions.Has(d) {
+			r.Overwritten = d.Seq
+		}
+	}
 }

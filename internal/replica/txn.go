@@ -240,6 +240,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 			r.Cache.Update(c.Key, c.index)
 		}
 		r.buried(c)
+		r.noteOverwritten(c)
 		for o := range r.observers {
 			o.Note(c)
 		}

@@ -125,6 +125,11 @@ func (p *Pace) Heard(now time.Time, behind, small bool) {
 	}
 }
 
+// Coming notes that news which the peer has is on its way from elsewhere: it is given as much time again.
+func (p *Pace) Coming(now time.Time, small bool) {
+	p.request = now.Add(reportDelay(small) / requestShare)
+}
+
 // Requested notes that the peer was asked for what is missing here, and hears of news at once as well.
 func (p *Pace) Requested() { p.request, p.lazy = time.Time{}, false }
 

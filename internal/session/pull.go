@@ -14,8 +14,9 @@ type pulling struct {
 	session  *Session
 	question FrameType // the last one: a pull, want, fetch or probe, whose answer is due; or a push
 
-	versions, relayed int // of a push: those that came, and of them those that the peer did not write
-	before            int // versions that the session had merged when it began
+	own               bool // of a push: of what the peer covers only its own writes are taken in
+	versions, relayed int  // of a push: those that came, and of them those that the peer did not write
+	before            int  // versions that the session had merged when it began
 
 	spool  spool         // values that came in chunks, for the page to come
 	pages  pages         // that have come and are not committed

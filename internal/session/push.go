@@ -11,7 +11,13 @@ func (l *Stream) Pushing() bool { return l.serving != nil }
 
 // Push begins a push and reports whether there is anything to send: news, or that a caller waits for a
 // report of the peer.
-func (l *Stream) Push() bool {
+func (l *Stream) Push() bool { return l.beginPush(false) }
+
+// PushOwn begins a push of this replica's own writes, for a peer that hears of others from those that wrote them. It
+// brings what others wrote as well if the own writes cannot stand alone (L10), or if there are none and a caller waits for a report.
+func (l *Stream) PushOwn() bool { return l.beginPush(true) }
+
+func (l *Stream) beginPush(own bool) bool {
 	if l.leaving || l.Done() || l.serving != nil {
 		return false
 	}
@@ -26,6 +32,11 @@ func (l *Stream) Push() bool {
 			return
 		}
 		peer = l.PeerCovers(r)
+		if own {
+			lacks = r.Seq > peer.Seq(r.Self)
+			own = lacks
+			return
+		}
 		for _, w := range r.Known.Rows {
 			lacks = lacks || w.Seqs[causal.Covered] > peer.Seq(w.Origin)
 		}
@@ -36,7 +47,7 @@ func (l *Stream) Push() bool {
 	if !lacks && !wants {
 		return false
 	}
-	l.serving = &serving{sender: sender{session: l.Session, peer: peer}, push: &push{stream: l, wants: wants}, window: l.params.PageSize}
+	l.serving = &serving{sender: sender{session: l.Session, peer: peer}, push: &push{stream: l, wants: wants, own: own}, window: l.params.PageSize}
 	return true
 }
 
@@ -54,23 +65,38 @@ func (l *Stream) PeerCovers(r *replica.Replica) causal.Vector {
 type push struct {
 	stream *Stream
 	wants  bool          // the peer is to report what it has on disk
+	own    bool          // it is of this replica's own writes only (L10)
 	covers causal.Vector // by its first state,
-	sum    causal.Sum    // and the sum of that
+	sum    causal.Sum    // and the sum of that, if it is of all writes
 }
 
 // begin notes the first state of the push, and returns what need not be sent of it.
-func (p *push) begin(r *replica.Replica) (skip map[causal.Origin]causal.Spans) {
+func (p *push) begin(r *replica.Replica, peer causal.Vector) (skip map[causal.Origin]causal.Spans) {
+	if p.own = p.own && r.Self == p.stream.mine.Origin && r.Overwritten <= peer.Seq(r.Self); p.own {
+		p.covers = causal.Vector{{Origin: r.Self, Seq: r.Seq}}
+		return nil
+	}
 	p.covers, p.sum = r.Known.Vector(causal.Covered), r.Known.VectorSum
 	return p.stream.above.begin(r)
 }
 
+// What a push is announced with.
+const (
+	pushWants = 1 << iota // report what you cover then, once it is on disk
+	pushOwn               // of what the pusher covers take in only its own writes
+)
+
 // announce comes before everything that is sent of it.
-func (p *push) announce() { p.stream.outbox.send(FramePush, []byte{byte(store.Btoi(p.wants))}) }
+func (p *push) announce() {
+	p.stream.outbox.send(FramePush, []byte{byte(store.Btoi(p.wants)*pushWants | store.Btoi(p.own)*pushOwn)})
+}
 
 // end notes that the peer is sent all of the first state, or leaves.
 func (p *push) end(whole bool) {
 	if whole {
-		p.stream.pushed, p.stream.pushedSum = p.stream.pushed.Join(p.covers), p.sum
+		if p.stream.pushed = p.stream.pushed.Join(p.covers); !p.own {
+			p.stream.pushedSum = p.sum
+		}
 	} else {
 		p.stream.leave(goodbyeSession)
 	}
@@ -79,11 +105,11 @@ func (p *push) end(whole bool) {
 
 // gotPush is the beginning of a push.
 func (l *Stream) gotPush(payload []byte) error {
-	if len(payload) != 1 || payload[0] > 1 {
+	if len(payload) != 1 || payload[0]&^(pushWants|pushOwn) != 0 {
 		return replica.ProtocolErrorf("a push of % x", payload)
 	}
-	l.theirs.wants = payload[0] == 1
-	l.pulling = &pulling{session: l.Session, question: FramePush, before: l.result.Pulled}
+	l.theirs.wants = payload[0]&pushWants != 0
+	l.pulling = &pulling{session: l.Session, question: FramePush, own: payload[0]&pushOwn != 0, before: l.result.Pulled}
 	return nil
 }
 
@@ -92,6 +118,10 @@ func (l *Stream) gotPush(payload []byte) error {
 func (l *Stream) takePush(p *pulling) error {
 	if l.pulling = nil; l.deaf {
 		return nil
+	}
+	if p.own && p.vector != nil {
+		o := l.theirs.Origin
+		p.vector = causal.Vector{{Origin: o, Seq: p.vector.Seq(o)}}
 	}
 	covers := p.whole && p.vector != nil && len(p.wants.keys) == 0 && len(p.back.Keys) == 0 && !p.back.Over
 	l.host.With(func(r *replica.Replica) { covers = covers && p.watermarksCovered(r) })

@@ -92,8 +92,10 @@ func (s *Session) Progress() Progress {
 }
 
 // Behind returns how many writes the peer covers, going by what it reported, that are not covered here.
-func (s *Session) Behind() (writes int64) {
-	s.host.With(func(r *replica.Replica) { writes = r.Known.Behind(&s.known) })
+func (s *Session) Behind() (writes int64) { return s.behind(&s.known) }
+
+func (s *Session) behind(k *causal.Knowledge) (writes int64) {
+	s.host.With(func(r *replica.Replica) { writes = r.Known.Behind(k) })
 	return writes
 }
 

@@ -138,7 +138,7 @@ func (v *serving) look() (state replica.View, keys map[string]struct{}, still bo
 		if first {
 			s.told.vectorSum = r.Known.VectorSum
 			if v.push != nil {
-				v.skip = v.push.begin(r)
+				v.skip = v.push.begin(r, v.peer)
 			}
 			v.begin(r)
 		}
@@ -213,6 +213,10 @@ func (v *serving) begin(r *replica.Replica) {
 			v.regions = v.skip[o].Subtract(v.regions, causal.Region{Origin: o, Alias: r.Alias[o], From: from, To: top})
 			v.tops = v.tops.Raise(causal.Dot{Origin: o, Seq: top})
 		}
+	}
+	if v.push != nil && v.push.own {
+		lacks(r.Self, r.Seq)
+		return
 	}
 	for _, w := range r.Known.Rows {
 		lacks(w.Origin, max(w.Seqs[causal.Covered], r.Cloud.Seq(w.Origin)))

@@ -34,6 +34,8 @@ type Stream struct {
 	goodbye byte // what is said with bye
 	late    int  // frames that came after it and are no part of a push
 	events  Events
+
+	awaited causal.Knowledge // a report of the peer: see Await
 }
 
 // owed is what is to be said once all that is queued was sent, each once however often it became due, so that a
@@ -142,6 +144,15 @@ func (l *Stream) holdsBack() (holds bool) {
 	}
 	return holds
 }
+
+// Await remembers what the peer has reported so far, and returns how many writes of that are missing here.
+func (l *Stream) Await() (writes int64) {
+	l.awaited = l.known // which is replaced, never changed
+	return l.Awaited()
+}
+
+// Awaited returns how many of them still are.
+func (l *Stream) Awaited() (writes int64) { return l.behind(&l.awaited) }
 
 // Request asks the peer to push what is missing here, and news at once from now on.
 func (l *Stream) Request() { l.owed.request = !l.leaving && !l.Done() }

@@ -158,6 +158,8 @@ func streamFixed(t testing.TB) (all []said) {
 	l.push(1)
 	l.stream(1).Spare()
 	l.flow()
+	a.put("own", "pushed")
+	l.pushOwn(0)
 	l.stream(0).Leave()
 	l.flow()
 	l.requireOver()

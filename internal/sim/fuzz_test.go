@@ -488,10 +488,13 @@ func busy(n *node, s *session.Session, turn int) {
 	if l == nil {
 		return
 	}
-	switch turn % 5 {
+	switch turn % 6 {
 	case 0:
 		n.put("mine", "of now")
 		l.Push()
+	case 5:
+		n.put("mine", "of now")
+		l.PushOwn()
 	case 1:
 		l.Report()
 	case 2:

@@ -454,11 +454,18 @@ func (e *scaleEnd) ended() {
 	x.survey()
 }
 
+// Small and Receiving are [link.Links].
+func (x *scaleNode) Small() bool { return x.small }
+
+func (x *scaleNode) Receiving() bool {
+	return slices.ContainsFunc(x.links, func(e *scaleEnd) bool { return e.link.Progress().Pulling })
+}
+
 // enter makes a link. Of two with the same peer that one stays which the lesser origin dialed.
 func (e *scaleEnd) enter(s *session.Stream) {
 	x := e.node
 	config := schedule.PaceConfig{Silence: scaleSilence, Life: scaleLife}
-	e.link = link.New(s, config, func() bool { return x.small }, x.w.now, x.w.rand.Float64())
+	e.link = link.New(s, config, x, x.w.now, x.w.rand.Float64())
 	e.local = true
 	if i := slices.IndexFunc(x.links, func(o *scaleEnd) bool { return o.peer == e.peer }); i >= 0 {
 		if e.link.Dialer().Compare(x.links[i].link.Dialer()) >= 0 {

@@ -11,12 +11,12 @@ import (
 
 // streamStats are what happened on connections that stayed open.
 type streamStats struct {
-	streams, pushes, crossed, wanted, brokenPushes, unwhole, sessionsLeft, partings, requests, spares, refusals,
+	streams, pushes, crossed, wanted, own, brokenPushes, unwhole, sessionsLeft, partings, requests, spares, refusals,
 	ofCloud, copied, stopped, settled, forgotten int
 }
 
 func (s *streamStats) fields() []*int {
-	return []*int{&s.streams, &s.pushes, &s.crossed, &s.wanted, &s.brokenPushes, &s.unwhole, &s.sessionsLeft, &s.partings, &s.requests, &s.spares, &s.refusals,
+	return []*int{&s.streams, &s.pushes, &s.crossed, &s.wanted, &s.own, &s.brokenPushes, &s.unwhole, &s.sessionsLeft, &s.partings, &s.requests, &s.spares, &s.refusals,
 		&s.ofCloud, &s.copied, &s.stopped, &s.settled, &s.forgotten}
 }
 
@@ -31,7 +31,8 @@ func (w *simWorld) countStream(c *simConn, i int, f session.Frame) {
 	}
 	switch f.Kind {
 	case session.FramePush:
-		w.stats.wanted += int(f.Payload[0])
+		w.stats.wanted += int(f.Payload[0] & 1)
+		w.stats.own += int(f.Payload[0] >> 1)
 		w.stats.ofCloud += int(store.Btoi(len(c.ends[i].n.r.Cloud) > 0))
 		if l := c.ends[1-i].s.Stream(); l != nil {
 			w.stats.crossed += int(store.Btoi(l.Pushing()))
@@ -87,7 +88,7 @@ func (w *simWorld) live(c *simConn, i int) {
 	}
 	switch x := w.rand.IntN(200); {
 	case x < 140:
-		w.push(c, i)
+		w.push(c, i, w.chance(0.5))
 	case x < 144 && w.conf.tombstoneTTL >= 0:
 		w.forget(c.ends[i].n)
 	case x < 180:
@@ -123,9 +124,14 @@ func (w *simWorld) forget(n *simNode) {
 	w.ignore(err)
 }
 
-func (w *simWorld) push(c *simConn, i int) (pushes bool) {
+// push has one end push all that there is, or its own writes.
+func (w *simWorld) push(c *simConn, i int, own bool) (pushes bool) {
 	if l := c.ends[i].s.Stream(); l != nil && !c.ends[i].over {
-		pushes = l.Push()
+		if own {
+			pushes = l.PushOwn()
+		} else {
+			pushes = l.Push()
+		}
 		w.stats.pushes += int(store.Btoi(pushes))
 		w.flush(c, i) // it may leave instead
 	}
@@ -139,7 +145,7 @@ func (w *simWorld) tell(n *simNode) {
 	}
 	cs, ends := w.streamsOf(n)
 	for j, c := range cs {
-		w.push(c, ends[j])
+		w.push(c, ends[j], w.chance(0.5))
 	}
 }
 
@@ -171,7 +177,7 @@ func (w *simWorld) settle(c *simConn) {
 			continue
 		}
 		w.agree(c)
-		if w.push(c, 0) || w.push(c, 1) || !c.streaming() {
+		if w.push(c, 0, false) || w.push(c, 1, false) || !c.streaming() {
 			continue
 		}
 		a, b := c.ends[0], c.ends[1]

@@ -132,6 +132,14 @@ func (l *live) push(i int) int {
 	return l.events(1 - i).Versions
 }
 
+// pushOwn is the same of its own writes.
+func (l *live) pushOwn(i int) int {
+	l.t.Helper()
+	require.True(l.t, l.stream(i).PushOwn(), "there is nothing to push")
+	l.flow()
+	return l.events(1 - i).Versions
+}
+
 func (l *live) events(i int) session.Events {
 	if s := l.s[i].Stream(); s != nil {
 		return s.Events()
@@ -732,7 +740,7 @@ func TestStream_FramesThatDoNotBelongEndIt(t *testing.T) {
 		"bye in a push":         {push, vectors, bye},
 		"push after bye":        {bye, push},
 		"bye after bye":         {bye, bye},
-		"push of something":     {{Kind: session.FramePush, Payload: []byte{2}}},
+		"push of something":     {{Kind: session.FramePush, Payload: []byte{4}}},
 		"push of nothing":       {{Kind: session.FramePush}},
 		"bye of something":      {{Kind: session.FrameBye, Payload: []byte{2}}},
 		"request of something":  {{Kind: session.FrameRequest, Payload: []byte{0}}},
@@ -952,6 +960,45 @@ func TestStream_PushMayAskForAReportOfWhatIsOnDisk(t *testing.T) {
 	require.EqualValues(t, 2, l.stream(0).Known().Seq(causal.Durable, a.r.Self))
 	waits = false
 	require.False(t, l.stream(0).Push())
+}
+
+// design.md: L10
+func TestStream_OwnPushBringsOwnWritesOnly(t *testing.T) {
+	a, b, l := streaming(t)
+	c := newNode(t)
+	c.put("c", "of another")
+	c.put("both", "of another")
+	talk(t, a, c)
+	a.put("own", "v")
+	require.Equal(t, 1, l.pushOwn(0))
+	require.Equal(t, "-", b.get("c"))
+	require.Equal(t, a.covers(a), b.covers(a))
+	require.Zero(t, b.covers(c))
+	require.False(t, l.stream(0).PushOwn())
+	a.put("both", "over another's") // which is not needed any more
+	require.Equal(t, 1, l.pushOwn(0))
+	require.Equal(t, 1, l.push(0), "what is left")
+	requireEqualNodes(t, a, b)
+	require.Equal(t, 2, b.covers(c))
+}
+
+// What another replica has overwritten of the own writes is not in the own log, so the write that did it has to come as well.
+//
+// design.md: L10
+func TestStream_OwnPushBringsWhatHasOverwrittenOwnWrites(t *testing.T) {
+	a, b, l := streaming(t)
+	c := newNode(t)
+	a.put("k", "v")
+	talk(t, a, c)
+	c.put("k", "over it")
+	talk(t, a, c)
+	require.Equal(t, 1, l.pushOwn(0))
+	require.Equal(t, "over it", b.get("k"))
+	requireEqualNodes(t, a, b)
+	a.put("l", "v")
+	c.put("m", "v")
+	talk(t, a, c)
+	require.Equal(t, 1, l.pushOwn(0), "that is over")
 }
 
 // failing is a node whose disk fails to write.

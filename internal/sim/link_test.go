@@ -1,0 +1,81 @@
+package sim
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/level-replicator/replicator/internal/link"
+	"github.com/level-replicator/replicator/internal/schedule"
+	"github.com/level-replicator/replicator/internal/session"
+	"github.com/stretchr/testify/require"
+)
+
+// otherLinks are what a link is told of the others of its replica.
+type otherLinks struct{ small, receiving bool }
+
+func (o *otherLinks) Small() bool     { return o.small }
+func (o *otherLinks) Receiving() bool { return o.receiving }
+
+// What a peer reports comes another way as a rule. It is requested when it does not, and not while it may be on its way.
+func TestLink_RequestsWhatDoesNotComeAnotherWay(t *testing.T) {
+	now := time.Unix(1, 0)
+	a, b, l := streaming(t)
+	others := &otherLinks{small: true}
+	k := link.New(l.stream(1), schedule.PaceConfig{Silence: time.Minute}, others, now, 0)
+	report := func() {
+		t.Helper()
+		a.put("news", "v")
+		l.stream(0).Report()
+		l.say(0)
+		for _, f := range l.in[1] {
+			require.NoError(t, k.Receive(now, f.Kind, f.Payload))
+		}
+		l.in[1] = nil
+	}
+	// requests takes the next step and reports whether something is requested then.
+	requests := func() bool {
+		t.Helper()
+		require.True(t, k.Next().After(now))
+		require.Less(t, k.Next().Sub(now), time.Second)
+		now = k.Next()
+		k.Step(now)
+		if k.More() {
+			require.NoError(t, k.Produce())
+		}
+		return slices.ContainsFunc(k.Frames(), func(f session.Frame) bool { return f.Kind == session.FrameRequest })
+	}
+
+	report()
+	require.True(t, requests(), "nothing has come")
+
+	c := newNode(t)
+	talk(t, a, c)
+	report()
+	talk(t, b, c) // it brings the first
+	require.False(t, requests(), "some of it has come")
+	require.True(t, requests(), "and no more")
+
+	report()
+	others.receiving = true
+	require.False(t, requests(), "it may be on its way")
+	others.receiving = false
+	require.True(t, requests(), "it was not")
+
+	others.receiving = true
+	report()
+	for start := now; ; {
+		if requests() {
+			require.GreaterOrEqual(t, now.Sub(start), 2*time.Second)
+			break
+		}
+		require.Less(t, now.Sub(start), 3*time.Second, "it waits for ever")
+	}
+
+	report()
+	talk(t, a, b)
+	require.True(t, k.Next().After(now))
+	now = k.Next()
+	k.Step(now)
+	require.Empty(t, k.Frames(), "it has come")
+}
