@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -77,7 +78,26 @@ func bridged(t *testing.T, count int, v4, v6, route bool) []string {
 			ip(t, r.Replace(`-n NS route add 224.0.0.0/4 dev eth0`))
 		}
 	}
+	for _, n := range ns {
+		if v6 {
+			awaitMulticast6(t, n)
+		}
+	}
 	return ns
+}
+
+// awaitMulticast6 waits until eth0 takes part in IPv6 multicast. The kernel adds the route when it has noticed, some time
+// after the device came up, that there is a carrier; nobody can join a group before.
+func awaitMulticast6(t *testing.T, ns string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		out, err := exec.Command("ip", "-n", ns, "-6", "route", "show", "table", "all", "dev", "eth0").CombinedOutput()
+		require.NoError(t, err, string(out))
+		if bytes.Contains(out, []byte("ff00::/8")) {
+			return
+		}
+		require.True(t, time.Now().Before(deadline), "eth0 has no multicast route: %s", out)
+	}
 }
 
 // linked makes bridged namespaces that have nothing but link-local IPv6 addresses.
