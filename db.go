@@ -40,7 +40,8 @@ func (db *DB) NewIterator(slice *util.Range, ro *opt.ReadOptions) iterator.Itera
 }
 
 // Put sets the value of a key. Value, log entry and log-index are committed in one
-// batch. It is safe to modify key and value after Put returns.
+// batch. It is safe to modify key and value after Put returns. It replaces all that this replica holds
+// of the key, also what came in since the caller read it: [DB.PutIf] and [DB.Update] do not.
 //
 // It waits until the first attempt to replicate is over, see [DB.Ready]. Beside
 // goleveldb's errors it returns ErrReservedKey, ErrTooLarge, ErrFollower, and
@@ -80,18 +81,21 @@ func (w *writes) Put(key, value []byte) { w.list = append(w.list, store.Write{Ke
 
 func (w *writes) Delete(key []byte) { w.list = append(w.list, store.Write{Key: key, Deleted: true}) }
 
-func (db *DB) write(ws []store.Write, wo *opt.WriteOptions) error {
+func (db *DB) write(ws []store.Write, wo *opt.WriteOptions) error { return db.writeIf(ws, nil, wo) }
+
+// writeIf has writes committed unless check, which may be nil, refuses them.
+func (db *DB) writeIf(ws []store.Write, check func(t *replica.Txn) error, wo *opt.WriteOptions) error {
 	if err := db.admit(ws); err != nil {
 		return err
 	}
 	req := db.queue.request()
-	req.writes, req.sync = ws, wo.GetSync()
+	req.writes, req.check, req.sync = ws, check, wo.GetSync()
 	err := db.queue.do(req)
 	if !req.answered {
 		return err
 	}
 	db.emitEvents(req.notable)
-	req.writes, req.notable, req.answered = nil, nil, false
+	req.writes, req.check, req.refused, req.notable, req.answered = nil, nil, nil, nil, false
 	db.queue.requests.Put(req)
 	return err
 }

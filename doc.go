@@ -22,12 +22,30 @@
 //   - A write is dropped only when a causally later write of the same key replaces it. Concurrent
 //     writes to a key are all kept; the [Resolver] picks the one that reads return, and
 //     [DB.Conflicts] lists them.
+//   - A write on a condition replaces exactly what its caller saw, or fails: see below.
 //   - A batch is atomic here, and on other replicas up to the size that [DB.Write] names.
 //   - Power failures, restored backups and cloned disks never make replicas disagree.
 //
 // It is not a consensus system. Two replicas can both sell the last seat on a plane. There are no
-// unique constraints, no counters that add up, and no reads guaranteed to be the latest. If you
-// need any of these, use a database with a single leader.
+// unique constraints and no reads guaranteed to be the latest. If you need any of these, use a
+// database with a single leader.
+//
+// # Read, think, write
+//
+// A Put replaces all that this replica holds of the key when it commits, also a write of another
+// caller or another replica that came in since its own caller read the key. Nobody has looked at
+// that write, and it is gone. To prevent it, [DB.Read] returns a value together with the names of
+// the versions that it stands for, and [DB.PutIf], [DB.DeleteIf] and [DB.WriteIf] write only if
+// this replica still holds exactly these; otherwise they write nothing and return [ErrChanged].
+// [DB.Update] reads, calls a function and writes until it succeeds, and
+// [DB.OpenCheckedTransaction] makes a condition of everything that a transaction reads.
+//
+// So no write of a caller at this replica is lost, nor one that was pulled in. Two replicas that
+// have not heard of each other can both succeed on the same condition; then the key is in
+// conflict, and both values are kept. Where that must not happen, let one replica take all writes
+// of the key: of several callers there, exactly one wins. Where it may, the resolver makes one value
+// of the two: a counter is a map from replicas to counts, of which it takes the greatest each; a
+// set is merged. The examples of Update, PutIf and WriteIf show both.
 //
 // # Reading your own writes elsewhere
 //
@@ -55,8 +73,8 @@
 // A key is the unit of conflict. Keep what changes together under one key, and what changes
 // independently under several. For a list that all replicas append to, give each entry its own key
 // with something unique in it (the replica's name, a random number); then nothing conflicts. For a
-// counter, give each replica its own key and sum them when reading. If values have to be merged,
-// set a [Resolver], the same one on every replica.
+// counter, give each replica its own key, raise it with [DB.Update], and sum them when reading. If values
+// have to be merged, set a [Resolver], the same one on every replica.
 //
 // # Data that stays on one replica
 //
@@ -75,8 +93,8 @@
 //
 // [DB.GetSnapshot] and [DB.OpenTransaction] return types of this package with goleveldb's method
 // sets, since goleveldb's own would show the log. Unlike goleveldb's, a transaction blocks neither
-// writers nor replication; [Transaction] says what that means for a program that reads in one and
-// then writes.
+// writers nor replication, so what it has read may have changed when it is committed. One of
+// [DB.OpenCheckedTransaction] fails then.
 //
 // # Writing to the handle directly
 //

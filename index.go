@@ -55,7 +55,8 @@ type Conflict struct {
 }
 
 // Conflicts returns an iterator over the keys in conflict, in key order. Any write of a key
-// resolves its conflict.
+// resolves its conflict; [DB.PutIf] with the [Version.ID] of all Versions does so only if they are
+// still the same.
 //
 // The iterator reads the database as it was when the loop began. The caller owns what it
 // yields. An error ends the loop: ctx's, leveldb.ErrClosed, or one of the store, which

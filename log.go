@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
@@ -22,7 +23,12 @@ type queue struct {
 	failed  func(error)          // called with the slot held, once the store failed to write
 	starved func(error)          // called with the slot held, when file handles are wanting; with nil when they no longer are
 
-	shortage shortage // guarded by the slot
+	shortage shortage            // guarded by the slot
+	guards   map[*guard]struct{} // of checked transactions that are being committed; guarded by the slot
+
+	// Commits that have begun, and the last of these that the replica has taken in: while the two are equal
+	// and do not change, store and cache say the same. Written with the slot held.
+	begun, taken atomic.Uint64
 
 	requests sync.Pool     // of *request; one for each database, as a channel of one bubble is no good in another
 	over     chan struct{} // closed when Close is through or has given up: nobody waits any more
@@ -44,7 +50,9 @@ func (q *queue) request() *request {
 type request struct {
 	writes  []store.Write              // of a caller, or
 	stage   func(t *replica.Txn) error // of the replica itself
+	check   func(t *replica.Txn) error // an error refuses the writes; nil: they are made in any case
 	sync    bool
+	refused error            // what check returned when it was called last
 	notable []replica.Change // of what it did, for the caller to report
 
 	decisions *replica.Decisions // nil: the resolver is asked while the request is staged
@@ -188,7 +196,7 @@ func (q *queue) commit(group []*request) (int, error) {
 		return staged, err
 	}
 	for _, req := range group[:staged] {
-		req.done <- nil
+		req.done <- req.refused // also if that rests on others of the group: they are committed
 	}
 	return staged, nil
 }
@@ -198,6 +206,13 @@ func (q *queue) stageGroup(group []*request) (t *replica.Txn, staged, bad int, e
 	for i, req := range group {
 		if i > 0 && !joins(t, group[i-1], req) {
 			break
+		}
+		if req.refused = nil; req.check != nil {
+			req.refused = req.check(t) // W6: after all that will be committed before it
+		}
+		if req.refused != nil {
+			staged++
+			continue
 		}
 		before := len(t.Changes)
 		if t.Decisions = req.decisions; req.stage != nil {
@@ -249,6 +264,7 @@ func (q *queue) write(t *replica.Txn) error {
 	if t.Batch.Size() > store.KeptBatch { // it may be long until the next begins
 		defer t.Clear()
 	}
+	q.begun.Add(1)
 	if batch.Len() > 0 {
 		if err := q.store(batch, &opt.WriteOptions{Sync: t.Sync}); err != nil {
 			t.Batch.All = nil // it may be in doubt, or goleveldb still at it
@@ -256,6 +272,10 @@ func (q *queue) write(t *replica.Txn) error {
 		}
 	}
 	q.replica.Apply(t, t.Sync)
+	q.taken.Store(q.begun.Load())
+	for g := range q.guards {
+		g.note(t)
+	}
 	q.commits(t)
 	return nil
 }

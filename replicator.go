@@ -40,6 +40,7 @@ type DB struct {
 	durability   durability
 	health       health
 	transactions transactions
+	updates      updates
 	maintenance  signal // the store has something to do
 
 	// Peers. All of these guard themselves.

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 
@@ -25,6 +26,9 @@ var errTransactionDone = errors.New("leveldb: transaction already closed")
 // transactions wait. So what was read in it may be out of date at Commit, and
 // Commit replaces what others wrote to the same keys since, as a Put would.
 //
+// [DB.OpenCheckedTransaction] opens one whose Commit refuses to do that if anything that was read in it has
+// changed.
+//
 // Nor does it share two faults of goleveldb's: there, after a transaction that had
 // come to tables is discarded, what the next one commits can be invisible; and an
 // iterator of a discarded transaction shows what is written later.
@@ -35,6 +39,8 @@ type Transaction struct {
 	mu     sync.RWMutex
 	closed bool
 	layers overlay.Layers // the last takes writes, the others are frozen
+
+	checked *checked // nil: Commit checks nothing
 }
 
 // OpenTransaction opens a transaction. There is one at a time: while another is
@@ -59,8 +65,12 @@ func (db *DB) OpenTransaction() (*Transaction, error) {
 		<-db.transactions.turn
 		return nil, err
 	}
-	tr := &Transaction{db: db, base: base, layers: overlay.Layers{overlay.NewLayer()}}
-	db.transactions.set(tr)
+	return db.newTransaction(base, nil)
+}
+
+func (db *DB) newTransaction(base *leveldb.Snapshot, c *checked) (*Transaction, error) {
+	tr := &Transaction{db: db, base: base, layers: overlay.Layers{overlay.NewLayer()}, checked: c}
+	db.transactions.add(tr)
 	if db.isClosing() { // and Close may not have seen it
 		tr.Discard()
 		return nil, leveldb.ErrClosed
@@ -68,26 +78,35 @@ func (db *DB) OpenTransaction() (*Transaction, error) {
 	return tr, nil
 }
 
-// transactions lets one transaction be open at a time.
+// transactions lets one transaction be open at a time, beside those that are checked.
 type transactions struct {
-	turn chan struct{} // capacity 1: holds a place while one is open
+	turn chan struct{} // capacity 1: holds a place while one is open that is not checked
 
 	mu   sync.Mutex
-	open *Transaction // nil if none is
+	open map[*Transaction]struct{}
 }
 
-func (ts *transactions) set(tr *Transaction) {
+func (ts *transactions) add(tr *Transaction) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	ts.open = tr
+	if ts.open == nil {
+		ts.open = map[*Transaction]struct{}{}
+	}
+	ts.open[tr] = struct{}{}
 }
 
-// discard discards the transaction that is open, if any.
+func (ts *transactions) remove(tr *Transaction) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	delete(ts.open, tr)
+}
+
+// discard discards the transactions that are open.
 func (ts *transactions) discard() {
 	ts.mu.Lock()
-	tr := ts.open
+	open := slices.Collect(maps.Keys(ts.open))
 	ts.mu.Unlock()
-	if tr != nil {
+	for _, tr := range open {
 		tr.Discard()
 	}
 }
@@ -106,6 +125,7 @@ func (tr *Transaction) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
 		}
 		return slices.Clone(w.Value), nil
 	}
+	tr.checked.note(key)
 	return get(tr.base, key, ro)
 }
 
@@ -119,6 +139,7 @@ func (tr *Transaction) Has(key []byte, ro *opt.ReadOptions) (bool, error) {
 	if w, ok := tr.layers.Get(key); ok {
 		return !w.Deleted, nil
 	}
+	tr.checked.note(key)
 	return has(tr.base, key, ro)
 }
 
@@ -136,7 +157,11 @@ func (tr *Transaction) NewIterator(slice *util.Range, ro *opt.ReadOptions) itera
 	for _, l := range slices.Backward(tr.layers.Freeze()) {
 		sources = append(sources, l.NewIterator(slice))
 	}
-	return &overlay.Iterator{Sources: append(sources, tr.base.NewIterator(slice, ro))}
+	it := &overlay.Iterator{Sources: append(sources, tr.base.NewIterator(slice, ro))}
+	if tr.checked != nil {
+		return tr.checked.reads.Record(it, slice)
+	}
+	return it
 }
 
 // Put sets the value of a key. The write options count for nothing: Commit always
@@ -184,7 +209,9 @@ func (tr *Transaction) stage(ws []store.Write) error {
 
 // Commit applies the transaction, in one batch that is on disk when Commit returns.
 // If it returns an error nothing was applied, unless it is ErrFailed; the
-// transaction is still open and can be committed again or discarded.
+// transaction is still open and can be committed again or discarded. That of a checked
+// transaction which returned [ErrChanged] can only be discarded: what has changed has
+// changed.
 //
 // The batch is logged like any other: other replicas see all of it at once if it
 // is within the bound that [DB.Write] names. A large one holds up other writers
@@ -198,10 +225,16 @@ func (tr *Transaction) Commit() error {
 	if tr.over() {
 		return errTransactionDone
 	}
-	if ws := tr.layers.Writes(); len(ws) > 0 {
-		if err := tr.db.write(ws, &opt.WriteOptions{Sync: true}); err != nil {
-			return err
-		}
+	ws := tr.layers.Writes()
+	var err error
+	switch wo := (&opt.WriteOptions{Sync: true}); {
+	case tr.checked != nil:
+		err = tr.checked.commit(tr.db, tr.base, ws, wo)
+	case len(ws) > 0:
+		err = tr.db.write(ws, wo)
+	}
+	if err != nil {
+		return err
 	}
 	tr.close()
 	return nil
@@ -224,6 +257,8 @@ func (tr *Transaction) over() bool { return tr.closed || tr.db.isClosing() }
 func (tr *Transaction) close() {
 	tr.closed, tr.layers = true, nil
 	tr.base.Release()
-	tr.db.transactions.set(nil)
-	<-tr.db.transactions.turn
+	tr.db.transactions.remove(tr)
+	if tr.checked == nil {
+		<-tr.db.transactions.turn
+	}
 }

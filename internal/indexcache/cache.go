@@ -49,6 +49,19 @@ func (c *Cache) Get(key []byte) (rec []byte, ok bool) {
 	return rec, ok
 }
 
+// Peek is Get for readers beside the one that uses the cache: it changes nothing. They must keep away
+// those that do.
+func (c *Cache) Peek(key []byte) (rec []byte, ok bool) {
+	if c.Limit <= 0 {
+		return nil, false
+	}
+	hash := HashKey(key)
+	if rec, ok = c.young.get(hash, key); ok {
+		return rec, true
+	}
+	return c.old.get(hash, key)
+}
+
 // Update replaces the record of a key that is cached, and ignores others.
 func (c *Cache) Update(key, rec []byte) {
 	if _, ok := c.Get(key); ok {

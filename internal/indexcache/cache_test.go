@@ -19,7 +19,11 @@ func TestCacheGivesWhatWasPutLast(t *testing.T) {
 		hits := 0
 		for i := range 50_000 {
 			key := fmt.Appendf(nil, "%0*d", 1+rnd.IntN(30), rnd.IntN(2000))
+			peeked, there := c.Peek(key)
+			seen := string(peeked)
 			rec, ok := c.Get(key)
+			require.Equal(t, ok, there)
+			require.Equal(t, string(rec), seen, "Peek is Get")
 			if want, put := last[string(key)]; ok {
 				require.True(t, put, "a key that nobody put")
 				require.Equal(t, want, string(rec), "limit %d, step %d", limit, i)

@@ -68,7 +68,7 @@ func (t *Txn) Adopt(keys [][]byte) error {
 		if _, ok, err := store.SeekIndex(index, key); err != nil {
 			return err
 		} else if !ok {
-			t.R.Cache.Put(key, nil)
+			t.R.cacheRecord(key, nil)
 		}
 		s, _, err := t.Lookup(key)
 		if err != nil {

@@ -239,7 +239,7 @@ func (r *Replica) stableVector() causal.Vector {
 // note takes in a transaction that was committed without Sync.
 func (d *inDoubt) note(t *Txn) {
 	for i := range t.Changes {
-		if d.much = d.much || t.beside; d.much {
+		if d.much = d.much || len(t.Beside) > 0; d.much {
 			break
 		}
 		c := &t.Changes[i]
@@ -252,7 +252,7 @@ func (d *inDoubt) note(t *Txn) {
 		d.keys[string(c.Key)] = n
 		d.much = d.size > maxInDoubt || len(d.keys) > maxKeysInDoubt
 	}
-	if d.much = d.much || t.beside; d.much {
+	if d.much = d.much || len(t.Beside) > 0; d.much {
 		d.keys = nil
 	}
 }

@@ -31,5 +31,6 @@ func New(c Config) *Replica {
 		identity:   identity{Own: map[causal.Origin]bool{}, Alias: map[causal.Origin]uint32{}},
 		membership: membership{Members: map[causal.Origin]*Member{}, Succeeded: map[causal.Origin]bool{}},
 		caches:     caches{Cache: indexcache.Cache{Limit: c.CacheSize}, Filter: indexcache.Filter{Limit: c.FilterSize}},
+		outside:    new(outside),
 	}
 }

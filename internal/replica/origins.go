@@ -35,6 +35,8 @@ const OriginStep = 1024
 func (r *Replica) assign(o causal.Origin) uint32 {
 	a := uint32(len(r.aliases))
 	r.aliases = append(r.aliases, o)
+	now := r.aliases
+	r.outside.aliases.Store(&now)
 	if r.opened { // sessions may be reading the map
 		r.Alias = maps.Clone(r.Alias)
 	}

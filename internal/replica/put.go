@@ -28,7 +28,7 @@ func (t *Txn) Put(writes []store.Write) error {
 		for _, w := range writes {
 			if t.R.Local != nil && t.R.Local(w.Key) {
 				t.stageRaw(w)
-				t.beside = true
+				t.Beside = append(t.Beside, w.Key)
 				continue
 			}
 			if w.Deleted {

@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/level-replicator/replicator/internal/causal"
-	"github.com/level-replicator/replicator/internal/indexcache"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 )
@@ -12,7 +11,7 @@ import (
 // Recount corrects the counters by what a verification counted. What changed
 // since it began is in both.
 func (t *Txn) Recount(whole bool, counted, kept store.Counters) {
-	t.R.Cache = indexcache.Cache{Limit: t.R.Cache.Limit} // it may have kept what the store lost
+	t.R.forgetCached() // it may have kept what the store lost
 	if !whole {
 		return
 	}

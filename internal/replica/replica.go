@@ -10,7 +10,8 @@ import (
 )
 
 // Replica is the state of one replica between transactions. It has no lock: one goroutine at a
-// time uses it, in a DB the one that holds the slot of the commit queue. Others read a View.
+// time uses it, in a DB the one that holds the slot of the commit queue. Others read a View, or call
+// Peek and Aliases.
 type Replica struct {
 	Config // fixed once it is open
 
@@ -33,6 +34,7 @@ type Replica struct {
 	// What the store says as well, kept in memory to spare reading it.
 	store.Counters
 	caches
+	outside *outside
 
 	// observers learn of every change as it is taken in: whoever reads states one after another
 	// must know what went between two of them.

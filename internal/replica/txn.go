@@ -45,7 +45,7 @@ type progress struct {
 	merged causal.Vector // dots that were merged
 	gone   []causal.Dot  // dots of the cloud of which nothing is left
 	swept  bool          // no stale entry is left in the log
-	beside bool          // it writes local keys, which are nowhere logged
+	Beside [][]byte      // local keys that it writes, which are nowhere logged
 }
 
 // bookkeeping is what the batch has along of origins, checkpoint and resume point.
@@ -80,7 +80,7 @@ func (r *Replica) Begin() *Txn {
 	t := &r.Txn
 	t.Clear()
 	t.R, t.Sync, t.Decisions, t.Counters = r, false, nil, store.Counters{}
-	t.progress = progress{Rows: t.Rows[:0], seq: r.Seq}
+	t.progress = progress{Rows: t.Rows[:0], seq: r.Seq, Beside: t.Beside}
 	t.bookkeeping = bookkeeping{aliases: r.recorded}
 	return t
 }
@@ -91,6 +91,7 @@ func (t *Txn) Clear() {
 	t.Batch.Reset()
 	t.staged.reset()
 	t.Changes = store.Emptied(t.Changes)
+	t.Beside = store.Emptied(t.Beside)
 	t.versions.Reset()
 	t.dots.Reset()
 	t.records.Reset()
@@ -234,11 +235,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 		if len(c.Old) == 0 {
 			r.Filter.Add(c.Key)
 		}
-		if c.Local {
-			r.Cache.Put(c.Key, c.index)
-		} else {
-			r.Cache.Update(c.Key, c.index)
-		}
+		r.remember(c)
 		r.buried(c)
 		r.noteOverwritten(c)
 		for o := range r.observers {

@@ -21,7 +21,9 @@ func (w *simWorld) step() {
 		w.mishap(n)
 	case !running:
 	case x < w.conf.mishaps+w.conf.writes:
-		w.clientWrite(n)
+		if !w.clientThinks(n) {
+			w.clientWrite(n)
+		}
 	case y < 60:
 		w.traffic()
 	case y < 73:

@@ -66,7 +66,8 @@ func TestSimulation(t *testing.T) {
 	t.Logf("%d operations in %v, %.0f per second", total.ops, took.Round(time.Millisecond), float64(total.ops)/took.Seconds())
 	t.Logf("%+v", total)
 	if seeds >= 400 {
-		require.Empty(t, total.missing(), "the simulator is meant to meet these")
+		require.Empty(t, total.streamStats.missing(), "the simulator is meant to meet these")
+		require.Empty(t, total.condStats.missing(), "the simulator is meant to meet these")
 	}
 }
 
@@ -96,6 +97,7 @@ type simStats struct {
 	ops, steps, commits, checks, openings, kills, powerFailures, closes, sessions, cuts, idle, pulled, repaired,
 	reissued, purged, skewed, clones, restores, corrupted, bytes, rounds, wants, heldBack int
 	streamStats
+	condStats
 }
 
 func (s *simStats) add(o *simStats) {
@@ -106,7 +108,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return append([]*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack}, s.streamStats.fields()...)
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack}, append(s.streamStats.fields(), s.condStats.fields()...)...)
 }
 
 // window has one size of pages sent several to a state.
@@ -127,6 +129,7 @@ type simConf struct {
 	writes, mishaps                  int // per cent of steps
 	corruption, skips                bool
 	stays                            bool    // connections stay open after a session
+	conditions                       bool    // some clients read, think, and write on the condition of what they read
 	small, old                       float64 // parts of the nodes that take only small values, and that are of before
 }
 
@@ -148,6 +151,9 @@ type simWorld struct {
 	value   int
 	err     error
 	resolve []simResolve
+
+	thoughts *rand.Rand // of clients that think; apart, as sizes are
+	thinkers []simThinker
 }
 
 func (w *simWorld) logf(format string, args ...any) {
@@ -230,6 +236,8 @@ func (w *simWorld) configure() {
 	w.conf.small, w.conf.old = pick(later, 0, 0, 0.3, 1), pick(later, 0, 0, 0.3)
 	w.sizes = rand.New(rand.NewPCG(w.seed, 9))
 	w.conf.stays = w.streams && rand.New(rand.NewPCG(w.seed, 10)).IntN(4) > 0
+	w.thoughts = rand.New(rand.NewPCG(w.seed, 11))
+	w.conf.conditions = w.streams && w.thoughts.IntN(2) == 0
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
 	}

@@ -153,3 +153,25 @@ func TestCounters_TakeAwayWhatTheyCounted(t *testing.T) {
 		require.Equal(t, store.Counters{}, c)
 	})
 }
+
+// AppendDots reads of a log-index what DecodeIndex does, and refuses the same.
+func TestIndex_HasDotsThatAreReadByThemselves(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		os := table()
+		s := store.Siblings(rapid.SliceOfN(versions, 1, 5).Draw(t, "siblings"))
+		rec := store.AppendIndex(nil, s, os)
+		given := causal.Dot{Origin: causal.Origin{7}, Seq: 7}
+		dots, hasValue, ok := store.AppendDots([]causal.Dot{given}, rec, os)
+		require.True(t, ok)
+		require.Equal(t, s.HasValue(), hasValue)
+		require.Equal(t, given, dots[0])
+		for i := range s {
+			require.Equal(t, s[i].Dot, dots[i+1])
+		}
+		cut := rec[:rapid.IntRange(0, len(rec)-1).Draw(t, "cut at")]
+		_, _, ok = store.AppendDots(nil, cut, os)
+		require.False(t, ok)
+		_, _, ok = store.AppendDots(nil, append(rec[:len(rec):len(rec)], 0), os)
+		require.False(t, ok)
+	})
+}

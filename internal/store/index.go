@@ -129,6 +129,26 @@ func DecodeIndexInto(record []byte, os numbering, versions *Slab[Version], dots 
 	return s, nil
 }
 
+// AppendDots appends the dots that a log-index names, and reports whether one of them is of a value, and whether
+// the record can be read: DecodeIndex says why not. It is for readers that need nothing else, and allocates
+// nothing.
+func AppendDots(dots []causal.Dot, record []byte, os numbering) (_ []causal.Dot, hasValue, ok bool) {
+	d := Decoder{B: record}
+	if d.Format() != nil {
+		return dots, false, false
+	}
+	for range d.Count(5) {
+		hasValue = d.Byte()&FlagDeleted == 0 || hasValue
+		dots = append(dots, d.Dot(os))
+		d.UpTo(MaxClock)
+		for range d.Count(2) {
+			d.Uint()
+			d.Seq()
+		}
+	}
+	return dots, hasValue, d.End() == nil
+}
+
 // ReadIndex looks a key up in the store.
 func ReadIndex(rd Reader, key []byte, os numbering) (Siblings, error) {
 	record, err := rd.Get(KindKey(KindIndex, key), nil)
