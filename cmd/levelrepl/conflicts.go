@@ -81,13 +81,15 @@ func newResolve(a *app) *cobra.Command {
 	var t target
 	var take, value, file string
 	var del bool
+	var on ifFlag
 	c := &cobra.Command{
 		Use:   "resolve KEY",
 		Short: "Resolve a conflict",
 		Long: `Resolve a conflict by writing the key: one of its versions once more (--take, with the
 number or the name that "levelrepl conflicts" lists), another value (--value, --file), or
-a deletion (--delete). The write replaces all versions that the replica holds then. A
-version keeps its name, but its number may change.`,
+a deletion (--delete). The write replaces all versions that the replica holds then; with
+--if, only those that "levelrepl get --if" or "levelrepl conflicts --json" has given the
+tag of. A version keeps its name, but its number may change.`,
 		Example: `  levelrepl resolve cart --take 2
   levelrepl resolve cart --take 3f2a9c1e/12
   levelrepl resolve cart --value '{"items":[1,2]}'`,
@@ -99,10 +101,14 @@ version keeps its name, but its number may change.`,
 	f.StringVar(&value, "value", "", "the `value` to write")
 	f.StringVar(&file, "file", "", "`file` with the value to write; - is standard input")
 	f.BoolVar(&del, "delete", false, "delete the key")
+	on.flag(c)
 	c.MarkFlagsMutuallyExclusive("take", "value", "file", "delete")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		r := resolution{take: take, del: del}
 		var err error
+		if r.on, err = on.condition(); err != nil {
+			return err
+		}
 		if r.key, err = a.encoding.parse(args[0]); err != nil {
 			return err
 		}
@@ -127,6 +133,7 @@ type resolution struct {
 	key, value []byte
 	take       string
 	del        bool
+	on         condition
 }
 
 func (a *app) resolve(ctx context.Context, n replica, r resolution) error {
@@ -140,15 +147,15 @@ func (a *app) resolve(ctx context.Context, n replica, r resolution) error {
 	}
 	switch {
 	case r.del:
-		return n.del(ctx, r.key, 0)
+		return a.told(r.key, n.del(ctx, r.key, r.on, 0))
 	case r.take == "":
-		return n.put(ctx, r.key, r.value, 0)
+		return a.told(r.key, n.put(ctx, r.key, r.value, r.on, 0))
 	}
 	name, err := choose(vs, r.take)
 	if err != nil {
 		return err
 	}
-	err = n.take(ctx, r.key, name)
+	err = a.told(r.key, n.take(ctx, r.key, name, r.on))
 	if errors.Is(err, errNoConflict) || errors.Is(err, errNoVersion) {
 		return &foundError{fmt.Sprintf("%s changed meanwhile; look at levelrepl conflicts again", shown)}
 	}

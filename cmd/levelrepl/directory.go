@@ -102,7 +102,7 @@ func (a *app) openShadow(dir string, d *directory) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.reader = stored
+	l.reader, l.stored = stored, true
 	end := l.close
 	l.close = func() error {
 		stored.Release()

@@ -47,6 +47,8 @@ type web struct {
 //	GET  /verify, POST /repair         replicator.Report
 //	GET  /                             the status page, for people
 //
+// GET of a value has an ETag, which If-Match and If-None-Match of PUT, DELETE and /take compare.
+//
 // Errors are {"error": "…"} with a fitting status.
 func newHandler(n *local, maxValue int64, m *memory) http.Handler {
 	w := &web{n, maxValue, m, make(chan struct{}, 1)}
@@ -113,8 +115,9 @@ func complete(h http.Handler) http.Handler {
 }
 
 func understood(r *http.Request) error {
+	conditional := strings.HasPrefix(r.URL.Path, "/kv/") || strings.HasPrefix(r.URL.Path, "/take/")
 	for _, name := range []string{"If-Match", "If-None-Match", "If-Unmodified-Since", "If-Modified-Since", "If-Range"} {
-		if _, ok := r.Header[name]; ok {
+		if _, ok := r.Header[name]; ok && !(conditional && strings.HasSuffix(name, "Match")) {
 			return &httpError{http.StatusNotImplemented, name + " is not supported: nothing was done"}
 		}
 	}
@@ -201,6 +204,10 @@ func answer(f func(r *http.Request) (any, error)) http.Handler {
 
 func fail(w http.ResponseWriter, err error) {
 	status := statusOf(err)
+	var changed *changedError
+	if errors.As(err, &changed) {
+		setTag(w.Header(), changed.tag)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if status == http.StatusRequestEntityTooLarge {
 		w.Header().Set("Connection", "close") // the rest of it is not waited for
@@ -216,13 +223,16 @@ func statusOf(err error) int {
 	var own *httpError
 	var big *http.MaxBytesError
 	var few *replicator.NotReplicatedError
+	var changed *changedError
 	switch {
 	case errors.As(err, &own):
 		return own.status
 	case errors.Is(err, leveldb.ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, replicator.ErrReservedKey):
+	case errors.Is(err, replicator.ErrReservedKey), errors.Is(err, errNoTag):
 		return http.StatusBadRequest
+	case errors.As(err, &changed):
+		return http.StatusPreconditionFailed
 	case errors.Is(err, replicator.ErrTooLarge), errors.As(err, &big):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, replicator.ErrFollower), errors.Is(err, leveldb.ErrReadOnly):
@@ -262,11 +272,17 @@ func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 		if err := w.await(r); err != nil {
 			return err
 		}
+		c, err := conditionOf(r.Header)
+		if err != nil {
+			return err
+		}
 		var value []byte
+		var tag string
 		free, err := w.memory.load(r, func() (n int, err error) {
-			value, err = w.replica.get(r.Context(), key)
+			value, tag, err = w.replica.get(r.Context(), key)
 			return len(value), err
 		}, func() { value = nil })
+		setTag(rw.Header(), tag) // of a conflict that shows a deletion as well
 		if err != nil {
 			return err
 		}
@@ -274,6 +290,13 @@ func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 			value = nil
 			free()
 		}()
+		switch {
+		case c.match.given && !c.match.has(tag):
+			return &changedError{tag}
+		case c.noneMatch.has(tag):
+			rw.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 		rw.Header().Set("Content-Type", "application/octet-stream")
 		rw.Header().Set("X-Content-Type-Options", "nosniff")
 		rw.Header().Set("Cache-Control", "no-store")
@@ -292,6 +315,10 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	if err != nil {
 		return err
 	}
+	c, err := conditionOf(r.Header)
+	if err != nil {
+		return err
+	}
 	var value []byte
 	if r.Method == http.MethodPut {
 		var free func()
@@ -303,9 +330,9 @@ func (w *web) write(rw http.ResponseWriter, r *http.Request, key []byte) error {
 	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
 	defer cancel()
 	if r.Method == http.MethodDelete {
-		err = w.replica.del(ctx, key, replicas)
+		err = w.replica.del(ctx, key, c, replicas)
 	} else {
-		err = w.replica.put(ctx, key, value, replicas)
+		err = w.replica.put(ctx, key, value, c, replicas)
 	}
 	if err != nil {
 		return err
@@ -399,7 +426,11 @@ func (w *web) take(rw http.ResponseWriter, r *http.Request, key []byte) error {
 		rw.Header().Set("Allow", "POST")
 		return &httpError{http.StatusMethodNotAllowed, r.Method + " does not resolve a conflict"}
 	}
-	if err := w.replica.take(r.Context(), key, r.URL.Query().Get("version")); err != nil {
+	c, err := conditionOf(r.Header)
+	if err != nil {
+		return err
+	}
+	if err := w.replica.take(r.Context(), key, r.URL.Query().Get("version"), c); err != nil {
 		return err
 	}
 	rw.WriteHeader(http.StatusNoContent)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,36 +67,61 @@ func (a *app) lineJSON(v any) error {
 
 func newGet(a *app) *cobra.Command {
 	var t target
+	var tagOnly bool
 	c := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Print the value of a key",
 		Long: `Print the value of a key: on a terminal as a line, escaped if it is not printable; to a
 file or pipe byte for byte, unless --encoding says otherwise. The exit code is 1 if there
-is no such key.`,
+is no such key.
+
+With --if it prints the key's tag instead, which --if of put, del and resolve takes, or
+"none" if there is no such key. --json shows both. A tag changes with every write of the
+key, and is the same at all replicas that hold the same versions.`,
 		Args: args(1, 1, "one key"),
 	}
 	t.flags(c)
 	a.jsonFlag(c)
+	c.Flags().BoolVar(&tagOnly, "if", false, "print the key's tag, for --if of put, del and resolve")
+	c.MarkFlagsMutuallyExclusive("json", "if")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		key, err := a.encoding.parse(args[0])
 		if err != nil {
 			return err
 		}
-		n, err := t.open(plainly)
+		directory := plainly
+		if a.json || tagOnly {
+			directory = a.openTagged
+		}
+		n, err := t.open(directory)
 		return with(n, err, func(n replica) error {
-			value, err := n.get(c.Context(), key)
+			value, tag, err := n.get(c.Context(), key)
 			switch {
+			case tagOnly && (err == nil || isAbsent(err)):
+				if tag == "" && err == nil {
+					return errNoTag
+				}
+				_, err = fmt.Fprintln(a.out, cmp.Or(tag, noTag))
+				return err
 			case errors.Is(err, leveldb.ErrNotFound):
 				return &foundError{fmt.Sprintf("there is no key %s", a.encoding.show(key))}
 			case err != nil:
 				return err
 			case a.json:
-				return a.printJSON(entry{Key: key, Value: append(octets{}, value...)})
+				return a.printJSON(entry{Key: key, Value: append(octets{}, value...), ETag: tag})
 			}
 			return a.printValue(value, c.Flags().Changed("encoding"))
 		})
 	}
 	return c
+}
+
+// openTagged opens a directory to read values and tags, which one that was never replicated has not.
+func (a *app) openTagged(dir string, d *directory) (*local, error) {
+	if _, replicated, err := clusterOf(dir); err == nil && !replicated {
+		return openPlain(dir)
+	}
+	return a.openShadow(dir, d)
 }
 
 // printValue prints a value as it is, or as text on a line of its own.
@@ -112,23 +138,34 @@ func newPut(a *app) *cobra.Command {
 	var t target
 	var file string
 	var replicas int
+	var on ifFlag
 	c := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Write a key",
 		Long: `Write a key. Without VALUE, the value is read from --file or standard input, byte for
 byte; empty standard input is a value only with --file -. A KEY or VALUE that begins with -
 goes behind --. In a stopped directory (--dir) the write is logged, so peers get it when
-the replica is back.`,
+the replica is back.
+
+With --if the key is written only if nobody has written it since its tag was read; the exit
+code is 1 if somebody has. Other replicas may write it at the same time all the same: that
+is a conflict, and both values are kept.`,
 		Example: `  levelrepl put greeting hello
   levelrepl put '"\x00\xff"' --file picture.png --replicas 1
+  levelrepl put greeting hallo --if "$(levelrepl get greeting --if)"
   levelrepl put -- temperature -5`,
 		Args: args(1, 2, "a key and a value"),
 	}
 	t.flags(c)
 	c.Flags().StringVarP(&file, "file", "f", "", "`file` with the value; - is standard input")
 	c.Flags().IntVar(&replicas, "replicas", 0, "wait until that many `peers` have it on disk")
+	on.flag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		key, err := a.encoding.parse(args[0])
+		if err != nil {
+			return err
+		}
+		cond, err := on.condition()
 		if err != nil {
 			return err
 		}
@@ -136,7 +173,7 @@ the replica is back.`,
 		if err != nil {
 			return err
 		}
-		return a.write(c.Context(), &t, replicas, func(n replica) error { return n.put(c.Context(), key, value, replicas) })
+		return a.write(c.Context(), &t, replicas, func(n replica) error { return a.told(key, n.put(c.Context(), key, value, cond, replicas)) })
 	}
 	return c
 }
@@ -200,20 +237,26 @@ func (a *app) write(ctx context.Context, t *target, replicas int, f func(n repli
 func newDel(a *app) *cobra.Command {
 	var t target
 	var replicas int
+	var on ifFlag
 	c := &cobra.Command{
 		Use:   "del KEY",
 		Short: "Delete a key",
-		Long:  `Delete a key. It is no error if there is no such key.`,
+		Long:  `Delete a key, with --if as "levelrepl put" writes one. It is no error if there is no such key.`,
 		Args:  args(1, 1, "one key"),
 	}
 	t.flags(c)
 	c.Flags().IntVar(&replicas, "replicas", 0, "wait until that many `peers` have it on disk")
+	on.flag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		key, err := a.encoding.parse(args[0])
 		if err != nil {
 			return err
 		}
-		return a.write(c.Context(), &t, replicas, func(n replica) error { return n.del(c.Context(), key, replicas) })
+		cond, err := on.condition()
+		if err != nil {
+			return err
+		}
+		return a.write(c.Context(), &t, replicas, func(n replica) error { return a.told(key, n.del(c.Context(), key, cond, replicas)) })
 	}
 	return c
 }

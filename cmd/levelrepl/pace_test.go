@@ -116,7 +116,7 @@ func (c *client) answer() (status int, body string) {
 }
 
 func (b *httpBubble) has(key string) bool {
-	_, err := b.replica.get(b.t.Context(), []byte(key))
+	_, _, err := b.replica.get(b.t.Context(), []byte(key))
 	return err == nil
 }
 
@@ -203,7 +203,7 @@ func TestCutBodyIsAnErrorAndWritesNothing(t *testing.T) {
 
 func TestAnswerThatNobodyTakesIsGivenUp(t *testing.T) {
 	inBubble(t, 4, 1<<20, func(b *httpBubble) {
-		require.NoError(t, b.replica.put(t.Context(), []byte("k"), bytes.Repeat([]byte("v"), 1<<20), 0))
+		require.NoError(t, b.replica.put(t.Context(), []byte("k"), bytes.Repeat([]byte("v"), 1<<20), condition{}, 0))
 		c := b.dial("GET /kv/k HTTP/1.1\r\nHost: h\r\n\r\n")
 		_, err := c.r.ReadByte()
 		require.NoError(t, err)
@@ -318,7 +318,7 @@ func TestChunkedBodiesOfAnyLengthArrive(t *testing.T) {
 			}
 			status, said := b.dial("PUT /kv/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n", chunk).answer()
 			require.Equal(t, http.StatusNoContent, status, said)
-			got, err := b.replica.get(t.Context(), []byte("k"))
+			got, _, err := b.replica.get(t.Context(), []byte("k"))
 			require.NoError(t, err)
 			require.Equal(t, body, string(got), size)
 			status, said = b.dial("%s", put("k", size, body)).answer()

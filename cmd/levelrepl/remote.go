@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -88,7 +89,7 @@ func (n *remote) Close() error {
 // ask makes one request; the caller closes the body. An answer with any status but want is
 // an error, even one of success: it does not come from a replica, and the request was not
 // carried out. Redirections are not followed, since a redirected PUT becomes a GET.
-func (n *remote) ask(ctx context.Context, method, path string, query url.Values, body []byte, want int) (*http.Response, error) {
+func (n *remote) ask(ctx context.Context, method, path string, query url.Values, body []byte, want int, header http.Header) (*http.Response, error) {
 	u := n.base + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
@@ -99,6 +100,7 @@ func (n *remote) ask(ctx context.Context, method, path string, query url.Values,
 		c.end()
 		return nil, err
 	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("Accept", "application/json")
 	resp, err := n.client.Do(req)
 	if err != nil {
@@ -220,7 +222,14 @@ func (n *remote) refused(resp *http.Response) error {
 		}
 		return &hintedError{fmt.Errorf("%s answered %s", n.shown, safe(resp.Status)), hint}
 	}
-	for _, known := range []error{leveldb.ErrNotFound, errNoConflict, errNoVersion, replicator.ErrReservedKey, replicator.ErrTooLarge, replicator.ErrFollower, replicator.ErrFailed} {
+	tag := tagIn(resp.Header)
+	switch {
+	case resp.StatusCode == http.StatusPreconditionFailed:
+		return &changedError{tag}
+	case resp.StatusCode == http.StatusNotFound && tag != "":
+		return &absentError{tag}
+	}
+	for _, known := range []error{leveldb.ErrNotFound, errNoTag, errNoConflict, errNoVersion, replicator.ErrReservedKey, replicator.ErrTooLarge, replicator.ErrFollower, replicator.ErrFailed} {
 		if e.Error == known.Error() {
 			return known
 		}
@@ -237,7 +246,7 @@ func (n *remote) json(ctx context.Context, path string, query url.Values, into a
 }
 
 func (n *remote) jsonBy(ctx context.Context, method, path string, query url.Values, into any) error {
-	resp, err := n.ask(ctx, method, path, query, nil, http.StatusOK)
+	resp, err := n.ask(ctx, method, path, query, nil, http.StatusOK, nil)
 	if err != nil {
 		return err
 	}
@@ -257,8 +266,8 @@ func (n *remote) stranger(err error) error {
 }
 
 // send makes a request that is answered without a body.
-func (n *remote) send(ctx context.Context, method, path string, query url.Values, body []byte) error {
-	resp, err := n.ask(ctx, method, path, query, body, http.StatusNoContent)
+func (n *remote) send(ctx context.Context, method, path string, query url.Values, body []byte, c condition) error {
+	resp, err := n.ask(ctx, method, path, query, body, http.StatusNoContent, c.headers())
 	if err != nil {
 		return err
 	}
@@ -294,17 +303,27 @@ func (n *remote) status(ctx context.Context) (replicator.Status, error) {
 	return s, nil
 }
 
-func (n *remote) get(ctx context.Context, key []byte) ([]byte, error) {
-	resp, err := n.ask(ctx, http.MethodGet, keyPath("kv", key), nil, nil, http.StatusOK)
+func (n *remote) get(ctx context.Context, key []byte) (value []byte, tag string, err error) {
+	resp, err := n.ask(ctx, http.MethodGet, keyPath("kv", key), nil, nil, http.StatusOK, nil)
 	if err != nil {
-		return nil, err
+		if absent := new(absentError); errors.As(err, &absent) {
+			tag = absent.tag
+		}
+		return nil, tag, err
 	}
 	defer resp.Body.Close()
 	if kind := resp.Header.Get("Content-Type"); kind != "application/octet-stream" {
-		return nil, n.stranger(fmt.Errorf("it is of type %q", kind))
+		return nil, "", n.stranger(fmt.Errorf("it is of type %q", kind))
 	}
-	return io.ReadAll(resp.Body)
+	value, err = io.ReadAll(resp.Body)
+	return value, tagIn(resp.Header), err
 }
+
+// absentError is leveldb.ErrNotFound for a key that has a tag, since it is in conflict.
+type absentError struct{ tag string }
+
+func (e *absentError) Error() string { return leveldb.ErrNotFound.Error() }
+func (e *absentError) Unwrap() error { return leveldb.ErrNotFound }
 
 func replicasQuery(replicas int) url.Values {
 	if replicas == 0 {
@@ -313,12 +332,12 @@ func replicasQuery(replicas int) url.Values {
 	return url.Values{"replicas": {strconv.Itoa(replicas)}}
 }
 
-func (n *remote) put(ctx context.Context, key, value []byte, replicas int) error {
-	return n.send(ctx, http.MethodPut, keyPath("kv", key), replicasQuery(replicas), value)
+func (n *remote) put(ctx context.Context, key, value []byte, c condition, replicas int) error {
+	return n.send(ctx, http.MethodPut, keyPath("kv", key), replicasQuery(replicas), value, c)
 }
 
-func (n *remote) del(ctx context.Context, key []byte, replicas int) error {
-	return n.send(ctx, http.MethodDelete, keyPath("kv", key), replicasQuery(replicas), nil)
+func (n *remote) del(ctx context.Context, key []byte, c condition, replicas int) error {
+	return n.send(ctx, http.MethodDelete, keyPath("kv", key), replicasQuery(replicas), nil, c)
 }
 
 func (n *remote) scan(ctx context.Context, s span) (p page, err error) {
@@ -348,8 +367,8 @@ func (n *remote) conflicts(ctx context.Context, from []byte, limit int) (p page,
 	return p, listed(n, err, p.Entries)
 }
 
-func (n *remote) take(ctx context.Context, key []byte, name string) error {
-	return n.send(ctx, http.MethodPost, keyPath("take", key), url.Values{"version": {name}}, nil)
+func (n *remote) take(ctx context.Context, key []byte, name string, c condition) error {
+	return n.send(ctx, http.MethodPost, keyPath("take", key), url.Values{"version": {name}}, nil, c)
 }
 
 func (n *remote) verify(ctx context.Context) (replicator.Report, error) {

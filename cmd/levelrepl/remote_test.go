@@ -58,12 +58,12 @@ func TestFrozenReplicaIsGivenUpAndNamed(t *testing.T) {
 			n.patience, n.probe = time.Millisecond, time.Millisecond
 			ctx := context.Background()
 			for what, ask := range map[string]func() error{
-				"get":    func() error { _, err := n.get(ctx, []byte("k")); return err },
+				"get":    func() error { _, _, err := n.get(ctx, []byte("k")); return err },
 				"scan":   func() error { _, err := n.scan(ctx, span{limit: 1}); return err },
 				"verify": func() error { _, err := n.verify(ctx); return err },
 				"repair": func() error { _, err := n.repair(ctx); return err },
-				"put":    func() error { return n.put(ctx, []byte("k"), []byte("v"), 0) },
-				"del":    func() error { return n.del(ctx, []byte("k"), 0) },
+				"put":    func() error { return n.put(ctx, []byte("k"), []byte("v"), condition{}, 0) },
+				"del":    func() error { return n.del(ctx, []byte("k"), condition{}, 0) },
 			} {
 				err := ask()
 				require.ErrorContains(t, err, n.shown+" does not answer any more", what)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,13 +26,14 @@ import (
 // process serves over HTTP.
 type replica interface {
 	status(ctx context.Context) (replicator.Status, error)
-	get(ctx context.Context, key []byte) ([]byte, error)
-	put(ctx context.Context, key, value []byte, replicas int) error
-	del(ctx context.Context, key []byte, replicas int) error
+	// get also returns the key's tag, which a key without a value may have, too: see tagOf.
+	get(ctx context.Context, key []byte) (value []byte, tag string, err error)
+	put(ctx context.Context, key, value []byte, c condition, replicas int) error
+	del(ctx context.Context, key []byte, c condition, replicas int) error
 	scan(ctx context.Context, s span) (page, error)
 	versions(ctx context.Context, key []byte) ([]version, error)
 	conflicts(ctx context.Context, from []byte, limit int) (page, error)
-	take(ctx context.Context, key []byte, name string) error
+	take(ctx context.Context, key []byte, name string, c condition) error
 	verify(ctx context.Context) (replicator.Report, error)
 	repair(ctx context.Context) (replicator.Report, error)
 	io.Closer
@@ -58,6 +60,7 @@ type page struct {
 type entry struct {
 	Key       octets    `json:"key"`
 	Value     octets    `json:"value,omitzero"`
+	ETag      string    `json:"etag,omitempty"`
 	Sum       []byte    `json:"sha256,omitempty"`
 	Versions  []version `json:"versions,omitempty"`
 	Corrupted bool      `json:"corrupted,omitempty"` // its versions were asked for and do not fit together
@@ -113,31 +116,60 @@ type local struct {
 		Get(key []byte, ro *opt.ReadOptions) ([]byte, error)
 		NewIterator(r *util.Range, ro *opt.ReadOptions) iterator.Iterator
 	}
-	db    *replicator.DB // nil if only read
-	sync  bool           // every write
-	close func() error
+	db     *replicator.DB // nil if only read
+	stored bool           // reader has the values, not db
+	sync   bool           // every write
+	close  func() error
 }
 
 func (l *local) Close() error { return l.close() }
 
 func (l *local) status(context.Context) (replicator.Status, error) { return l.db.Status(), nil }
 
-func (l *local) get(_ context.Context, key []byte) ([]byte, error) {
+func (l *local) get(_ context.Context, key []byte) (value []byte, tag string, err error) {
+	value, seen, err := l.read(key)
+	return value, tagOf(seen), err
+}
+
+// read returns a value and the names of the siblings that it stands for, if they are known.
+func (l *local) read(key []byte) (value []byte, seen []replicator.VersionID, err error) {
 	if store.Reserved(key) {
-		return nil, replicator.ErrReservedKey
+		return nil, nil, replicator.ErrReservedKey
 	}
-	return l.reader.Get(key, nil)
+	if l.db == nil {
+		value, err = l.reader.Get(key, nil)
+		return value, nil, err
+	}
+	v, err := l.db.Read(key)
+	if l.stored && (err == nil || isAbsent(err)) {
+		v.Bytes, err = l.reader.Get(key, nil)
+	}
+	return v.Bytes, v.Seen, err
 }
 
-func (l *local) put(ctx context.Context, key, value []byte, replicas int) error {
-	if err := l.db.Put(key, value, &opt.WriteOptions{Sync: l.sync}); err != nil {
-		return err
-	}
-	return l.replicated(ctx, replicas)
+func isAbsent(err error) bool { return errors.Is(err, leveldb.ErrNotFound) }
+
+func (l *local) put(ctx context.Context, key, value []byte, c condition, replicas int) error {
+	wo := &opt.WriteOptions{Sync: l.sync}
+	return l.write(ctx, key, c, replicas, func() error { return l.db.Put(key, value, wo) },
+		func(seen []replicator.VersionID) error { return l.db.PutIf(key, value, seen, wo) })
 }
 
-func (l *local) del(ctx context.Context, key []byte, replicas int) error {
-	if err := l.db.Delete(key, &opt.WriteOptions{Sync: l.sync}); err != nil {
+func (l *local) del(ctx context.Context, key []byte, c condition, replicas int) error {
+	wo := &opt.WriteOptions{Sync: l.sync}
+	return l.write(ctx, key, c, replicas, func() error { return l.db.Delete(key, wo) },
+		func(seen []replicator.VersionID) error { return l.db.DeleteIf(key, seen, wo) })
+}
+
+// write writes, on a condition if there is one, and waits for the replicas.
+func (l *local) write(ctx context.Context, key []byte, c condition, replicas int, f func() error, on func(seen []replicator.VersionID) error) error {
+	var err error
+	if c.given() {
+		err = l.on(ctx, key, c, on)
+	} else {
+		err = f()
+	}
+	if err != nil {
 		return err
 	}
 	return l.replicated(ctx, replicas)
@@ -207,6 +239,7 @@ func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, er
 			break
 		}
 		e := entry{Key: c.Key, Versions: versionsOf(c.Versions, true)}
+		e.ETag = tagOf(seenOf(e.Versions))
 		// Not c.Value, which a stopped directory resolves with the resolver of this command.
 		stored, err := l.reader.Get(c.Key, nil)
 		switch {
@@ -224,25 +257,49 @@ func (l *local) conflicts(ctx context.Context, from []byte, limit int) (page, er
 }
 
 // take resolves a conflict: it writes the key's version of that name once more, which
-// replaces all that are held.
-func (l *local) take(ctx context.Context, key []byte, name string) error {
-	vs, err := l.versions(ctx, key)
-	if err != nil {
-		return err
-	}
-	if len(vs) < 2 {
-		return errNoConflict
-	}
-	for i := range vs {
-		switch v := &vs[i]; {
-		case !v.is(name):
-		case v.Deleted:
-			return l.del(ctx, key, 0)
-		default:
-			return l.put(ctx, key, v.Value, 0)
+// replaces those that it stood beside.
+func (l *local) take(ctx context.Context, key []byte, name string, c condition) error {
+	for {
+		vs, err := l.versions(ctx, key)
+		if err != nil {
+			return err
+		}
+		seen := seenOf(vs)
+		if err := c.check(tagOf(seen)); err != nil {
+			return err
+		}
+		if len(vs) < 2 {
+			return errNoConflict
+		}
+		i := slices.IndexFunc(vs, func(v version) bool { return v.is(name) })
+		if i < 0 {
+			return errNoVersion
+		}
+		wo := &opt.WriteOptions{Sync: l.sync}
+		if vs[i].Deleted {
+			err = l.db.DeleteIf(key, seen, wo)
+		} else {
+			err = l.db.PutIf(key, vs[i].Value, seen, wo)
+		}
+		if !errors.Is(err, replicator.ErrChanged) {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
-	return errNoVersion
+}
+
+// seenOf returns the names of versions, or nil if none of them holds a value, as Read does.
+func seenOf(vs []version) (seen []replicator.VersionID) {
+	value := false
+	for _, v := range vs {
+		seen, value = append(seen, replicator.VersionID{Origin: v.Origin, Seq: v.Seq}), value || !v.Deleted
+	}
+	if !value {
+		return nil
+	}
+	return seen
 }
 
 func (l *local) verify(ctx context.Context) (replicator.Report, error) { return l.db.Verify(ctx) }
