@@ -34,7 +34,7 @@ func writing() (list []scenario) {
 	for _, writers := range []int{1, 8} {
 		list = append(list, syncedPuts(writers))
 	}
-	return append(list, farPuts(), unpooled(), memory())
+	return append(list, conditional(), farPuts(), unpooled(), memory())
 }
 
 // count is how many keys are written with values of a size.
