@@ -287,6 +287,13 @@ var mutants = []mutant{
 		old: "&& !s.Withheld && !s.HeldBack\n",
 		new: "&& (!s.Withheld && !s.HeldBack || mutated(%q))\n"},
 
+	{name: "a member is not on disk before the next upkeep", file: "internal/replica/txn.go",
+		old: "m != nil && m.saved.IsZero() {",
+		new: "m != nil && m.saved.IsZero() && !mutated(%q) {"},
+	{name: "a member is dropped before its successor is on disk", file: "internal/replica/members.go",
+		old: "case r.Succeeded[o] && !r.hasMetSuccessor(o):",
+		new: "case r.Succeeded[o] && !r.hasMetSuccessor(o) && !mutated(%q):"},
+
 	// Live sessions.
 	{name: "a push covers the last state of which it sends something", file: "internal/session/pull.go", short: true,
 		old: "\tif p.vector == nil && p.repair == nil {\n",

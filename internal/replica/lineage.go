@@ -47,6 +47,11 @@ func (r *Replica) ended(o causal.Origin) bool {
 	if r.Own[o] {
 		return o != r.Self
 	}
+	return r.hasMetSuccessor(o)
+}
+
+// hasMetSuccessor reports whether a member that was met says that an origin was its own before.
+func (r *Replica) hasMetSuccessor(o causal.Origin) bool {
 	for _, m := range r.Members {
 		if m.Met && slices.Contains(m.earlier, o) {
 			return true

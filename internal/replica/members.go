@@ -100,16 +100,22 @@ func (r *Replica) stageMembers(b leveldb.BatchReplay) {
 				delete(r.Members, o)
 				r.StableCache = nil
 			}
+		case r.Succeeded[o] && !r.hasMetSuccessor(o):
+			// Its record goes with the batch that has the successor's. A crash between the two would leave nobody to wait for.
 		case m.unseenFor(now) > r.PeerTTL:
 			b.Delete(key)
 			delete(r.Members, o)
 			r.StableCache = nil
 		case m.Seen.Sub(m.saved).Abs() >= memberSaveInterval:
-			rec := binary.BigEndian.AppendUint64([]byte{store.FormatVersion}, uint64(m.Seen.UnixMilli()))
-			b.Put(key, append(rec, m.Name...))
+			m.stage(b)
 			m.saved = m.Seen
 		}
 	}
+}
+
+func (m *Member) stage(b leveldb.BatchReplay) {
+	rec := binary.BigEndian.AppendUint64([]byte{store.FormatVersion}, uint64(m.Seen.UnixMilli()))
+	b.Put(store.KindKey(store.KindMember, m.Origin[:]), append(rec, m.Name...))
 }
 
 func (t *Txn) StageMembers() { t.R.stageMembers(&t.Batch) }

@@ -203,6 +203,10 @@ func (t *Txn) Finish() *leveldb.Batch {
 		t.Sync = true
 		o := t.R.aliases[a]
 		t.R.stageOrigin(&t.Batch, o, t.mergedRow(causal.Row{Origin: o}))
+		if m := t.R.Members[o]; m != nil && m.saved.IsZero() {
+			// G6: whoever holds something of a member waits for it before anything is purged, after a power failure as well.
+			m.stage(&t.Batch)
+		}
 	}
 	return t.Batch.Whole()
 }

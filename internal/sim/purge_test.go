@@ -9,6 +9,7 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
+	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
@@ -82,6 +83,47 @@ func TestPurge_MemberAwayBeyondPeerTTLHoldsNothingBack(t *testing.T) {
 	a.r.StableCache = nil
 	a.purge()
 	require.Empty(t, a.log())
+}
+
+// A power failure does not leave a replica that believes itself alone, though it may take all that was not synced.
+//
+// design.md: G6
+func TestPurge_MemberIsOnDiskWithItsFirstWrite(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	b.put("l", "of b")
+	a.del("k")
+	talk(t, a, b)
+	_, err := a.db.Get(store.KindKey(store.KindMember, b.r.Self[:]), nil)
+	require.NoError(t, err, "it came with the number of b's origin, with Sync")
+	a.saved()
+	a.reopen(replica.HighestClock)
+	a.purge()
+	require.Positive(t, a.r.Tombstones, "b may hold something beside it")
+}
+
+// What a successor replaces is waited for until the successor is on disk.
+//
+// design.md: G6
+func TestPurge_SucceededMemberStaysUntilItsSuccessorWasMet(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	b.put("l", "of b")
+	gossip(t, a, b)
+	upkeep := func() {
+		require.NoError(t, a.Commit(func(tx *replica.Txn) error { tx.StageUpkeep(); return nil }))
+	}
+	upkeep()
+	old := store.KindKey(store.KindMember, b.r.Self[:])
+	b.reopen(replica.HighestClock)
+	a.r.NoteSeen(b.r.Self, "")
+	a.r.NoteSuccession(b.r.Self, b.r.Lineage(replica.LineageLimit))
+	upkeep()
+	_, err := a.db.Get(old, nil)
+	require.NoError(t, err, "the successor has not been met, and is not on disk")
+	talk(t, a, b)
+	upkeep()
+	_, err = a.db.Get(old, nil)
+	require.ErrorIs(t, err, leveldb.ErrNotFound)
 }
 
 // design.md: G1
