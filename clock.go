@@ -57,10 +57,15 @@ type Token struct{ claim causal.Vector }
 
 const tokenVersion = 1
 
-// Digest is a sum of what this replica holds. See [Digest].
+// Digest is a sum of what this replica holds. See [Digest]. It is zero while that is not known,
+// see [DB.Counted].
 func (db *DB) Digest() Digest {
 	var s causal.Sum
-	db.with(func(r *replica.Replica) { s = r.Digest })
+	db.with(func(r *replica.Replica) {
+		if _, counting := r.Counting(); !counting {
+			s = r.Digest
+		}
+	})
 	return Digest(s.Digest())
 }
 

@@ -171,6 +171,8 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 			at = m
 		}
 	}
+	r.late = op%2 == 0
+	defer func() { r.late = false }()
 	b, err := r.open(r.peer.ImageAt(at.b, crashfs.Everything, nil), true)
 	if err != nil {
 		return fmt.Errorf("peer: %w", err)
@@ -189,6 +191,40 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 		return fmt.Errorf("second crash, at its %s: %w", second.Describe(op2), err)
 	}
 	return nil
+}
+
+// opening crashes the run after an operation, and then once more after each operation of the storage in the opening that
+// follows, whose work in the background goes on between the frames of sessions. It returns how many images that were.
+func (r *crashRun) opening(op int, mode crashfs.Mode, rng *rand.Rand) (images int, err error) {
+	r.late = true
+	defer func() { r.late = false }()
+	at := r.marks[0]
+	for _, m := range r.marks {
+		if m.a <= op {
+			at = m
+		}
+	}
+	rejoin := func(stor *crashfs.Storage, all, whole bool) error {
+		b, err := r.open(r.peer.ImageAt(at.b, crashfs.Everything, nil), true)
+		if err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+		defer b.close()
+		return r.rejoin(stor, b, op, all, whole)
+	}
+	stor := r.rec.ImageAt(op, mode, rng)
+	second := stor.Record()
+	if err := rejoin(stor, mode == crashfs.Everything, false); err != nil { // that batches are whole is for TestPowerFailure
+		return 0, err
+	}
+	for op2 := second.First(); op2 <= second.Last(); op2++ {
+		mode2 := crashModes[rng.IntN(len(crashModes))]
+		if err := rejoin(second.ImageAt(op2, mode2, rng), false, false); err != nil {
+			return images, fmt.Errorf("second crash, %v, at its %s: %w", mode2, second.Describe(op2), err)
+		}
+		images++
+	}
+	return images, nil
 }
 
 // rejoin opens a crashed replica, judges it, and has it talk with its peer and
@@ -219,7 +255,14 @@ func (r *crashRun) rejoin(stor *crashfs.Storage, b *crashNode, op int, all, whol
 		if err != nil {
 			return fmt.Errorf("rejoining: %w", err)
 		}
-		same := func(n *crashNode) bool { return n.r.Digest == a.r.Digest && n.r.Known.VectorSum == a.r.Known.VectorSum }
+		if round > 0 { // at the latest
+			if err := errors.Join(a.tidied(), b.tidied(), c.tidied()); err != nil {
+				return err
+			}
+		}
+		same := func(n *crashNode) bool {
+			return (round > 0 || !r.late) && n.r.Digest == a.r.Digest && n.r.Known.VectorSum == a.r.Known.VectorSum
+		}
 		if same(b) && same(c) {
 			break
 		}
@@ -312,4 +355,32 @@ func TestPowerFailure(t *testing.T) {
 		}
 	}
 	t.Logf("%d images of %d runs, %.0f a second", images.Load(), seeds.Load(), float64(images.Load())/time.Since(started).Seconds())
+}
+
+// TestPowerFailureWhileAnOpeningGoesOn crashes openings after a power failure at every operation of the storage, while
+// what they leave to the background is done bit by bit. The second crash is as harmless as the first.
+//
+// design.md: O10, O11
+func TestPowerFailureWhileAnOpeningGoesOn(t *testing.T) {
+	want := 1000
+	if testing.Short() {
+		want = 100
+	}
+	images, stale := 0, 0
+	for seed := uint64(1); images < want; seed++ {
+		run, err := record(seed, 30, 4<<10, 512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(seed, 12))
+		op := run.rec.First() + rng.IntN(run.rec.Last()-run.rec.First()+1)
+		mode := crashModes[rng.IntN(len(crashModes))]
+		n, err := run.opening(op, mode, rng)
+		if err != nil {
+			t.Fatalf("seed %d, %s, %v: %v", seed, run.rec.Describe(op), mode, err)
+		}
+		images += n
+		stale += run.swept
+	}
+	t.Logf("%d images, %d openings swept the log", images, stale)
 }

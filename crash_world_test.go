@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -41,6 +42,8 @@ type crashWorld struct {
 	byID    map[string]*crashWrite
 	writes  []*crashWrite
 	forgets bool            // the run deletes and restarts more than others
+	swept   int             // openings that found stale entries
+	late    bool            // what an opening leaves to the background is done between the frames of sessions
 	purged  map[string]bool // keys of which something was forgotten
 	a, b    *crashNode
 	marks   []crashMark
@@ -51,13 +54,14 @@ type crashMark struct{ a, b int }
 
 // crashNode is a replica without a shell, on a storage that can crash.
 type crashNode struct {
-	w     *crashWorld
-	stor  *crashfs.Storage
-	db    *leveldb.DB
-	r     *replica.Replica
-	queue *queue
-	sync  bool
-	seen  []replica.Change // of the last commit
+	w       *crashWorld
+	stor    *crashfs.Storage
+	db      *leveldb.DB
+	r       *replica.Replica
+	queue   *queue
+	sync    bool
+	seen    []replica.Change // of the last commit
+	tidying replica.Tidying
 }
 
 func newCrashWorld(seed uint64, buffer, page int) *crashWorld {
@@ -93,7 +97,36 @@ func (w *crashWorld) open(s *crashfs.Storage, sync bool) (*crashNode, error) {
 	}
 	n.queue = &queue{raw: db, replica: n.r, slot: make(chan struct{}, 1), over: make(chan struct{}),
 		commits: n.committed, failed: func(error) {}}
-	return n, sim.TidyUp(n, 100, sim.Never)
+	if !w.late {
+		return n, sim.TidyUp(n, 100, sim.Never)
+	}
+	n.tidying.Step = 2
+	return n, sim.ResolveAll(n, 100, sim.Never)
+}
+
+// tidyOn does a little of what the opening left to do.
+func (n *crashNode) tidyOn() error {
+	if !n.w.late || n.tidying.Done {
+		return nil
+	}
+	_, counting := n.r.Counting()
+	if err := sim.TidyOn(n, 1, &n.tidying); err != nil {
+		return err
+	}
+	if _, still := n.r.Counting(); counting && !still && n.r.MayHaveStale {
+		n.w.swept++
+	}
+	return nil
+}
+
+// tidied does the rest.
+func (n *crashNode) tidied() error {
+	for n.w.late && !n.tidying.Done {
+		if err := n.tidyOn(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *crashNode) With(f func(r *replica.Replica)) { n.queue.with(f) }
@@ -224,7 +257,7 @@ func (w *crashWorld) talkWith(a, b *crashNode, p session.Params) error {
 			}
 			for _, f := range out {
 				moved = true
-				if err := x.to.Receive(f.Kind, f.Payload); err != nil {
+				if err := errors.Join(x.to.Receive(f.Kind, f.Payload), a.tidyOn(), b.tidyOn()); err != nil {
 					return err
 				}
 			}
@@ -275,11 +308,8 @@ func (n crashPurge) Commit(stage func(t *replica.Txn) error) error {
 }
 
 func (n *crashNode) reissue() error {
-	for range 100 {
-		if !n.r.Orphans() {
-			return nil
-		}
-		if err := n.Commit(func(t *replica.Txn) error { return t.Reissue(reissueStep) }); err != nil {
+	for p, i := new(replica.Reissuing), 0; i < 100; i++ {
+		if more, err := sim.ReissueSome(n, p, 1+i); !more || err != nil {
 			return err
 		}
 	}

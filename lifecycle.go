@@ -17,6 +17,7 @@ import (
 // closed once.
 type lifecycle struct {
 	adopted chan struct{} // the data found at the opening is logged
+	counted chan struct{} // it is known what the store holds
 	tidied  chan struct{} // the opening has nothing left to do in the background
 	ready   chan struct{} // writes no longer wait
 	ending  chan struct{} // Close has begun
@@ -33,7 +34,7 @@ type lifecycle struct {
 
 func newLifecycle() lifecycle {
 	return lifecycle{
-		adopted: make(chan struct{}), tidied: make(chan struct{}), ready: make(chan struct{}),
+		adopted: make(chan struct{}), counted: make(chan struct{}), tidied: make(chan struct{}), ready: make(chan struct{}),
 		ending: make(chan struct{}), closed: make(chan struct{}), closeTimeout: closeTimeout,
 	}
 }
@@ -55,17 +56,13 @@ func (l *lifecycle) spawnBeforeClose(f func()) bool {
 func (l *lifecycle) isClosing() bool { return isClosed(l.ending) }
 
 // run starts everything that goes on in the background.
-func (db *DB) run(fresh bool, tidying *replica.Tidying) {
+func (db *DB) run(fresh bool, o *opening) {
 	ctx, cancel := context.WithCancel(context.Background())
 	db.background, db.cancel = ctx, cancel
 	db.spawn(func() { db.accept(ctx) })
 	db.spawn(func() { db.rounds(ctx) })
 	db.spawn(func() { db.maintain(ctx) })
-	if tidying.Done {
-		close(db.tidied)
-	} else {
-		db.spawn(func() { db.tidy(ctx, tidying) })
-	}
+	o.run(ctx, db)
 	for _, d := range db.opts.Discover {
 		db.spawn(func() { db.discover(ctx, d) })
 	}

@@ -20,24 +20,24 @@ const (
 	purgeInterval      = 10 * time.Second       // between two looks at the tombstones
 	purgeTime          = 250 * time.Millisecond // of each second, while that takes
 	idleInterval       = time.Minute            // between two looks when nothing is pending
-	reissueStep        = 1000
 )
 
 // upkeep is how far looking after the store is.
 type upkeep struct {
-	saved   time.Time        // when the checkpoint was last written
-	purged  time.Time        // when the last look at the tombstones began
-	purging *replica.Purging // the one under way
+	saved     time.Time        // when the checkpoint was last written
+	purged    time.Time        // when the last look at the tombstones began
+	purging   *replica.Purging // the one under way
+	reissuing replica.Reissuing
 }
-
-// tidyTime is how long Replicate tidies before it leaves the rest to the background.
-const tidyTime = 100 * time.Millisecond
 
 // fillFilter reads the keys that were there at the opening, a few at a time so that
 // no iterator stays open for long. Those written meanwhile are added as they are.
 func (db *DB) fillFilter(ctx context.Context) error {
 	due := false
 	db.with(func(r *replica.Replica) {
+		if _, counting := r.Counting(); counting {
+			return // it is filled by the way
+		}
 		if !r.Filter.Worth(r.Keys + r.Tombstones) {
 			r.Filter = indexcache.Filter{}
 		}
@@ -143,30 +143,10 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 			return err
 		}
 	}
-	if err := db.reissueOrphans(ctx); err != nil {
+	if err := db.reissueOrphans(ctx, u); err != nil {
 		return err
 	}
 	return db.purge(ctx, u)
-}
-
-// tidy does what Replicate has left to do. After an error it goes on later.
-func (db *DB) tidy(ctx context.Context, p *replica.Tidying) {
-	for !p.Done {
-		err := p.Next(background{db, ctx}, db.decider.resolve, func() bool { return ctx.Err() != nil })
-		switch {
-		case err == nil:
-			continue
-		case ctx.Err() != nil || errors.Is(err, ErrFailed) || errors.Is(err, leveldb.ErrClosed) || errors.Is(err, leveldb.ErrReadOnly):
-			return
-		}
-		db.opts.Logger.Error("replicator: what is to be done after an opening failed, and is tried again", "error", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(idleInterval):
-		}
-	}
-	close(db.tidied)
 }
 
 // purge goes on with the look at the tombstones that is under way, for purgeTime, or
@@ -199,22 +179,20 @@ func (db *DB) purge(ctx context.Context, u *upkeep) error {
 
 // reissueOrphans reissues writes of earlier incarnations that no peer turned out to cover,
 // once all peers that can be reached have been heard.
-func (db *DB) reissueOrphans(ctx context.Context) error {
+func (db *DB) reissueOrphans(ctx context.Context, u *upkeep) error {
 	if !isClosed(db.ready) {
 		return nil
 	}
 	if all, _ := db.peers.tried(); !all {
 		return nil
 	}
-	for ctx.Err() == nil {
-		more := false
-		db.with(func(r *replica.Replica) { more = r.Orphans() })
-		if !more {
-			return nil
-		}
-		if err := db.commit(func(t *replica.Txn) error { return t.Reissue(reissueStep) }); err != nil {
+	k := &timed{background: background{db, ctx}}
+	for n := firstSlice; ctx.Err() == nil; {
+		more, err := u.reissuing.Next(k, n)
+		if !more || err != nil {
 			return err
 		}
+		n = nextSlice(n, time.Since(k.began))
 		db.requestSync() // waits for a name that is gone can end
 	}
 	return nil
@@ -241,6 +219,19 @@ func (b background) Commit(stage func(t *replica.Txn) error) error { return b.db
 
 func (b background) Each(keys [][]byte, stage replica.Stager) error {
 	return b.db.inSlices(b.ctx, keys, stage)
+}
+
+// timed is a keeper that notes when it last began to stage something.
+type timed struct {
+	background
+	began time.Time
+}
+
+func (k *timed) Commit(stage func(t *replica.Txn) error) error {
+	return k.background.Commit(func(t *replica.Txn) error {
+		k.began = time.Now()
+		return stage(t)
+	})
 }
 
 // inSlices has something staged for each of some keys, and committed.

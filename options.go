@@ -277,6 +277,8 @@ type Work string
 // The kinds of long work.
 const (
 	WorkAdopt  Work = "adopt"  // logging what was there before, or was written past the wrapper
+	WorkCount  Work = "count"  // counting what the store holds, after an opening that followed a crash; see [DB.Counted]
+	WorkSweep  Work = "sweep"  // deleting log entries that a power failure brought back; Keys are entries
 	WorkPull   Work = "pull"   // pulling from a peer
 	WorkRepair Work = "repair" // reconciling with a peer
 	WorkVerify Work = "verify" // reading everything, for [DB.Verify] or [DB.Repair]

@@ -118,15 +118,9 @@ func replicate(db *leveldb.DB, opts Options, sec *transport.Security) (*DB, erro
 		opts.Logger.Error("replicator: " + how + "; nothing is claimed that may be missing, and peers bring back what they have")
 	}
 	d := newDB(db, opts, r, l, sec)
-	began := time.Now()
-	tidying := new(replica.Tidying)
-	for !tidying.Done && time.Since(began) < tidyTime {
-		if err := tidying.Next(background{d, context.Background()}, d.decider.resolve, func() bool { return time.Since(began) >= tidyTime }); err != nil {
-			l.Close()
-			return nil, fmt.Errorf("replicator: cannot open the database: %w", err)
-		}
-	}
-	d.run(fresh, tidying)
+	o := new(opening)
+	o.begin(d)
+	d.run(fresh, o)
 	return d, nil
 }
 

@@ -29,7 +29,8 @@ type Status struct {
 	Starved  string `json:"starved,omitempty"` // why writes fail for now, if the store finds no file handle; it goes on by itself
 	Rewound  bool   `json:"rewound,omitempty"` // the store was opened at an older state than it was closed in, and what was known then is not all known again
 
-	// What it holds.
+	// What it holds. While it is counting that, the digest is zero, and the next three are of what has been counted.
+	Counting      bool          `json:"counting,omitempty"` // see [DB.Counted]
 	Digest        Digest        `json:"digest"`
 	Keys          int64         `json:"keys"`          // keys with a value
 	Tombstones    int64         `json:"tombstones"`    // deleted keys that are still remembered
@@ -98,14 +99,15 @@ type PeerStatus struct {
 	Moved    bool       `json:"moved,omitempty"`    // who answered here was reopened, and has answered elsewhere since
 
 	// What it holds.
-	Agrees     bool          `json:"agrees"`          // it held exactly what we do now
-	Differs    bool          `json:"differs"`         // it claimed exactly what we do now, and held something else: the next session repairs that
-	Agreed     time.Time     `json:"agreed,omitzero"` // when it was last found to hold exactly what we held then
-	Digest     Digest        `json:"digest"`          // of what it held
-	Lag        int64         `json:"lag"`             // writes known here that it does not claim
-	LagTime    time.Duration `json:"lagTime"`         // if it lags: at most so long ago was the oldest of them known here
-	Ahead      int64         `json:"ahead"`           // writes it claims that are not known here
-	NotDurable int64         `json:"notDurable"`      // writes known here that it did not report to be on its disk
+	Counting   bool          `json:"counting,omitempty"` // it was counting that when last asked, and its digest was not known
+	Agrees     bool          `json:"agrees"`             // it held exactly what we do now
+	Differs    bool          `json:"differs"`            // it claimed exactly what we do now, and held something else: the next session repairs that
+	Agreed     time.Time     `json:"agreed,omitzero"`    // when it was last found to hold exactly what we held then
+	Digest     Digest        `json:"digest"`             // of what it held
+	Lag        int64         `json:"lag"`                // writes known here that it does not claim
+	LagTime    time.Duration `json:"lagTime"`            // if it lags: at most so long ago was the oldest of them known here
+	Ahead      int64         `json:"ahead"`              // writes it claims that are not known here
+	NotDurable int64         `json:"notDurable"`         // writes known here that it did not report to be on its disk
 
 	// Totals since the opening.
 	Pulled     int64 `json:"pulled"` // versions, from it
@@ -195,7 +197,7 @@ func (db *DB) Status() Status {
 		}
 		ps.Moved = succeeded[p.origin]
 		if m, ok := members[p.origin]; ok {
-			ps.compare(&m, p, &known, s.Digest, now)
+			ps.compare(&m, p, &known, &s)
 		}
 		s.Peers = append(s.Peers, ps)
 	})
@@ -204,7 +206,10 @@ func (db *DB) Status() Status {
 
 // own fills in what the replica knows.
 func (s *Status) own(r *replica.Replica) {
-	s.Digest, s.Keys, s.Tombstones, s.Conflicts = Digest(r.Digest.Digest()), r.Keys, r.Tombstones, r.Conflicts
+	if _, s.Counting = r.Counting(); !s.Counting {
+		s.Digest = Digest(r.Digest.Digest())
+	}
+	s.Keys, s.Tombstones, s.Conflicts = r.Keys, r.Tombstones, r.Conflicts
 	s.Rewound = r.Rewound() != ""
 	s.HeldBack = int64(len(r.HeldBack))
 	for _, n := range r.HeldBack {
@@ -238,16 +243,20 @@ func (p *peer) status() PeerStatus {
 }
 
 // compare fills in how a peer stands to what is known and held here.
-func (s *PeerStatus) compare(m *replica.Member, p *peer, known *causal.Knowledge, digest Digest, now time.Time) {
+func (s *PeerStatus) compare(m *replica.Member, p *peer, known *causal.Knowledge, here *Status) {
 	for _, w := range known.Rows {
 		s.Lag += causal.Above(w.Seqs[causal.Covered], max(m.Known.Seq(causal.Covered, w.Origin), p.has.Seq(w.Origin)))
 		s.NotDurable += causal.Above(w.Seqs[causal.Covered], m.Known.Seq(causal.Durable, w.Origin))
 	}
 	s.Ahead = known.Behind(&m.Known)
-	s.Digest, s.Agreed = Digest(m.Digest.Digest()), m.Agreed
-	s.Agrees = s.Lag == 0 && s.Ahead == 0 && s.Digest == digest
-	s.Differs = m.VectorSum == known.VectorSum && s.Digest != digest
+	s.Agreed = m.Agreed
+	if s.Counting = m.Counting; !s.Counting {
+		s.Digest = Digest(m.Digest.Digest())
+	}
+	same, comparable := s.Digest == here.Digest, !s.Counting && !here.Counting
+	s.Agrees = s.Lag == 0 && s.Ahead == 0 && comparable && same
+	s.Differs = m.VectorSum == known.VectorSum && comparable && !same
 	if s.Lag > 0 {
-		s.LagTime = max(now.Sub(p.covered), 0)
+		s.LagTime = max(here.Time.Sub(p.covered), 0)
 	}
 }

@@ -75,9 +75,15 @@ func TestPeerThatClaimsTheSameAndHoldsSomethingElseDiffers(t *testing.T) {
 		{"it had not pulled yet", replica.Member{Known: known, VectorSum: causal.Sum{9}, Digest: theirs}, false, false},
 	} {
 		var s PeerStatus
-		s.compare(&c.m, &peer{}, &known, ours.Digest(), time.Now())
+		s.compare(&c.m, &peer{}, &known, &Status{Digest: Digest(ours.Digest())})
 		require.Equal(t, c.agrees, s.Agrees, c.name)
 		require.Equal(t, c.differs, s.Differs, c.name)
+		for _, counting := range []*Status{{Counting: true}, {Digest: Digest(ours.Digest())}} {
+			m := c.m
+			m.Counting = !counting.Counting
+			s.compare(&m, &peer{}, &known, counting)
+			require.False(t, s.Agrees || s.Differs, "%s, and one of them is counting", c.name)
+		}
 	}
 }
 

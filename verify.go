@@ -63,9 +63,11 @@ type verification struct {
 	view          *replica.View
 	report        Report
 	damaged       map[string][]causal.Dot // keys to be repaired, with log entries that their log-index does not name
-	kept, counted store.Counters
+	counted       store.Counters
+	kept          store.Counters // not known while the opening is still counting
+	known         bool
 	rewound       string     // how the store was found at the opening, if it was older than it was closed
-	counting      bool       // all of it was counted
+	counting      bool       // all of it was counted, and can be compared with what is kept
 	named, logged causal.Sum // dots in the index, in the log
 	progress      Progress
 	began         time.Time
@@ -82,6 +84,7 @@ func (c Comparison) OK() bool { return len(c.Differences) == 0 }
 // reconciled in the usual sessions, whose digests show it, or by [DB.Repair].
 // Values are not compared, but every replica can [DB.Verify] its own.
 //
+// It waits until this replica has counted what it holds (see [DB.Counted]), and returns an error if the peer has not.
 // The error is a [*PeerError] if the peer could not be reached or the session failed.
 func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	if err := netaddr.CheckAddr(addr); err != nil {
@@ -89,6 +92,13 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	}
 	if err := errors.Join(db.admit(nil), db.queue.broken()); err != nil {
 		return Comparison{}, err
+	}
+	select {
+	case <-db.counted:
+	case <-ctx.Done():
+		return Comparison{}, ctx.Err()
+	case <-db.ending:
+		return Comparison{}, leveldb.ErrClosed
 	}
 	var found session.Comparison
 	known := slices.Contains(db.peers.all(), addr)
@@ -103,6 +113,9 @@ func (db *DB) Compare(ctx context.Context, addr string) (Comparison, error) {
 	}
 	if !found.Begun {
 		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is this replica itself, or was removed meanwhile", addr)
+	}
+	if found.Counting {
+		return Comparison{Peer: addr}, fmt.Errorf("replicator: %s was not compared: it is still counting what it holds since it was opened; try again later", addr)
 	}
 	c := Comparison{Peer: addr, Name: found.Name, Digest: Digest(found.Ours.Digest()), Theirs: Digest(found.Theirs.Digest()), Omitted: found.More}
 	for _, d := range found.List {
@@ -212,7 +225,8 @@ func (r *Report) fault(key []byte, format string, args ...any) {
 // Verify compares log-index, log and values of this replica with each other, key by
 // key, and counts the digest again. It reads everything, in one state of the
 // database, and reports progress; writes go on meanwhile, but files that they
-// replace are kept until it ends.
+// replace are kept until it ends. While the opening is still counting what there is (see [DB.Counted]) there
+// is no digest that could be compared with what Verify counts.
 //
 // What does not fit together is in the report. The error is for a verification that
 // could not be carried through: ctx ended, or the store cannot be read, which
@@ -233,7 +247,10 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	default:
 	}
 	var err error
-	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) { v.kept, v.rewound = r.Counters, r.Rewound() })
+	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) {
+		_, counting := r.Counting()
+		v.known, v.kept, v.rewound = !counting, r.Counters, r.Rewound()
+	})
 	if err != nil {
 		return v, err
 	}
@@ -267,8 +284,10 @@ func (v *verification) run() error {
 	if err := v.checkValues(); err != nil {
 		return err
 	}
-	v.counting = true
 	v.report.Digest = Digest(v.counted.Digest.Digest())
+	if v.counting = v.known; !v.counting {
+		return nil
+	}
 	if v.counted.Digest != v.kept.Digest {
 		v.report.fault(nil, "the digest kept is %v, counted %v", v.kept.Digest.Digest(), v.report.Digest)
 	}
@@ -285,7 +304,7 @@ func (v *verification) tick(key, value []byte) error {
 	if v.progress.Keys%4096 != 0 {
 		return nil
 	}
-	if v.progress.Total = v.kept.Keys + v.kept.Tombstones; v.progress.Keys < v.progress.Total {
+	if v.progress.Total = v.kept.Keys + v.kept.Tombstones; v.known && v.progress.Keys < v.progress.Total {
 		v.progress.Remaining = time.Since(v.began) * time.Duration(v.progress.Total-v.progress.Keys) / time.Duration(v.progress.Keys)
 	}
 	v.db.progress(v.progress)

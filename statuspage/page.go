@@ -59,11 +59,11 @@ type Value struct {
 func newPage(db *replicator.DB, before *Page) *Page {
 	p := &Page{Status: db.Status(), Conflicts: []Conflict{}}
 	s := &p.Status
-	if before != nil && before.Error == "" && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
+	if before != nil && !s.Counting && before.Error == "" && before.Status.Digest == s.Digest && before.Status.Conflicts == s.Conflicts && before.Status.Tombstones == s.Tombstones {
 		p.Conflicts, p.More, p.Error = before.Conflicts, before.More, before.Error
 		return p
 	}
-	if s.Conflicts == 0 {
+	if s.Conflicts == 0 && !s.Counting {
 		return p
 	}
 	names := names(s)

@@ -39,14 +39,17 @@ const colours = 6
 // replicas returns this one and its peers, those in trouble first if there are too many.
 func replicas(s *replicator.Status) []replica {
 	groups := map[replicator.Digest]int{}
-	group := func(d replicator.Digest) *digest {
+	group := func(d replicator.Digest, counting bool) *digest {
+		if counting {
+			return nil
+		}
 		if _, ok := groups[d]; !ok {
 			groups[d] = len(groups)
 		}
 		return &digest{d.String()[:8], d.String(), fmt.Sprintf("g%d", groups[d]%colours)}
 	}
 	list := []replica{{
-		Name: s.Name, Addr: s.Addr, Standing: line{"", "this replica"}, Digest: group(s.Digest),
+		Name: s.Name, Addr: s.Addr, Standing: line{"", "this replica"}, Digest: group(s.Digest, s.Counting),
 		Lag: "–", Unsaved: count(s.NotDurable), Delay: "–", Last: "–", Pulled: "–", Served: "–",
 	}}
 	for _, p := range sorted(s.Peers) {
@@ -62,7 +65,7 @@ func replicas(s *replicator.Status) []replica {
 			x.Delay, x.MostDelay = span(d.Quantile(0.5)), "99 %: "+span(d.Quantile(0.99))
 		}
 		if met(&p) && !p.Moved {
-			x.Digest, x.Lag, x.Unsaved = group(p.Digest), count(p.Lag), count(p.NotDurable)
+			x.Digest, x.Lag, x.Unsaved = group(p.Digest, p.Counting), count(p.Lag), count(p.NotDurable)
 			switch {
 			case p.Lag > 0:
 				x.Behind = "at most " + span(p.LagTime)

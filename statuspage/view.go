@@ -127,6 +127,10 @@ func tiles(s *replicator.Status) []tile {
 	if s.Conflicts > 0 {
 		conflicts = "busy"
 	}
+	keys := "with a value"
+	if s.Counting {
+		keys = "counted so far"
+	}
 	if s.Mismatches > 0 {
 		repaired = "bad"
 	}
@@ -138,7 +142,7 @@ func tiles(s *replicator.Status) []tile {
 		delay, most = span(d.Quantile(0.5)), "99 % within "+span(d.Quantile(0.99))
 	}
 	return []tile{
-		{"", "Keys", count(s.Keys), "with a value"},
+		{"", "Keys", count(s.Keys), keys},
 		{conflicts, "Open conflicts", count(s.Conflicts), "keys"},
 		{"", "Not on disk yet", count(s.NotDurable), unsaved},
 		{"", "Tombstones", count(s.Tombstones), "kept until all have seen them"},
@@ -171,6 +175,7 @@ func percent(n, of int64) string {
 func newWork(p replicator.Progress) work {
 	texts := map[replicator.Work]string{
 		replicator.WorkAdopt: "Logging what was written past the wrapper", replicator.WorkVerify: "Verifying the store",
+		replicator.WorkCount: "Counting what there is after a crash", replicator.WorkSweep: "Sweeping the log after a crash",
 		replicator.WorkPull: "Pulling from " + p.Peer, replicator.WorkRepair: "Repairing with " + p.Peer,
 	}
 	w := work{Text: cmp.Or(texts[p.Work], string(p.Work)), Value: min(p.Keys, p.Total), Max: p.Total}

@@ -24,8 +24,9 @@ type comparison struct {
 
 type side struct {
 	Name   string             `json:"name"`
-	Digest *replicator.Digest `json:"digest,omitempty"` // none if it was never replicated
+	Digest *replicator.Digest `json:"digest,omitempty"` // none if it was never replicated, or is not known yet
 	Keys   int64              `json:"keys"`
+	logged bool
 }
 
 type difference struct {
@@ -86,13 +87,15 @@ func (a *app) compare(ctx context.Context, left, right replica, c *comparison, f
 		if err != nil {
 			return err
 		}
-		s.s.Digest, s.s.Keys = &status.Digest, status.Keys
+		s.s.Keys, s.s.logged = status.Keys, true
+		if !status.Counting {
+			s.s.Digest = &status.Digest
+		}
 	}
-	both := c.A.Digest != nil && c.B.Digest != nil
-	if c.Same = both && *c.A.Digest == *c.B.Digest; c.Same && !full {
+	if c.Same = c.A.Digest != nil && c.B.Digest != nil && *c.A.Digest == *c.B.Digest; c.Same && !full {
 		return nil
 	}
-	err := a.compareKeys(ctx, left, right, both, &c.A.Keys, &c.B.Keys, func(key []byte, how string) {
+	err := a.compareKeys(ctx, left, right, c.A.logged && c.B.logged, &c.A.Keys, &c.B.Keys, func(key []byte, how string) {
 		if len(c.Differences) < limit {
 			c.Differences = append(c.Differences, difference{key, how})
 		} else {
@@ -119,8 +122,11 @@ func (a *app) printComparison(c *comparison) error {
 	}
 	for _, s := range []side{c.A, c.B} {
 		digest := "never replicated"
-		if s.Digest != nil {
+		switch {
+		case s.Digest != nil:
 			digest = "digest " + s.Digest.String()
+		case s.logged:
+			digest = "digest not known yet"
 		}
 		fmt.Fprintf(a.out, "%s: %s, %s\n", safe(s.Name), plural(s.Keys, "key"), digest)
 	}

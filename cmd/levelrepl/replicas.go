@@ -38,9 +38,12 @@ func printOverview(out io.Writer, all []seen) {
 
 // group returns a letter that is the same for replicas that hold the same.
 func group(all []seen, i int) string {
+	if all[i].Status.Counting {
+		return "…"
+	}
 	var digests []replicator.Digest
 	for _, s := range all[:i+1] {
-		if s.Status != nil && !slices.Contains(digests, s.Status.Digest) {
+		if s.Status != nil && !s.Status.Counting && !slices.Contains(digests, s.Status.Digest) {
 			digests = append(digests, s.Status.Digest)
 		}
 	}
@@ -63,6 +66,8 @@ func state(s *replicator.Status) string {
 		return "read-only"
 	case !s.Ready:
 		return "starting"
+	case s.Counting:
+		return "counting what it holds"
 	case s.Alone:
 		return "ALONE: every address that it was given leads to itself"
 	}
@@ -152,7 +157,11 @@ func printReplica(out io.Writer, seen seen, full bool) {
 		t.row("state", state(s))
 		t.row("peers on", s.Addr)
 		t.row("keys", fmt.Sprintf("%s, %s in conflict, %s tombstones", humanize.Comma(s.Keys), humanize.Comma(s.Conflicts), humanize.Comma(s.Tombstones)))
-		t.row("digest", s.Digest.String())
+		digest := s.Digest.String()
+		if s.Counting {
+			digest = "not known yet, it is counting what it holds"
+		}
+		t.row("digest", digest)
 		t.row("changes/s", fmt.Sprintf("%.1f, %s between rounds", s.Velocity, coarse(s.Interval)))
 		t.row("sessions", fmt.Sprintf("%s, %s versions in (%s), %s out (%s)", humanize.Comma(s.Sessions), humanize.Comma(s.Pulled), humanize.IBytes(uint64(s.BytesIn)), humanize.Comma(s.Served), humanize.IBytes(uint64(s.BytesOut))))
 		t.row("live", live(s))

@@ -149,9 +149,12 @@ func complaints(all []seen) (list []string) {
 			list = append(list, s.Addr+" was opened at an older state than it was closed in, and what was lost is not all back")
 		}
 		for _, p := range s.Status.Peers {
-			if !p.Agrees && !keepsUp(p) && counts(p) {
+			if !p.Agrees && !p.Counting && !s.Status.Counting && !keepsUp(p) && counts(p) {
 				list = append(list, fmt.Sprintf("%s and its peer %s do not agree", s.Addr, peerName(p)))
 			}
+		}
+		if s.Status.Counting {
+			continue // what it holds is not known yet
 		}
 		if first < 0 {
 			first = i

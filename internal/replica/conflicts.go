@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 
@@ -24,6 +25,7 @@ func (t *Txn) resolveConflicts(key []byte) error {
 		if has { // left behind by a crash
 			t.Batch.Delete(store.KindKey(store.KindConflict, key))
 			t.Conflicts--
+			t.unhinted = append(t.unhinted, slices.Clone(key))
 		}
 		return err
 	}
@@ -35,6 +37,38 @@ func (t *Txn) resolveConflicts(key []byte) error {
 		return err
 	}
 	return t.replace(key, s, nil, vs, false)
+}
+
+// Resolving has keys in conflict resolved again, as the resolver may be another one than last time (M8), and drops
+// the hints of conflicts that a crash left. It reads with the queue free, and goes on where it was.
+type Resolving struct {
+	Done bool
+	Step int    // keys in conflict that are read in one state; 0: as many as is usual
+	from []byte // where to go on
+}
+
+const resolveStep = 256
+
+// Next goes on with some more keys. It ends early, but not without having done something, when
+// enough says so.
+func (p *Resolving) Next(h keeper, resolve ResolveFunc, enough func() bool) error {
+	v, err := TakeView(h.With, nil)
+	if err != nil {
+		return err
+	}
+	keys, next, err := v.unresolved(p.from, cmp.Or(p.Step, resolveStep), resolve, enough)
+	v.Release()
+	if err == nil && len(keys) > 0 {
+		err = h.Each(keys, OneByOne((*Txn).resolveConflicts))
+	}
+	if err != nil {
+		return err
+	}
+	if p.from = next; next == nil {
+		p.Done = true
+		h.With(func(r *Replica) { r.mayHaveHints = false })
+	}
+	return nil
 }
 
 // unresolved returns keys in conflict, from one on, whose resolved value is outdated (M8), and

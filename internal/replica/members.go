@@ -36,7 +36,8 @@ type Member struct {
 	Rev           uint64           // its revision then
 	AddrHash      uint32           // sum of the addresses it last told us
 	VectorSum     causal.Sum       // of its version vector, when last asked,
-	Digest        causal.Sum       // and of what it held then
+	Digest        causal.Sum       // and of what it held then,
+	Counting      bool             // unless it was still counting that
 	Agreed        time.Time        // when it last held what we did
 	BlockingSince time.Time        // since when it is seen to hold back purging; zero: it does not
 	earlier       []causal.Origin  // its earlier incarnations, the latest first, at most LineageLimit

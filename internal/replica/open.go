@@ -3,6 +3,7 @@ package replica
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/indexcache"
@@ -14,7 +15,8 @@ import (
 // else (O1): the new origin, and that the database is no longer
 // cleanly closed.
 func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
-	if err := r.readFormat(cluster); err != nil {
+	fresh, err := r.readFormat(cluster)
+	if err != nil {
 		return nil, err
 	}
 	if err := r.readOrigins(); err != nil {
@@ -32,20 +34,16 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 			return nil, err
 		}
 	}
-	if !clean {
-		named, err := r.recount()
-		if err != nil {
+	switch {
+	case fresh:
+		r.Filter.Whole = r.Filter.Limit >= indexcache.BlockBytes
+	case !clean:
+		if err := r.readTops(); err != nil {
 			return nil, err
 		}
-		logged, err := r.readLog()
-		if err != nil {
-			return nil, err
-		}
-		r.MayHaveStale = logged != named
-		if r.rewound != nil {
-			r.rewound.found = r.Counters
-		}
+		r.beginCensus()
 	}
+	r.mayHaveHints = !fresh
 	b := new(leveldb.Batch)
 	if r.rewound != nil { // what an unfinished pull brought may be among what is missing
 		b.Delete(store.MetaResume)
@@ -64,23 +62,25 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 	return b, nil
 }
 
-func (r *Replica) readFormat(cluster string) error {
+// readFormat checks whose the database is, and reports whether it was never opened before.
+func (r *Replica) readFormat(cluster string) (fresh bool, err error) {
 	v, err := r.Store.Get(store.MetaFormat, nil)
 	switch {
 	case err == leveldb.ErrNotFound:
-		return nil
+		return true, nil
 	case err != nil:
-		return err
+		return false, err
 	case len(v) == 0 || v[0] != store.FormatVersion:
-		return store.ErrVersion
+		return false, store.ErrVersion
 	case string(v[1:]) != cluster:
-		return fmt.Errorf("replicator: the database belongs to cluster %q, not %q", v[1:], cluster)
+		return false, fmt.Errorf("replicator: the database belongs to cluster %q, not %q", v[1:], cluster)
 	}
-	return nil
+	return false, nil
 }
 
 // StageClean writes that everything is on disk and what need not be counted at
-// the next opening. It must be committed with Sync, after a flush.
+// the next opening. It must be committed with Sync, after a flush. While that is still being counted nothing
+// vouches for it: there is no mark then, and the next opening counts (O11).
 func (r *Replica) StageClean(b leveldb.BatchReplay) error {
 	for _, d := range r.Known.Vector(causal.Covered) {
 		r.Known.Raise(causal.Durable, d)
@@ -94,7 +94,9 @@ func (r *Replica) StageClean(b leveldb.BatchReplay) error {
 	}
 	rec = append(rec, byte(store.Btoi(r.MayHaveStale)))
 	rec = store.AppendVector(rec, r.Cloud, r)
-	b.Put(store.MetaClean, rec)
+	if _, counting := r.Counting(); !counting {
+		b.Put(store.MetaClean, rec)
+	}
 	r.writeResume(b, r.resumePoint())
 	return r.stageClosed(b)
 }
@@ -124,54 +126,39 @@ func (r *Replica) readClean() (bool, error) {
 	return true, nil
 }
 
-// recount reads the whole index: after a crash the counters in memory are gone. It
-// returns the sum of all dots that the index names.
-func (r *Replica) recount() (named causal.Sum, err error) {
-	it := r.Store.NewIterator(store.KindRange(store.KindIndex), nil)
-	defer it.Release()
-	for it.Next() {
-		s, err := store.DecodeIndex(it.Value(), r)
-		if err != nil {
-			return named, fmt.Errorf("log-index of key %q: %w", store.UserKey(it.Key()), err)
-		}
-		r.Count(s, +1)
-		r.Filter.Add(store.UserKey(it.Key()))
-		for i := range s {
-			named = named.Add(s[i].Hash())
-		}
-	}
-	if err := it.Error(); err != nil {
-		return named, err
-	}
-	r.Filter.Whole = r.Filter.Limit >= indexcache.BlockBytes
-	x := r.Store.NewIterator(store.KindRange(store.KindConflict), nil)
-	defer x.Release()
-	for x.Next() {
-		r.Conflicts++
-	}
-	return named, x.Error()
-}
-
-// readLog reads the whole log after a crash. It finds the entries above the version vector
-// and the latest stamp among them, and returns the sum of all dots.
-func (r *Replica) readLog() (logged causal.Sum, err error) {
+// readTops finds what the log has above the version vector: of each origin the last entry. The latest stamp
+// is among those of the last ones: later writes of an incarnation have later stamps, and those of a reissued one are
+// of before. It takes a few reads for each origin, however long the log is (O9).
+func (r *Replica) readTops() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindLog), nil)
 	defer it.Release()
-	for it.Next() {
+	for ok := it.First(); ok; {
 		d, err := store.LogDot(it.Key(), r)
 		if err != nil {
-			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
+			return fmt.Errorf("log entry %x: %w", it.Key(), err)
 		}
-		logged = logged.Add(d.Hash())
-		if r.Known.Covers(d) {
+		alias := r.Alias[d.Origin]
+		if n := r.Known.Seq(causal.Covered, d.Origin); d.Seq <= n {
+			ok = store.SeekNear(it, store.AppendLogKey(nil, alias, n+1))
 			continue
+		}
+		beyond := store.AppendLogKey(nil, alias+1, 0)
+		if ok = store.SeekNear(it, beyond); ok {
+			ok = it.Prev()
+		} else {
+			ok = it.Last()
+		}
+		if !ok {
+			break
 		}
 		e, err := store.DecodeEntry(it.Key(), it.Value(), r)
 		if err != nil {
-			return logged, fmt.Errorf("log entry %x: %w", it.Key(), err)
+			return fmt.Errorf("log entry %x: %w", it.Key(), err)
 		}
 		r.clock.See(e.Stamp)
-		r.Cloud = r.Cloud.Raise(d)
+		r.Cloud = append(r.Cloud, e.Dot)
+		ok = it.Next()
 	}
-	return logged, it.Error()
+	slices.SortFunc(r.Cloud, causal.Dot.Compare)
+	return it.Error()
 }

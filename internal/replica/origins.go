@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/store"
@@ -79,6 +80,7 @@ func (r *Replica) stageOrigins(b leveldb.BatchReplay, clean bool) {
 func (r *Replica) readOrigins() error {
 	it := r.Store.NewIterator(store.KindRange(store.KindOrigin), nil)
 	defer it.Release()
+	var rows []causal.Row
 	for it.Next() {
 		if a := store.UserKey(it.Key()); len(a) != 4 || binary.BigEndian.Uint32(a) != uint32(len(r.aliases)) {
 			return fmt.Errorf("replicator: origin record %d is missing; the database is corrupted", len(r.aliases))
@@ -104,8 +106,11 @@ func (r *Replica) readOrigins() error {
 		// more than its contexts say all the same: Pruned stays.
 		w.Seqs[causal.Covered] = w.Seqs[causal.Durable]
 		w.Seqs[causal.Purged] = min(w.Seqs[causal.Purged], w.Seqs[causal.Covered])
-		r.Known.Take([]causal.Row{w})
+		rows = append(rows, w)
 	}
+	// In order, and at once: else each would move those behind it.
+	slices.SortFunc(rows, func(a, b causal.Row) int { return a.Origin.Compare(b.Origin) })
+	r.Known.Take(rows)
 	return it.Error()
 }
 

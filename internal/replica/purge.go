@@ -147,6 +147,9 @@ func (r *Replica) buried(c *Change) {
 // only if something that one of them lacked at the last look is stable now, or one
 // has become old since.
 func (r *Replica) PurgeDue() bool {
+	if r.census != nil { // nobody knows whether there is one
+		return false
+	}
 	r.left.add(&r.fresh)
 	r.fresh = remaining{}
 	if r.Tombstones == 0 {

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -13,30 +14,58 @@ func (r *Replica) Orphans() bool {
 	return slices.ContainsFunc(r.Cloud, func(d causal.Dot) bool { return r.Own[d.Origin] && !r.Known.Covers(d) })
 }
 
-// Reissue writes at most limit orphans under a new dot, so that they can be covered (O5):
-// same content, clock and time, and the old dot seen. On one key a later dot of
-// an origin must have seen the earlier ones, so they get an origin drawn for the
-// purpose, and a further one for each further orphan of one key.
-func (t *Txn) Reissue(limit int) error {
-	var drawn []causal.Dot
-	n := 0
+// Reissuing writes orphans under new dots, some in a transaction, so that they can be covered (O5): same content, clock
+// and time, and the old dot seen. On one key a later dot of an origin must have seen the earlier ones, so they get an
+// origin drawn for the purpose, and a further one for each further orphan of one key. A key has no orphans left once
+// it was reissued, so all can have the same origins, unless a peer brings another.
+type Reissuing struct {
+	drawn []causal.Dot             // the origins, and the last dot of each
+	upTo  map[causal.Origin]uint64 // the log of an own origin has no orphans up to here
+	rev   uint64                   // of the orphans
+}
+
+// Next reissues at most so many, and reports whether there were any.
+func (p *Reissuing) Next(h keeper, limit int) (more bool, err error) {
+	h.With(func(r *Replica) { more = r.Orphans() })
+	if !more {
+		return false, nil
+	}
+	var next Reissuing
+	err = h.Commit(func(t *Txn) error {
+		next = Reissuing{drawn: slices.Clone(p.drawn), upTo: maps.Clone(p.upTo), rev: p.rev}
+		return next.Stage(t, limit)
+	})
+	if err == nil {
+		*p = next
+	}
+	return true, err
+}
+
+// Stage stages that. If it is not committed, the Reissuing is of no use any more.
+func (p *Reissuing) Stage(t *Txn, limit int) error {
+	if p.rev != t.R.orphanRev || p.upTo == nil {
+		*p = Reissuing{upTo: map[causal.Origin]uint64{}, rev: t.R.orphanRev}
+	}
 	for _, l := range t.R.Cloud {
 		if !t.R.Own[l.Origin] || t.R.Known.Covers(l) {
 			continue
 		}
-		keys, stale, err := t.R.orphanKeys(l, limit-n)
+		orphans, err := t.R.orphans(l, p.upTo[l.Origin], limit)
 		if err != nil {
 			return err
 		}
-		for _, d := range stale {
-			t.Batch.Delete(store.AppendLogKey(nil, t.R.Alias[d.Origin], d.Seq))
-		}
-		for _, key := range keys {
-			if drawn, err = t.reissueKey(key, drawn); err != nil || t.Large() {
+		for _, o := range orphans {
+			if o.key == nil {
+				t.Batch.Delete(store.AppendLogKey(nil, t.R.Alias[l.Origin], o.seq))
+			} else if p.drawn, err = t.reissueKey(o.key, p.drawn); err != nil {
 				return err
 			}
+			p.upTo[l.Origin] = o.seq
+			if t.Large() {
+				return nil
+			}
 		}
-		if n += len(keys) + len(stale); n >= limit {
+		if limit -= len(orphans); limit <= 0 {
 			break
 		}
 		t.gone = append(t.gone, l)
@@ -44,27 +73,41 @@ func (t *Txn) Reissue(limit int) error {
 	return nil
 }
 
-// orphanKeys reads the log of an own origin above the version vector. An entry that its key's
-// log-index does not name is stale.
-func (r *Replica) orphanKeys(l causal.Dot, limit int) (keys [][]byte, stale []causal.Dot, err error) {
-	it := r.Store.NewIterator(store.LogRange(r.Alias[l.Origin], r.Known.Seq(causal.Covered, l.Origin)+1, causal.MaxSeq), nil)
+// noteOrphans notes that there may be orphans where there were none.
+func (r *Replica) noteOrphans(t *Txn) {
+	if slices.ContainsFunc(t.merged, func(d causal.Dot) bool { return r.Own[d.Origin] && !r.Known.Covers(d) }) {
+		r.orphanRev++
+	}
+}
+
+// orphan is a log entry of an own origin above the version vector.
+type orphan struct {
+	seq uint64
+	key []byte // nil: the log-index of its key does not name it, so it is stale
+}
+
+// orphans reads the log of an own origin above the version vector, and above a seq: what was reissued below is deleted,
+// and takes time to pass over.
+func (r *Replica) orphans(l causal.Dot, above uint64, limit int) (list []orphan, err error) {
+	from := max(r.Known.Seq(causal.Covered, l.Origin), above) + 1
+	it := r.Store.NewIterator(store.LogRange(r.Alias[l.Origin], from, causal.MaxSeq), nil)
 	defer it.Release()
-	for it.Next() && len(keys)+len(stale) < limit {
+	for it.Next() && len(list) < limit {
 		e, err := store.DecodeEntry(it.Key(), it.Value(), r)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		s, err := r.Lookup(e.Key)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
+		o := orphan{seq: e.Seq}
 		if s.Has(e.Dot) {
-			keys = append(keys, slices.Clone(e.Key))
-		} else {
-			stale = append(stale, e.Dot)
+			o.key = slices.Clone(e.Key)
 		}
+		list = append(list, o)
 	}
-	return keys, stale, it.Error()
+	return list, it.Error()
 }
 
 func (t *Txn) reissueKey(key []byte, drawn []causal.Dot) ([]causal.Dot, error) {

@@ -9,10 +9,10 @@ import (
 )
 
 // Recount corrects the counters by what a verification counted. What changed
-// since it began is in both.
+// since it began is in both. A census that is not at its end needs no correction.
 func (t *Txn) Recount(whole bool, counted, kept store.Counters) {
 	t.R.forgetCached() // it may have kept what the store lost
-	if !whole {
+	if !whole || t.R.census != nil {
 		return
 	}
 	t.Digest = t.Digest.Add(counted.Digest).Sub(kept.Digest)
@@ -63,6 +63,11 @@ func (t *Txn) RepairLocal(key []byte, stale []causal.Dot) (whole bool, err error
 	for _, d := range stale {
 		if a, ok := t.R.AliasOf(d.Origin); ok && !full.Has(d) {
 			t.Batch.Delete(store.AppendLogKey(nil, a, d.Seq))
+		}
+	}
+	for i := range full { // it may be an orphan
+		if !t.Covers(full[i].Dot) {
+			t.merged = t.merged.Raise(full[i].Dot)
 		}
 	}
 	if len(full) > 0 {

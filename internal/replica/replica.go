@@ -28,11 +28,15 @@ type Replica struct {
 	durability            // what is on disk
 	resumption            // what unfinished pulls brought, and what is held back
 	tombstones            // what a purge waits for
-	MayHaveStale bool     // a crash may have left stale log entries, until a sweep has ended
+	orphanRev    uint64   // grows when there may be new orphans, see Reissuing
+	census       *census  // counts what the store holds; nil once that is known
+	Unreadable   int64    // records that it could not read
+	MayHaveStale bool     // a crash may have left stale log entries, until a census has found none or a sweep has ended
+	mayHaveHints bool     // a crash may have left hints of conflicts that are none, until all were resolved again
 	rewound      *rewound // how the store was found, if it was older than when it was closed
 
 	// What the store says as well, kept in memory to spare reading it.
-	store.Counters
+	store.Counters // of what a census has counted so far, while there is one
 	caches
 	outside *outside
 

@@ -20,13 +20,17 @@ var (
 
 // rewound is a store as it was when it was closed, and as it was found.
 type rewound struct {
-	covered       causal.Vector // when it was closed
-	closed, found store.Counters
+	covered causal.Vector // when it was closed
+	closed  store.Counters
+	found   *store.Counters // nil: not counted yet
 }
 
 func (w *rewound) String() string {
-	return fmt.Sprintf("the store is older than its clean mark: it held %d keys with a value and %d deleted ones when it was closed, and %d and %d when it was opened again",
-		w.closed.Keys, w.closed.Tombstones, w.found.Keys, w.found.Tombstones)
+	closed := fmt.Sprintf("the store is older than its clean mark: it held %d keys with a value and %d deleted ones when it was closed", w.closed.Keys, w.closed.Tombstones)
+	if w.found == nil {
+		return closed
+	}
+	return fmt.Sprintf("%s, and %d and %d when it was opened again", closed, w.found.Keys, w.found.Tombstones)
 }
 
 // stageFlushed writes the record that is to be flushed to a table.

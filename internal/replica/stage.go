@@ -37,7 +37,7 @@ func (t *Txn) replace(key []byte, old store.Siblings, k *stagedKey, now store.Si
 func (t *Txn) stage(key []byte, old store.Siblings, k *stagedKey, now store.Siblings, local bool) error {
 	now.Sort()
 	was := k != nil && k.conflict
-	if k == nil && len(old) > 1 {
+	if k == nil && (len(old) > 1 || len(now) > 1 && t.R.mayHaveHints) {
 		has, err := t.hasKey(store.KindConflict, key)
 		if err != nil {
 			return err

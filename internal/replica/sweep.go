@@ -1,11 +1,36 @@
 package replica
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
 )
+
+const sweepStep = 4096
+
+// sweep looks for stale entries in the next part of the log and deletes them.
+func (p *Tidying) sweep(h keeper) error {
+	v, err := TakeView(h.With, nil)
+	if err != nil {
+		return err
+	}
+	limit := cmp.Or(p.Step, sweepStep)
+	stale, next, err := v.stale(p.from, limit)
+	v.Release()
+	if err == nil && len(stale) > 0 {
+		err = h.Each(stale, OneByOne((*Txn).sweep))
+	}
+	if err == nil && next == nil {
+		err = h.Commit(func(t *Txn) error { t.swept = true; return nil })
+	}
+	if err == nil {
+		p.from = next
+		p.Swept += int64(limit)
+	}
+	return err
+}
 
 // sweep deletes a log entry, if still no log-index names it.
 func (t *Txn) sweep(logKey []byte) error {

@@ -40,12 +40,13 @@ type Txn struct {
 
 // progress is what the replica knows more once the transaction is committed.
 type progress struct {
-	Rows   []causal.Row  // the columns that rise, sorted by origin
-	seq    uint64        // of the last local write
-	merged causal.Vector // dots that were merged
-	gone   []causal.Dot  // dots of the cloud of which nothing is left
-	swept  bool          // no stale entry is left in the log
-	Beside [][]byte      // local keys that it writes, which are nowhere logged
+	Rows     []causal.Row  // the columns that rise, sorted by origin
+	seq      uint64        // of the last local write
+	merged   causal.Vector // dots that were merged
+	gone     []causal.Dot  // dots of the cloud of which nothing is left
+	swept    bool          // no stale entry is left in the log
+	unhinted [][]byte      // keys of which such a hint goes
+	Beside   [][]byte      // local keys that it writes, which are nowhere logged
 }
 
 // bookkeeping is what the batch has along of origins, checkpoint and resume point.
@@ -233,7 +234,11 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 	if synced { // before the checkpoint rises below: that was not written
 		r.noteDurable(t)
 	}
-	r.Counters.Add(t.Counters)
+	if r.census != nil {
+		r.census.count(r, t)
+	} else {
+		r.Counters.Add(t.Counters)
+	}
 	for i := range t.Changes { // in order, so that the same writes leave the same cache
 		c := &t.Changes[i]
 		if len(c.Old) == 0 {
@@ -249,6 +254,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 	r.savedRev = max(r.savedRev, t.saved)
 	r.Resume.saved = max(r.Resume.saved, t.resumed)
 	r.MayHaveStale = r.MayHaveStale && !t.swept
+	r.noteOrphans(t)
 	r.Cloud = r.Cloud.Join(t.merged)
 	if len(r.Cloud) > 0 {
 		r.Cloud = slices.DeleteFunc(r.Cloud, func(d causal.Dot) bool { return r.Known.Covers(d) || slices.Contains(t.gone, d) })

@@ -11,6 +11,7 @@ import (
 // Comparison is what a session found that was held to compare.
 type Comparison struct {
 	Begun        bool
+	Counting     bool       // the peer does not know its digest yet
 	Name         string     // of the peer
 	Ours, Theirs causal.Sum // digests
 	List         []difference
@@ -30,7 +31,10 @@ const maxDifferences = 1000
 func (p *pulling) startCompare() error {
 	s := p.session
 	c := s.params.Compare
-	*c = Comparison{Begun: true, Name: s.theirs.Name, Theirs: s.theirs.digest}
+	*c = Comparison{Begun: true, Name: s.theirs.Name, Counting: s.theirs.Counting, Theirs: s.theirs.digest}
+	if c.Counting {
+		return s.pulled()
+	}
 	s.host.With(func(r *replica.Replica) { c.Ours = r.Digest })
 	return p.startRepair(forCompare)
 }

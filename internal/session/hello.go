@@ -34,6 +34,7 @@ type Hello struct {
 	maxKey         uint64        // the greatest key
 	stays          bool          // the connection may stay open afterwards, see Stream,
 	news           bool          // and there was news lately
+	Counting       bool          // what it holds is still to be counted, see conceal
 }
 
 const helloMagic = "lrep"
@@ -52,7 +53,7 @@ func (h *Hello) Append(b []byte) []byte {
 	b = store.AppendSum(b, h.digest)
 	b = append(b, h.CachedOrigin[:]...)
 	b = binary.AppendUvarint(b, h.cachedRev)
-	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3|byte(store.Btoi(h.stays))<<4|byte(store.Btoi(h.news))<<5)
+	b = append(b, byte(store.Btoi(h.following))|byte(store.Btoi(h.wants))<<1|byte(store.Btoi(h.hasGoal))<<2|byte(store.Btoi(h.Apart))<<3|byte(store.Btoi(h.stays))<<4|byte(store.Btoi(h.news))<<5|byte(store.Btoi(h.Counting))<<6)
 	b = binary.BigEndian.AppendUint32(b, h.AddrHash)
 	b = binary.BigEndian.AppendUint32(b, h.cachedAddrHash)
 	if h.Apart {
@@ -79,6 +80,7 @@ func DecodeHello(b []byte) (h Hello, err error) {
 	flags := d.Byte()
 	h.following, h.wants, h.hasGoal = flags&1 != 0, flags&2 != 0, flags&4 != 0
 	h.stays, h.news = flags&16 != 0 && h.Max >= streamVersion, flags&32 != 0
+	h.Counting = flags&64 != 0
 	h.AddrHash, h.cachedAddrHash = d.Uint32(), d.Uint32()
 	if h.Apart = flags&8 != 0; h.Apart {
 		h.maxValue, h.maxKey = d.Uint(), d.Uint()
@@ -93,6 +95,9 @@ func (s *Session) sendHello(peer causal.Origin) {
 			Min: ProtocolMin, Max: ProtocolMax, Cluster: s.params.Cluster, Name: s.params.Name, Addr: s.params.Addr,
 			Origin: r.Self, Wall: r.Now(), Rev: r.Known.Rev, VectorSum: r.Known.VectorSum, digest: r.Digest,
 			Apart: true, maxValue: uint64(s.params.MaxValue), maxKey: uint64(s.params.MaxKey),
+		}
+		if _, counting := r.Counting(); counting {
+			s.mine.conceal()
 		}
 		s.told.vectorSum = r.Known.VectorSum
 		if m := r.Members[peer]; m != nil && m.Rev > 0 {
@@ -112,6 +117,14 @@ func (s *Session) sendHello(peer causal.Origin) {
 		s.mine.following = s.theirs.CachedOrigin != s.mine.Origin || s.theirs.cachedRev != s.mine.Rev || s.theirs.cachedAddrHash != s.mine.AddrHash
 	}
 	s.outbox.send(FrameHello, s.mine.Append(nil))
+}
+
+// conceal makes the sums of a hello stand for nothing while it is not known what the speaker holds (O11). Equal version
+// vectors with different digests would be a reason to reconcile, to a peer of any release. So the version vector's sum
+// is one that no version vector has: the vectors are exchanged, which costs little, and say what there is to pull.
+func (h *Hello) conceal() {
+	h.Counting, h.digest = true, causal.Sum{}
+	h.VectorSum = h.VectorSum.Add(causal.Dot{Origin: h.Origin, Seq: causal.MaxSeq}.Hash())
 }
 
 // gotHello judges the peer's introduction. An acceptor tells nothing of its own
@@ -134,7 +147,7 @@ func (s *Session) gotHello(payload []byte) error {
 	}
 	s.host.With(func(r *replica.Replica) {
 		m := r.NoteSeen(h.Origin, h.Name)
-		m.VectorSum, m.Digest = h.VectorSum, h.digest
+		m.VectorSum, m.Digest, m.Counting = h.VectorSum, h.digest, h.Counting
 		if h.digest == s.mine.digest && h.VectorSum == s.mine.VectorSum {
 			m.Agreed = r.Now()
 		}

@@ -48,9 +48,32 @@ func LookOnce(h testHost, step int) error {
 
 // TidyUp does the rest of an opening.
 func TidyUp(h testHost, step int, enough func() bool) error {
+	if err := ResolveAll(h, step, enough); err != nil {
+		return err
+	}
+	for p := new(replica.Tidying); !p.Done; {
+		if err := TidyOn(h, step, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TidyOn does some of it.
+func TidyOn(h testHost, step int, p *replica.Tidying) error {
+	return p.Next(testKeeper{testHost: h, step: step})
+}
+
+// ReissueSome reissues at most so many orphans, and reports whether there were any.
+func ReissueSome(h testHost, p *replica.Reissuing, limit int) (more bool, err error) {
+	return p.Next(testKeeper{testHost: h}, limit)
+}
+
+// ResolveAll has keys in conflict resolved again.
+func ResolveAll(h testHost, step int, enough func() bool) error {
 	var resolve replica.ResolveFunc
 	h.With(func(r *replica.Replica) { resolve = r.Resolve })
-	for p := new(replica.Tidying); !p.Done; {
+	for p := new(replica.Resolving); !p.Done; {
 		if err := p.Next(testKeeper{testHost: h, step: step}, resolve, enough); err != nil {
 			return err
 		}

@@ -100,6 +100,7 @@ func openNode(t testing.TB, st storage.Storage, resolve replica.ResolveFunc) *no
 	b, err := n.r.Open("")
 	require.NoError(t, err)
 	require.NoError(t, db.Write(b, &opt.WriteOptions{Sync: true}))
+	require.NoError(t, TidyUp(n, 1<<12, Never))
 	return n
 }
 

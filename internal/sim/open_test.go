@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -109,7 +110,7 @@ func TestOpen_OrphanIsReissuedWithItsDotInTheContext(t *testing.T) {
 	was := a.versions("k")[0]
 	a.reopen(replica.HighestClock)
 	require.True(t, a.r.Orphans())
-	require.NoError(t, a.Commit(func(t *replica.Txn) error { return t.Reissue(100) }))
+	require.NoError(t, a.Commit(func(t *replica.Txn) error { return new(replica.Reissuing).Stage(t, 100) }))
 	require.False(t, a.r.Orphans())
 	vs := a.versions("k")
 	require.Len(t, vs, 1)
@@ -143,7 +144,7 @@ func TestOpen_ReissuedOrphanReplacesEarlierVersionsOfItsOrigin(t *testing.T) {
 			require.True(t, a.r.Orphans())
 
 			require.NoError(t, a.Commit(func(txn *replica.Txn) error {
-				err := txn.Reissue(100)
+				err := new(replica.Reissuing).Stage(txn, 100)
 				require.Len(t, txn.Changes, 1)
 				require.False(t, txn.Changes[0].Quiet, "a version is gone, and with it a conflict")
 				return err
@@ -157,6 +158,57 @@ func TestOpen_ReissuedOrphanReplacesEarlierVersionsOfItsOrigin(t *testing.T) {
 			require.Zero(t, a.r.Conflicts)
 		})
 	}
+}
+
+// All of a pass are reissued under the same origins, which stay for ever; but an orphan that a peer brings
+// may be of a key that was reissued, or lie where the log was read.
+//
+// design.md: O5
+func TestOpen_OrphansAreReissuedUnderFewOrigins(t *testing.T) {
+	a := newNode(t)
+	a.put("first opening", "v")
+	a.saved()
+	before := a.r.Self
+	a.reopen(replica.HighestClock)
+	self := a.r.Self
+	a.put("lost", "v")
+	for i := range 20 {
+		a.put(fmt.Sprint("k", i), "v")
+	}
+	a.lose("lost")
+	a.reopen(replica.HighestClock)
+	p := new(replica.Reissuing)
+	next := func() bool {
+		more, err := ReissueSome(a, p, 3)
+		require.NoError(t, err)
+		return more
+	}
+	for next() {
+	}
+	require.False(t, a.r.Orphans())
+	drawn := a.versions("k0")[0].Origin
+	for i := range 20 {
+		require.Equal(t, drawn, a.versions(fmt.Sprint("k", i))[0].Origin)
+	}
+
+	bring := func(key string, d causal.Dot) {
+		require.NoError(t, a.Commit(func(t *replica.Txn) error {
+			_, err := t.Merge([]byte(key), []store.Version{{Dot: d, Value: []byte("w"), Stamp: 1, Count: 1}}, &causal.Knowledge{})
+			return err
+		}))
+		require.True(t, a.r.Orphans())
+		for next() {
+		}
+		require.False(t, a.r.Orphans())
+		for _, v := range a.versions(key) {
+			require.True(t, a.r.Known.Covers(v.Dot), "%v of key %s", v.Dot, key)
+		}
+	}
+	bring("lost", causal.Dot{Origin: self, Seq: 1})
+	bring("k0", causal.Dot{Origin: before, Seq: 2})
+	vs := a.versions("k0")
+	require.Len(t, vs, 2)
+	require.NotEqual(t, vs[0].Origin, vs[1].Origin, "neither has seen the other")
 }
 
 // design.md: O6

@@ -71,11 +71,16 @@ func (n *simNode) check() error {
 			}
 		}
 	}
+	counts := countedBy(n.r)
 	var digest causal.Sum
 	var keys, tombstones, conflicts int64
 	for key, s := range rs.index {
 		if err := n.checkKey(rs, key, s); err != nil {
 			return fmt.Errorf("n%d: key %s: %w", n.id, key, err)
+		}
+		if !counts(store.KindIndex, key) {
+			n.w.stats.uncounted++
+			continue
 		}
 		if !s.HasValue() {
 			tombstones++
@@ -87,9 +92,10 @@ func (n *simNode) check() error {
 		}
 	}
 	for key := range rs.conflicts {
-		if conflicts++; len(rs.index[key]) < 2 {
+		if len(rs.index[key]) < 2 {
 			return fmt.Errorf("n%d: key %s is marked as in conflict", n.id, key)
 		}
+		conflicts += store.Btoi(counts(store.KindConflict, key))
 	}
 	for key := range rs.raw {
 		if rs.index[key] == nil {

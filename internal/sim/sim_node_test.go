@@ -26,16 +26,18 @@ type simNode struct {
 	maxValue int
 	retired, failed, crashed,
 	syncWrites, syncPulls bool
-	holds    map[string]*held      // what the ghost says it holds
-	met      map[int]causal.Origin // who was last met at the address of a node
-	backups  []simImage            // of its disk
-	poison   []simPair             // a batch of which the disk said that it failed, and kept it
-	alone    bool                  // the next transaction is not joined by others
-	purging  bool                  // … and it is a purge
-	stale    map[string]bool       // log keys that a crash left behind
-	stamp    causal.Stamp          // of the last write of this opening
-	resolver func() simResolve     // for the next opening
-	resolves simResolve
+	holds     map[string]*held      // what the ghost says it holds
+	met       map[int]causal.Origin // who was last met at the address of a node
+	backups   []simImage            // of its disk
+	poison    []simPair             // a batch of which the disk said that it failed, and kept it
+	alone     bool                  // the next transaction is not joined by others
+	purging   bool                  // … and it is a purge
+	stale     map[string]bool       // log keys that a crash left behind
+	stamp     causal.Stamp          // of the last write of this opening
+	tidying   replica.Tidying       // what its opening left to do
+	reissuing replica.Reissuing
+	resolver  func() simResolve // for the next opening
+	resolves  simResolve
 }
 
 var (
@@ -69,8 +71,14 @@ func (n *simNode) open() error {
 	}
 	n.alone = true
 	defer func() { n.alone = false }()
-	// The sweep comes some time later.
-	if err := n.tidy(&replica.Tidying{Began: true, Swept: true, Step: 1 + n.w.rand.IntN(4)}); err != nil {
+	// The sweep comes some time later, and so may the count.
+	step := 1 + n.w.rand.IntN(4)
+	n.tidying, n.reissuing = replica.Tidying{Step: step}, replica.Reissuing{}
+	err = n.resolve(step)
+	if err == nil && !c.late {
+		err = n.countAll()
+	}
+	if err != nil {
 		n.w.ignore(err)
 		n.kill()
 		return err
@@ -78,15 +86,66 @@ func (n *simNode) open() error {
 	return n.check()
 }
 
-// tidy does what an opening has to do.
-func (n *simNode) tidy(p *replica.Tidying) error {
-	for !p.Done {
-		err := p.Next(testKeeper{testHost: unsyncedNode{n}, step: (p.Step + 1) / 2}, n.r.Resolve, func() bool { return p.Step == 1 })
-		if err != nil {
+// resolve has keys in conflict resolved again.
+func (n *simNode) resolve(step int) error {
+	for p := (&replica.Resolving{Step: step}); !p.Done; {
+		if err := p.Next(n.keeper(step), n.r.Resolve, func() bool { return step == 1 }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (n *simNode) keeper(step int) testKeeper {
+	return testKeeper{testHost: unsyncedNode{n}, step: (step + 1) / 2}
+}
+
+func (n *simNode) counting() bool {
+	_, counting := n.r.Counting()
+	return counting
+}
+
+// countAll counts what its disk holds, to the end.
+func (n *simNode) countAll() error {
+	for n.counting() {
+		if err := n.tidying.Next(n.keeper(n.tidying.Step)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tidyOn does some more of what an opening leaves to the background.
+func (n *simNode) tidyOn() error {
+	for range 1 + n.w.background.IntN(3) {
+		if n.tidying.Done {
+			return nil
+		}
+		n.w.stats.tidied++
+		n.tidying.Step = 1 + n.w.background.IntN(4)
+		if err := n.tidying.Next(meddler{n.keeper(n.tidying.Step), n}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meddler is a keeper whose replica goes on in the midst of a step.
+type meddler struct {
+	testKeeper
+	n *simNode
+}
+
+func (m meddler) With(f func(r *replica.Replica)) {
+	m.testKeeper.With(f)
+	w := m.n.w
+	for w.err == nil && w.background.IntN(3) == 0 {
+		if w.background.IntN(2) == 0 {
+			w.clientWrite(m.n)
+		} else {
+			w.traffic()
+		}
+	}
 }
 
 // findOut makes the ghost look at what a disk holds after an opening, and checks
@@ -463,6 +522,9 @@ func (n *simNode) secure() error {
 func (n *simNode) purge() error {
 	n.purging, n.alone = true, true
 	defer func() { n.purging, n.alone = false, false }()
+	if n.counting() {
+		return LookOnce(unsyncedNode{n}, 1+n.w.background.IntN(4))
+	}
 	due, before := n.r.PurgeDue(), n.r.Tombstones
 	if err := LookOnce(unsyncedNode{n}, 1+n.w.rand.IntN(4)); err != nil {
 		return err
@@ -481,7 +543,14 @@ func (n unsyncedNode) Commit(stage func(t *replica.Txn) error) error {
 }
 
 func (n *simNode) sweep() error {
-	if err := n.tidy(&replica.Tidying{Step: 1 + n.w.rand.IntN(20)}); err != nil {
+	step := 1 + n.w.rand.IntN(20)
+	for p := (&replica.Tidying{Step: step}); !p.Done; {
+		if err := p.Next(n.keeper(step)); err != nil {
+			return err
+		}
+	}
+	n.tidying.Done = true
+	if err := n.resolve(step); err != nil {
 		return err
 	}
 	rs, err := n.records()
@@ -501,7 +570,10 @@ func (n *simNode) sweep() error {
 func (n *simNode) reissue() error {
 	for n.r != nil && n.r.Orphans() {
 		before := n.r.Cloud.Clone()
-		if err := n.commitWith(func(t *replica.Txn) error { return t.Reissue(1 + n.w.rand.IntN(4)) }, false); err != nil {
+		if !n.w.conf.late { // as in seeds of before
+			n.reissuing = replica.Reissuing{}
+		}
+		if _, err := ReissueSome(unsyncedNode{n}, &n.reissuing, 1+n.w.rand.IntN(4)); err != nil {
 			return err
 		}
 		if slices.Equal(before, n.r.Cloud) && n.w.chance(0.3) && !n.w.healed {

@@ -16,6 +16,10 @@ func (w *simWorld) step() {
 	w.now = w.now.Add(time.Duration(w.rand.IntN(2000)) * time.Millisecond)
 	n := w.nodes[w.rand.IntN(len(w.nodes))]
 	running := n.r != nil && !n.paused
+	if w.conf.late && running && w.background.IntN(8) == 0 {
+		w.ignore(n.tidyOn())
+		running = n.r != nil
+	}
 	switch x, y := w.rand.IntN(100), w.rand.IntN(100); {
 	case x < w.conf.mishaps || n.r == nil && y < 10:
 		w.mishap(n)
@@ -252,6 +256,9 @@ func (w *simWorld) heal() {
 		if w.counts(v) {
 			before[v] = true
 		}
+	}
+	for _, n := range w.up() { // else they have always something to say
+		w.fail(n.countAll())
 	}
 	w.quiesce(before)
 	for _, n := range w.up() { // all is on disk, and everybody hears of that

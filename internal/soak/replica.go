@@ -45,6 +45,7 @@ type report struct {
 	Acked      int64         // of the writes to own keys, the number of the last acknowledged
 	Writes     int64         // acknowledged since the start
 	Digest     replicator.Digest
+	Counting   bool
 	Keys       int64
 	Tombstones int64
 	Failed     string
@@ -209,7 +210,7 @@ func (s *replica) say(r *report) {
 func (s *replica) report() *report {
 	st := s.db.Status()
 	r := &report{
-		Digest: st.Digest, Keys: st.Keys, Tombstones: st.Tombstones, Failed: st.Failed, Mismatches: st.Mismatches, Pulled: st.Pulled,
+		Digest: st.Digest, Counting: st.Counting, Keys: st.Keys, Tombstones: st.Tombstones, Failed: st.Failed, Mismatches: st.Mismatches, Pulled: st.Pulled,
 		Writes: s.writes.Load(), Sessions: st.Sessions, Goroutines: runtime.NumGoroutine(), Paused: s.paused.Load(),
 	}
 	for _, p := range st.Peers {
