@@ -196,5 +196,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), besides(), pulling(), spreading(), loads(), others())
+	return slices.Concat(writing(), besides(), openings(), pulling(), spreading(), loads(), others())
 }
