@@ -41,6 +41,7 @@ func (db *DB) fillFilter(ctx context.Context) error {
 		if !r.Filter.Worth(r.Keys + r.Tombstones) {
 			r.Filter = indexcache.Filter{}
 		}
+		r.Filter.Reserve(r.Keys + r.Tombstones)
 		due = r.Filter.Limit > 0 && !r.Filter.Whole
 	})
 	if !due {

@@ -171,11 +171,15 @@ type Options struct {
 
 	// CacheSize bounds the memory for log-index entries of keys in use, in
 	// bytes: with keys of 16 bytes about 45 for each. Overwriting a key whose entry
-	// is not in the cache costs a read of the store. A filter that tells new keys
-	// from old ones takes 2 bytes a key beside it, at most a quarter as much; beyond
-	// that a new key costs a read, too. Default: 32 MiB. Negative: neither cache nor
-	// filter.
+	// is not in the cache costs a read of the store. Default: 32 MiB, or 16 bytes for each
+	// key in the database if that is more, at most 256 MiB. Negative: no cache.
 	CacheSize int
+
+	// FilterSize bounds the memory for a filter that tells new keys from old ones, in
+	// bytes. It takes 2 to 4 bytes for each key in the database; with more keys than it has
+	// room for, writing a new key costs a read of the store. Default: 64 MiB, enough for 33
+	// million keys. Negative: no filter.
+	FilterSize int
 
 	// Reports, and the clock.
 
@@ -355,7 +359,7 @@ func (c *Options) fillIn() {
 	number(&c.Limits.MaxConns, 128)
 	number(&c.Limits.MaxPending, 16)
 	number(&c.Limits.MaxInFlight, 64<<20)
-	number(&c.CacheSize, 32<<20)
+	number(&c.FilterSize, 64<<20)
 }
 
 // check returns all that is wrong with the options.

@@ -63,3 +63,19 @@ func TestOptionsThatCouldNotWorkAreNamed(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+func TestCachesGrowUnlessAnOptionBoundsThem(t *testing.T) {
+	for _, c := range []struct {
+		o                   Options
+		cache, most, filter int
+	}{
+		{Options{}, 32 << 20, 256 << 20, 64 << 20},
+		{Options{CacheSize: 1 << 20, FilterSize: 2 << 20}, 1 << 20, 0, 2 << 20},
+		{Options{CacheSize: -1, FilterSize: -1}, -1, 0, -1},
+	} {
+		o, err := c.o.withDefaults()
+		require.NoError(t, err)
+		got := o.replicaConfig(nil)
+		require.Equal(t, []int{c.cache, c.most, c.filter}, []int{got.CacheSize, got.MostCache, got.FilterSize})
+	}
+}

@@ -143,7 +143,10 @@ func (o *Options) replicaConfig(db *leveldb.DB) replica.Config {
 	c := replica.Config{
 		Store: store.Handle{DB: db}, Draw: drawOrigin, Now: o.Now, Resolve: o.Resolver.internal(),
 		MaxKey: o.Limits.MaxKey, MaxValue: o.Limits.MaxValue, MaxSkew: o.MaxClockSkew, TombstoneTTL: o.TombstoneTTL, PeerTTL: o.PeerTTL,
-		CacheSize: o.CacheSize, FilterSize: o.CacheSize / 4,
+		CacheSize: o.CacheSize, FilterSize: o.FilterSize,
+	}
+	if o.CacheSize == 0 {
+		c.CacheSize, c.MostCache = 32<<20, 256<<20
 	}
 	if len(o.LocalRanges) > 0 {
 		c.Local = func(key []byte) bool { return store.InRanges(o.LocalRanges, key) }

@@ -7,8 +7,8 @@ import (
 )
 
 // Filter knows keys that have no log-index, so that a new key costs no read of the store. It is
-// a chain of blocked Bloom filters (Putze, Sanders, Singler 2007), each four times as large as
-// the one before: a lookup reads one cache line of each.
+// a chain of blocked Bloom filters (Putze, Sanders, Singler 2007), each larger than the one
+// before: a lookup reads one cache line of each. So it takes memory as keys come.
 type Filter struct {
 	Limit  int // bytes of all; less than a block: no filter
 	levels [][]block
@@ -26,6 +26,7 @@ const (
 	BlockBytes  = 64      // a cache line
 	blockKeys   = 32      // of 16 bits each: about one key in 300 is taken for another
 	filterStart = 4 << 10 // bytes of the first level
+	filterLarge = 4 << 20 // bytes of all, from which on they double; before, each level is four times the last
 )
 
 // Add notes a key. At the limit it goes on taking keys and becomes less and less useful.
@@ -46,16 +47,32 @@ func (f *Filter) Add(key []byte) {
 
 func (f *Filter) grow() {
 	next := filterStart / BlockBytes
-	if n := len(f.levels); n > 0 {
+	switch n := len(f.levels); {
+	case f.blocks >= filterLarge/BlockBytes:
+		next = f.blocks
+	case n > 0:
 		next = 4 * len(f.levels[n-1])
 	}
-	if next = min(next, f.Limit/BlockBytes-f.blocks); next == 0 {
+	f.add(next)
+}
+
+// add adds a level, as large as the limit allows.
+func (f *Filter) add(blocks int) {
+	if blocks = min(blocks, f.Limit/BlockBytes-f.blocks); blocks <= 0 {
 		f.room = math.MaxInt
 		return
 	}
-	f.levels = append(f.levels, make([]block, next))
-	f.blocks += next
-	f.room = next * blockKeys
+	f.levels = append(f.levels, make([]block, blocks))
+	f.blocks += blocks
+	f.room = blocks * blockKeys
+}
+
+// Reserve makes room for so many keys at once, in an empty filter: a lookup then has one cache line to
+// read.
+func (f *Filter) Reserve(keys int64) {
+	if blocks := min(keys/blockKeys, int64(f.Limit/BlockBytes)); f.blocks == 0 && blocks > filterStart/BlockBytes {
+		f.add(int(blocks))
+	}
 }
 
 // Lacks reports whether a key certainly has no log-index.

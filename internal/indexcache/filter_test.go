@@ -46,3 +46,59 @@ func TestFilterThatIsNotWholeTellsNothing(t *testing.T) {
 	f.Whole = true
 	require.True(t, f.Lacks([]byte("a")))
 }
+
+func TestFilterGrowsWithItsKeys(t *testing.T) {
+	for _, reserved := range []int64{0, 100_000, 300_000} {
+		f := Filter{Limit: 64 << 20, Whole: true}
+		f.Reserve(reserved)
+		if reserved > 0 {
+			require.Len(t, f.levels, 1)
+			require.LessOrEqual(t, int64(f.blocks*BlockBytes), 2*reserved)
+		}
+		for i := range 300_000 {
+			f.Add(fmt.Append(nil, "key", i))
+			if n := int64(i) + 1; n > 10_000 && n > reserved {
+				require.LessOrEqual(t, int64(f.blocks*BlockBytes), 10*n, "after %d keys", n)
+			}
+		}
+		wrong := 0
+		for i := range 300_000 {
+			require.False(t, f.Lacks(fmt.Append(nil, "key", i)))
+			wrong += 1 - btoi(f.Lacks(fmt.Append(nil, "other", i)))
+		}
+		require.Less(t, wrong, 300_000/100, "%d levels", len(f.levels))
+	}
+}
+
+// TestLargeFilterTakesFourBytesAKeyAtMost goes by the levels alone.
+func TestLargeFilterTakesFiveBytesAKeyAtMost(t *testing.T) {
+	f := Filter{Limit: 1 << 30}
+	for keys := 0; f.blocks < f.Limit/BlockBytes; {
+		before := f.blocks
+		f.grow()
+		if before >= filterLarge/BlockBytes {
+			require.LessOrEqual(t, f.blocks*BlockBytes, 4*keys, "%d blocks", f.blocks)
+		}
+		keys += f.room
+	}
+	require.Less(t, len(f.levels), 16)
+}
+
+func TestReserveTakesNoMoreThanTheLimit(t *testing.T) {
+	f := Filter{Limit: 1 << 20}
+	f.Reserve(1 << 40)
+	require.Equal(t, 1<<20, f.blocks*BlockBytes)
+	f.Reserve(1 << 40)
+	require.Len(t, f.levels, 1)
+	none := Filter{Limit: -1}
+	none.Reserve(1 << 40)
+	none.Add([]byte("k"))
+	require.Zero(t, none.blocks)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

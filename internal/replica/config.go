@@ -21,6 +21,7 @@ type Config struct {
 	TombstoneTTL     time.Duration // negative: deletions are never purged by age
 	PeerTTL          time.Duration
 	CacheSize        int // bytes for log-indexes that were read or written lately; 0 for none
+	MostCache        int // up to which that grows with the number of keys; 0: it does not
 	FilterSize       int // bytes for the filter that knows which keys are new; 0 for none
 }
 

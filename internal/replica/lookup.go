@@ -61,6 +61,19 @@ func (r *Replica) forgetCached() {
 	r.Cache = indexcache.Cache{Limit: r.Cache.Limit}
 }
 
+// cachePerKey is how many bytes of cache there are for each key at least, up to MostCache: enough
+// for a third of the keys, if they have 16 bytes.
+const cachePerKey = 16
+
+// fitCache has the cache grow with the database.
+func (r *Replica) fitCache() {
+	if keys := r.Keys + r.Tombstones; keys > int64(r.Cache.Limit/cachePerKey) && r.Cache.Limit < r.MostCache {
+		r.outside.cache.Lock()
+		defer r.outside.cache.Unlock()
+		r.Cache.Limit = int(min(keys*cachePerKey, int64(r.MostCache)))
+	}
+}
+
 // Lookup returns the state of a key as committed.
 func (r *Replica) Lookup(key []byte) (store.Siblings, error) {
 	rec, err := r.indexRecord(key)

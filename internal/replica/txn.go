@@ -239,6 +239,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 	} else {
 		r.Counters.Add(t.Counters)
 	}
+	r.fitCache()
 	for i := range t.Changes { // in order, so that the same writes leave the same cache
 		c := &t.Changes[i]
 		if len(c.Old) == 0 {
