@@ -18,8 +18,8 @@ func (t *Txn) Put(writes []store.Write) error {
 	if len(writes) > 1 {
 		writes = t.lastWrites(writes)
 	}
-	if size := store.SizeOf(writes); size > store.LargeBatch {
-		t.Batch.Enlarge(size)
+	if store.InOrder(writes) {
+		t.Batch.BeginOrder(store.SizeOf(writes))
 		writes = store.InKeyOrder(writes)
 	}
 	logged := writes

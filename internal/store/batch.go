@@ -10,19 +10,23 @@ import (
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
-// Batch is what a transaction commits as one batch of goleveldb. Of a large one, log and
-// log-index are staged apart and come last, and the writes are in key order. goleveldb
-// writes what is larger than its write buffer to tables, in the order of the batch: so
-// few of them overlap, and those that do not are moved down, not merged.
+// Batch is what a transaction commits as one batch of goleveldb. Of one that is in order, log
+// and log-index are staged apart and come last, and the writes are in key order. In the memtable,
+// a skip list, each record then lies near the one before, and that much is still in the processor's
+// caches. And goleveldb writes what is larger than its write buffer to tables, in the order of
+// the batch: so few of them overlap, and those that do not are moved down, not merged.
 type Batch struct {
 	All        *leveldb.Batch // nil: the last is still needed elsewhere
-	large      bool
-	Log, Index section // of a large one
+	inOrder    bool
+	Log, Index section // of one that is in order
 }
 
-// LargeBatch is from how many bytes on a caller's writes are put in order: goleveldb's
-// default write buffer.
-const LargeBatch = 4 << 20
+// InOrder reports whether the writes of one caller are many enough to be put in order, or
+// large enough: that they are sorted costs less than it saves.
+func InOrder(writes []Write) bool {
+	const many, large = 128, 256 << 10
+	return len(writes) >= many || SizeOf(writes) >= large && len(writes) > 1
+}
 
 // KeptBatch is how much memory of a batch is kept for the next.
 const KeptBatch = 2 * GroupSize
@@ -46,7 +50,7 @@ const GroupSize = 1 << 20
 
 // section is where a key belongs, nil for the batch itself.
 func (b *Batch) section(key []byte) *section {
-	if b.large && len(key) > len(ReservedStart) && Reserved(key) {
+	if b.inOrder && len(key) > len(ReservedStart) && Reserved(key) {
 		switch key[len(ReservedStart)] {
 		case KindLog:
 			return &b.Log
@@ -87,7 +91,7 @@ func (b *Batch) Reset() {
 		b.All = newBatch(0)
 	}
 	b.All.Reset()
-	b.large = false
+	b.inOrder = false
 	b.Log.reset()
 	b.Index.reset()
 }
@@ -99,12 +103,14 @@ func newBatch(n int) *leveldb.Batch {
 	return leveldb.MakeBatchWithConfig(&leveldb.BatchConfig{InitialCapacity: n, GrowLimit: math.MaxInt})
 }
 
-// Enlarge makes room for n bytes beside the little that is staged.
-func (b *Batch) Enlarge(n int) {
-	b.large = true
+// BeginOrder makes room for n bytes in order beside the little that is staged.
+func (b *Batch) BeginOrder(n int) {
+	b.inOrder = true
 	old := b.All
-	b.All = newBatch(len(old.Dump()) + n)
-	old.Replay(b.All)
+	if staged := old.Dump(); cap(staged)-len(staged) < n {
+		b.All = newBatch(len(staged) + n)
+		old.Replay(b.All)
+	}
 }
 
 // Whole puts all together.

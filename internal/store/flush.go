@@ -13,6 +13,12 @@ import (
 
 const quiesceTime = 2 * time.Millisecond
 
+// Sizes of what fills the memtable in the end.
+const (
+	leastFiller = 16 << 10
+	mostFiller  = 512 << 10
+)
+
 var (
 	MetaFormat = KindKey(KindMeta, []byte("format"))
 	MetaClean  = KindKey(KindMeta, []byte("clean"))
@@ -46,13 +52,15 @@ func Flush(db *leveldb.DB) error {
 	if err != nil {
 		return err
 	}
-	filler := make([]byte, 16<<10)
+	filler := make([]byte, mostFiller)
+	size := leastFiller
 	for n := 0; ; n++ {
-		// Of a write larger than a small write buffer goleveldb makes a table, and
-		// there is no memtable to flush: every other one is short.
-		if err := db.Put(MetaFlush, filler[:len(filler)>>(n%2*8)], nil); err != nil {
+		// While goleveldb is behind with its compactions it delays each write by 1 ms, so a
+		// large write buffer had better be filled by few.
+		if err := db.Put(MetaFlush, filler[:size], nil); err != nil {
 			return err
 		}
+		size = min(2*size, mostFiller)
 		now, err := MemtableFlushes(db)
 		if err != nil {
 			return err
