@@ -1,7 +1,6 @@
 package replicator
 
 import (
-	"slices"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
@@ -18,31 +17,36 @@ type lag struct {
 
 // changed notes that something may just have changed here. It returns now if the peer covers all that was
 // known before, else zero.
-func (l *lag) changed(ours *causal.Knowledge, covers func(causal.Dot) bool, now time.Time) (covered time.Time) {
+func (l *lag) changed(ours *causal.Knowledge, theirs *causal.Knowledge, has causal.Vector, now time.Time) (covered time.Time) {
 	if l.stale || ours.VectorSum == l.sum {
 		return covered
 	}
 	l.stale = true
-	if l.coveredBy(covers) {
+	if l.coveredBy(theirs, has) {
 		covered = now
 	}
 	return covered
 }
 
-// heard compares what is known here with what the peer covers, and returns up to when it covers all that
-// was known here, or zero if that is not known.
-func (l *lag) heard(ours *causal.Knowledge, covers func(causal.Dot) bool, now time.Time) (covered time.Time) {
-	switch current := (lag{mark: ours.Vector(causal.Covered), sum: ours.VectorSum, at: now}); {
-	case current.coveredBy(covers):
-		covered, *l = now, current
-	case l.coveredBy(covers):
-		covered, *l = l.at, current
-	case l.at.IsZero():
-		*l = current
+// heard compares what is known here with what the peer covers, by its reports or because it is known to
+// have it, and returns up to when it covers all that was known here, or zero if that is not known.
+func (l *lag) heard(ours *causal.Knowledge, theirs *causal.Knowledge, has causal.Vector, now time.Time) (covered time.Time) {
+	switch {
+	case ours.VectorSum == theirs.VectorSum || ours.CoveredBy(theirs, has):
+		covered = now
+	case l.coveredBy(theirs, has):
+		covered = l.at
+	case !l.at.IsZero():
+		return covered
 	}
+	if l.at.IsZero() || ours.VectorSum != l.sum {
+		l.mark, l.sum = ours.Vector(causal.Covered), ours.VectorSum
+	}
+	l.at, l.stale = now, false
 	return covered
 }
 
-func (l *lag) coveredBy(covers func(causal.Dot) bool) bool {
-	return !l.at.IsZero() && !slices.ContainsFunc(l.mark, func(d causal.Dot) bool { return !covers(d) })
+// coveredBy reports whether the peer covers what is marked, by its reports or because it is known to have it.
+func (l *lag) coveredBy(theirs *causal.Knowledge, has causal.Vector) bool {
+	return !l.at.IsZero() && l.mark.CoveredBy(theirs, has)
 }

@@ -506,11 +506,10 @@ func (l *liveLink) lagLocked(now time.Time, changed bool) {
 		if m := r.Members[l.link.Peer()]; m != nil {
 			known = &m.Known // by all connections with it
 		}
-		covers := func(d causal.Dot) bool { return known.Covers(d) || d.Seq <= has.Seq(d.Origin) }
 		if changed {
-			covered = l.lag.changed(&r.Known, covers, now)
+			covered = l.lag.changed(&r.Known, known, has, now)
 		} else {
-			covered = l.lag.heard(&r.Known, covers, now)
+			covered = l.lag.heard(&r.Known, known, has, now)
 		}
 	})
 	if !covered.IsZero() {

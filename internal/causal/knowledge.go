@@ -97,23 +97,45 @@ func (k *Knowledge) Raise(c Column, d Dot) bool {
 	return true
 }
 
-// Take raises every column to that of other rows.
+// Take raises every column to that of other rows, which are sorted.
 func (k *Knowledge) Take(rows []Row) {
-	fresh := 0
-	for i := range rows {
-		if _, ok := k.Find(rows[i].Origin); !ok {
-			fresh++
-		}
-	}
-	if n := len(k.Rows) + fresh; cap(k.Rows) < n { // a replica keeps those of all members, so none has room to spare
-		k.Rows = append(make([]Row, 0, n), k.Rows...)
-	}
+	k.makeRoom(rows)
 	for _, r := range rows {
 		for c := range Columns {
 			k.Raise(c, Dot{r.Origin, r.Seqs[c]})
 		}
 	}
 }
+
+// makeRoom adds empty rows for the origins of others that have none yet, all at once: to insert one after
+// the other takes time that grows with the square of their number.
+func (k *Knowledge) makeRoom(rows []Row) {
+	fresh := 0
+	for i := range rows {
+		if _, ok := k.Find(rows[i].Origin); !ok && !rows[i].empty() {
+			fresh++
+		}
+	}
+	if fresh == 0 {
+		return
+	}
+	// A replica keeps the rows of all members, so none has room to spare.
+	joined := make([]Row, 0, len(k.Rows)+fresh)
+	rest := k.Rows
+	for i := range rows {
+		if rows[i].empty() {
+			continue
+		}
+		n, has := FindRow(rest, rows[i].Origin)
+		joined = append(joined, rest[:n]...)
+		if rest = rest[n:]; !has {
+			joined = append(joined, Row{Origin: rows[i].Origin})
+		}
+	}
+	k.Rows = append(joined, rest...)
+}
+
+func (r *Row) empty() bool { return r.Seqs == [Columns]uint64{} }
 
 // Since returns the rows that changed after a revision.
 func (k *Knowledge) Since(rev uint64) []Row {
@@ -151,6 +173,46 @@ func (k *Knowledge) Within(c Column, l *Knowledge, d Column) bool {
 		}
 	}
 	return true
+}
+
+// CoveredBy reports whether all that k covers is covered by other or within v.
+func (k *Knowledge) CoveredBy(other *Knowledge, v Vector) bool {
+	rest := other.Rows
+	for i := range k.Rows {
+		w := &k.Rows[i]
+		var a, b uint64
+		rest, a = seek(rest, Covered, w.Origin)
+		if v, b = v.Seek(w.Origin); w.Seqs[Covered] > max(a, b) {
+			return false
+		}
+	}
+	return true
+}
+
+// Uncovered returns what of v is not covered.
+func (k *Knowledge) Uncovered(v Vector) (left Vector) {
+	rest := k.Rows
+	for _, d := range v {
+		seq := uint64(0)
+		if rest, seq = seek(rest, Covered, d.Origin); d.Seq > seq {
+			left = append(left, d)
+		}
+	}
+	return left
+}
+
+// Watermarks returns the rows of other one of whose watermarks is above that of k.
+func (k *Knowledge) Watermarks(other *Knowledge) (rows []Row) {
+	pruned, purged := k.Rows, k.Rows
+	for _, w := range other.Rows {
+		var a, b uint64
+		pruned, a = seek(pruned, Pruned, w.Origin)
+		purged, b = seek(purged, Purged, w.Origin)
+		if w.Seqs[Pruned] > a || w.Seqs[Purged] > b {
+			rows = append(rows, w)
+		}
+	}
+	return rows
 }
 
 // Behind counts the writes that other covers and k does not.

@@ -209,3 +209,58 @@ func TestHybridClock_NeverGoesBackAndFollowsWhatItSees(t *testing.T) {
 		}
 	})
 }
+
+// knowledge is drawn as a replica comes by it: no column but Pruned is above Covered.
+var knowledge = rapid.Custom(func(t *rapid.T) *causal.Knowledge {
+	k := &causal.Knowledge{}
+	for range rapid.IntRange(0, 15).Draw(t, "steps") {
+		c, d := causal.Column(rapid.IntRange(0, int(causal.Columns)-1).Draw(t, "column")), dots.Draw(t, "dot")
+		if c == causal.Covered || c == causal.Pruned || k.Covers(d) {
+			k.Raise(c, d)
+		}
+	}
+	return k
+})
+
+// TestKnowledge_ComparesWithOthersInOnePass looks each origin up instead.
+func TestKnowledge_ComparesWithOthersInOnePass(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		k, other, v := knowledge.Draw(t, "k"), knowledge.Draw(t, "other"), vectors.Draw(t, "v")
+		beyond := func(d causal.Dot) bool { return !other.Covers(d) && !v.Contains(d) }
+		require.Equal(t, !slices.ContainsFunc(k.Vector(causal.Covered), beyond), k.CoveredBy(other, v))
+		w := vectors.Draw(t, "w")
+		require.Equal(t, !slices.ContainsFunc(w, beyond), w.CoveredBy(other, v))
+		require.True(t, slices.Equal(slices.DeleteFunc(v.Clone(), k.Covers), k.Uncovered(v)))
+		var above []causal.Row
+		for _, r := range other.Rows {
+			if r.Seqs[causal.Pruned] > k.Seq(causal.Pruned, r.Origin) || r.Seqs[causal.Purged] > k.Seq(causal.Purged, r.Origin) {
+				above = append(above, r)
+			}
+		}
+		require.Equal(t, above, k.Watermarks(other))
+		rest := v
+		for _, d := range w {
+			var seq uint64
+			rest, seq = rest.Seek(d.Origin)
+			require.Equal(t, v.Seq(d.Origin), seq)
+		}
+	})
+}
+
+func TestKnowledge_TakesRowsAsIfOneAfterTheOther(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		k, other := knowledge.Draw(t, "k"), knowledge.Draw(t, "other")
+		rows := slices.Clone(other.Rows)
+		if len(rows) > 0 && rapid.Bool().Draw(t, "with a row of nothing") {
+			rows[0].Seqs = [causal.Columns]uint64{}
+		}
+		want := k.Clone()
+		for _, r := range rows {
+			for c := range causal.Columns {
+				want.Raise(c, causal.Dot{Origin: r.Origin, Seq: r.Seqs[c]})
+			}
+		}
+		k.Take(rows)
+		require.Equal(t, want, *k)
+	})
+}

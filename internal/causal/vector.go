@@ -29,6 +29,34 @@ func (v Vector) Seq(o Origin) uint64 {
 	return 0
 }
 
+// CoveredBy reports whether all of v is covered by k or within w.
+func (v Vector) CoveredBy(k *Knowledge, w Vector) bool {
+	rest := k.Rows
+	for _, d := range v {
+		var a, b uint64
+		rest, a = seek(rest, Covered, d.Origin)
+		if w, b = w.Seek(d.Origin); d.Seq > max(a, b) {
+			return false
+		}
+	}
+	return true
+}
+
+// Seek returns the rest of v after an origin, and the seq of that origin. To ask for one origin after the other, in
+// order, costs less than to look each up.
+func (v Vector) Seek(o Origin) (rest Vector, seq uint64) {
+	for len(v) > 0 {
+		switch order := v[0].Origin.Compare(o); {
+		case order == 0:
+			return v[1:], v[0].Seq
+		case order > 0:
+			return v, 0
+		}
+		v = v[1:]
+	}
+	return nil, 0
+}
+
 // Contains reports whether d is within v.
 func (v Vector) Contains(d Dot) bool { return d.Seq <= v.Seq(d.Origin) }
 

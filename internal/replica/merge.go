@@ -10,7 +10,7 @@ import (
 // JoinWatermarks takes in the watermarks of a peer. A version may rely on them, so they come with
 // the first that is merged (M7).
 func (t *Txn) JoinWatermarks(peer *causal.Knowledge) {
-	for _, w := range peer.Rows {
+	for _, w := range t.R.Known.Watermarks(peer) {
 		t.raiseWatermark(causal.Pruned, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Pruned]})
 		t.raiseWatermark(causal.Purged, causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Purged]})
 	}

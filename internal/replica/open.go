@@ -58,7 +58,7 @@ func (r *Replica) Open(cluster string) (*leveldb.Batch, error) {
 	r.stageOrigins(b, clean)
 	r.Durable = r.Known.Clone()
 	r.Known.Rev = max(r.Known.Rev, 1) // 0 means: never told
-	r.savedRev, r.opened, r.recorded = r.Known.Rev, true, len(r.aliases)
+	r.savedRev, r.recorded = r.Known.Rev, len(r.aliases)
 	return b, nil
 }
 

@@ -21,9 +21,9 @@ type identity struct {
 	// it: up to there the own log does not say what became of the own writes.
 	Overwritten uint64
 
-	aliases store.AliasTable
-	Alias   map[causal.Origin]uint32 // replaced when it grows, so that sessions may read it meanwhile
-	opened  bool
+	aliases     store.AliasTable
+	Alias       map[causal.Origin]uint32
+	aliasShared bool // sessions may be reading Alias: it is replaced when it grows
 	// recorded counts the aliases in the store. A transaction that failed assigned those beyond,
 	// and the next one must write them.
 	recorded int
@@ -38,8 +38,8 @@ func (r *Replica) assign(o causal.Origin) uint32 {
 	r.aliases = append(r.aliases, o)
 	now := r.aliases
 	r.outside.aliases.Store(&now)
-	if r.opened { // sessions may be reading the map
-		r.Alias = maps.Clone(r.Alias)
+	if r.aliasShared {
+		r.Alias, r.aliasShared = maps.Clone(r.Alias), false
 	}
 	r.Alias[o] = a
 	return a

@@ -34,7 +34,7 @@ func TakeView(with func(func(r *Replica)), note func(r *Replica)) (*View, error)
 
 // Look takes a state of the database.
 func (r *Replica) Look() (v View, err error) {
-	v.aliases, v.index = r.aliases, r.Alias
+	v.aliases, v.index, r.aliasShared = r.aliases, r.Alias, true
 	v.Snapshot, err = r.Store.Snapshot()
 	return v, err
 }

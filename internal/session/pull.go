@@ -224,7 +224,7 @@ func (p *pulling) cover() error {
 		if len(p.back.Keys) > 0 {
 			covers, above = p.back.Allow(&t.R.Known, p.vector, &s.known)
 		}
-		for _, d := range covers {
+		for _, d := range t.R.Known.Uncovered(covers) {
 			t.Cover(d)
 		}
 		t.JoinWatermarks(&s.known)
@@ -256,7 +256,7 @@ func (p *pulling) cover() error {
 func (p *pulling) recordOrigins() error {
 	var fresh []causal.Origin
 	p.session.host.With(func(r *replica.Replica) {
-		for _, d := range p.vector {
+		for _, d := range r.Known.Uncovered(p.vector) {
 			if _, ok := r.Alias[d.Origin]; !ok {
 				fresh = append(fresh, d.Origin)
 			}
@@ -279,6 +279,9 @@ func (p *pulling) recordOrigins() error {
 
 // watermarksCovered reports whether what the peer purged is covered here or was repaired (R1).
 func (p *pulling) watermarksCovered(r *replica.Replica) bool {
+	if p.session.known.Within(causal.Purged, &r.Known, causal.Covered) {
+		return true
+	}
 	for _, w := range p.session.known.Rows {
 		if n := w.Seqs[causal.Purged]; n > r.Known.Seq(causal.Covered, w.Origin) && n > p.repaired.Seq(w.Origin) {
 			return false

@@ -37,10 +37,7 @@ func (l *Stream) beginPush(own bool) bool {
 			own = lacks
 			return
 		}
-		for _, w := range r.Known.Rows {
-			lacks = lacks || w.Seqs[causal.Covered] > peer.Seq(w.Origin)
-		}
-		if !lacks {
+		if lacks = !r.Known.CoveredBy(&causal.Knowledge{}, peer); !lacks {
 			l.pushedSum = r.Known.VectorSum
 		}
 	})

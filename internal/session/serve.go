@@ -208,22 +208,26 @@ func (v *serving) begin(r *replica.Replica) {
 	v.begun, v.regions, v.sent = true, []causal.Region{}, map[string]sentKey{}
 	v.changed.keys = map[string]struct{}{}
 	r.Observe(v)
-	lacks := func(o causal.Origin, top uint64) {
-		if from := v.peer.Seq(o) + 1; top >= from {
+	lacks := func(o causal.Origin, from, top uint64) {
+		if top >= from {
 			v.regions = v.skip[o].Subtract(v.regions, causal.Region{Origin: o, Alias: r.Alias[o], From: from, To: top})
 			v.tops = v.tops.Raise(causal.Dot{Origin: o, Seq: top})
 		}
 	}
 	if v.push != nil && v.push.own {
-		lacks(r.Self, r.Seq)
+		lacks(r.Self, v.peer.Seq(r.Self)+1, r.Seq)
 		return
 	}
+	peer, cloud := v.peer, r.Cloud
 	for _, w := range r.Known.Rows {
-		lacks(w.Origin, max(w.Seqs[causal.Covered], r.Cloud.Seq(w.Origin)))
+		var has, above uint64
+		peer, has = peer.Seek(w.Origin)
+		cloud, above = cloud.Seek(w.Origin)
+		lacks(w.Origin, has+1, max(w.Seqs[causal.Covered], above))
 	}
 	for _, l := range r.Cloud {
 		if _, ok := r.Known.Find(l.Origin); !ok {
-			lacks(l.Origin, l.Seq)
+			lacks(l.Origin, v.peer.Seq(l.Origin)+1, l.Seq)
 		}
 	}
 }
