@@ -1,7 +1,7 @@
 // Package replicator makes goleveldb databases masters of each other: every replica takes writes,
 // offline too, and all of them converge.
 //
-//	raw, err := leveldb.OpenFile("data", nil)
+//	raw, err := leveldb.OpenFile("data", replicator.StoreOptions())
 //	…
 //	db, err := replicator.Replicate(raw, &replicator.Options{
 //		Listen: ":9000",

@@ -57,7 +57,7 @@ func TestLinksInDocumentsLeadSomewhere(t *testing.T) {
 func TestDocumentsNameWhatThereIs(t *testing.T) {
 	known := exported(t)
 	// Of goleveldb, and of other packages here.
-	known = append(known, "CompactRange", "NewIterator", "GetSnapshot", "OpenTransaction", "TestKeptSeeds", "Strict", "POST", "PUT", "DELETE", "GET", "HEAD", "KEY")
+	known = append(known, "CompactRange", "NewIterator", "GetSnapshot", "OpenTransaction", "WriteBuffer", "CompactionTotalSize", "CompactionTableSize", "WriteL0SlowdownTrigger", "WriteL0PauseTrigger", "Filter", "BlockCacheCapacity", "DisableSeeksCompaction", "DisableBufferPool", "TestKeptSeeds", "Strict", "POST", "PUT", "DELETE", "GET", "HEAD", "KEY")
 	name := regexp.MustCompile("`(?:DB\\.|Options\\.|Events\\.|replicator\\.)?([A-Z][A-Za-z]+)`")
 	names := 0
 	for _, file := range []string{"README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/operations.md", "docs/design.md"} {

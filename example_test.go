@@ -30,7 +30,7 @@ import (
 // replica starts a replica over an empty database in memory. Elsewhere that would be
 // leveldb.OpenFile, and a fixed address.
 func replica(o replicator.Options, peers ...string) *replicator.DB {
-	raw, err := leveldb.Open(storage.NewMemStorage(), nil)
+	raw, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions())
 	check(err)
 	o.Listen, o.Peers, o.Logger = "127.0.0.1:0", peers, slog.New(slog.DiscardHandler)
 	db, err := replicator.Replicate(raw, &o)
@@ -48,7 +48,7 @@ func check(err error) {
 
 func ExampleReplicate() {
 	open := func(peers ...string) *replicator.DB {
-		raw, err := leveldb.Open(storage.NewMemStorage(), nil) // or leveldb.OpenFile
+		raw, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions()) // or leveldb.OpenFile
 		check(err)
 		db, err := replicator.Replicate(raw, &replicator.Options{
 			Listen: "127.0.0.1:0",

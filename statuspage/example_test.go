@@ -15,7 +15,7 @@ import (
 // The page stands under a prefix of the service, behind the login that the service
 // has for its other pages of operation: it shows values, and has no login of its own.
 func ExampleHandler() {
-	raw, err := leveldb.Open(storage.NewMemStorage(), nil) // or leveldb.OpenFile(path, nil)
+	raw, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions()) // or leveldb.OpenFile
 	check(err)
 	db, err := replicator.Replicate(raw, &replicator.Options{Name: "one", Listen: "127.0.0.1:0"})
 	check(err)

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/syndtr/goleveldb/leveldb"
 	lverrors "github.com/syndtr/goleveldb/leveldb/errors"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
 	"github.com/syndtr/goleveldb/leveldb/util"
 
@@ -122,7 +121,9 @@ func (a *app) openToWrite(dir string, d *directory) (*local, error) {
 
 // openCluster is openToWrite for a directory that may not be replicated yet.
 func (a *app) openCluster(dir, cluster string, d *directory) (*local, error) {
-	raw, err := opened(func() (*leveldb.DB, error) { return leveldb.OpenFile(dir, &opt.Options{ErrorIfMissing: true}) })
+	o := replicator.StoreOptions()
+	o.ErrorIfMissing = true
+	raw, err := opened(func() (*leveldb.DB, error) { return leveldb.OpenFile(dir, o) })
 	if err != nil {
 		return nil, explainOpen(dir, err)
 	}

@@ -199,6 +199,8 @@ func TestWrongCommandLinesSayWhatToDoAndExitWith2(t *testing.T) {
 		{"serve x --listen nonsense", `give "host:port"`},
 		{"serve x --http :0", "add --http-insecure"},
 		{"serve x --log-level loud", "want debug, info, warn or error"},
+		{"serve x --write-buffer 1MiB", "want at least 2.0 MiB"},
+		{"serve x --block-cache 1KiB", "want at least 2.0 MiB and 1.0 MiB"},
 		{"serve x --max-value much", "want a number of bytes"},
 		{"serve x --secret-file main.go", "main.go holds no secret"},
 		{"serve x --tls-cert main.go", "go together"},

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 
 	"github.com/level-replicator/replicator"
 )
@@ -21,9 +22,10 @@ type serving struct {
 	o replicator.Options // what flags set directly
 
 	// Data.
-	resolver string
-	local    []string
-	sync     bool
+	resolver                string
+	local                   []string
+	sync                    bool
+	writeBuffer, blockCache int // of goleveldb
 
 	// Peers: where they are, and what they must prove.
 	multicast              bool
@@ -95,7 +97,10 @@ func (s *serving) tuning(f *pflag.FlagSet) {
 	size(&o.Limits.MaxValue, "max-value", "64MiB", "greatest value")
 	size(&o.Limits.MaxKey, "max-key", "64KiB", "greatest key")
 	size(&o.Limits.MaxInFlight, "max-in-flight", "64MiB", "bytes of received frames held in memory, over all sessions")
-	size(&o.CacheSize, "cache-size", "32MiB", "memory for log-index entries of keys in use")
+	size(&o.CacheSize, "cache-size", "0B", "memory for log-index entries of keys in use; 0: 32 MiB, more if there are many keys")
+	size(&o.FilterSize, "filter-size", "64MiB", "memory for the filter that tells new keys from old ones")
+	size(&s.writeBuffer, "write-buffer", "16MiB", "goleveldb's write buffer, of which there are two")
+	size(&s.blockCache, "block-cache", "16MiB", "goleveldb's cache of blocks that were read")
 	size(&o.Limits.ReadRate, "read-rate", "0B", "bytes per second taken in from peers; 0: no bound")
 	size(&o.Limits.WriteRate, "write-rate", "0B", "bytes per second sent to peers; 0: no bound")
 	f.IntVar(&o.Limits.MaxConns, "max-conns", 128, "connections accepted at once")
@@ -168,6 +173,26 @@ func (s *serving) fit(o *replicator.Options, limit int) (tables int, err error) 
 	return tables, nil
 }
 
+// What the store can do with: a batch of the replica's own has to fit into the write buffer.
+const (
+	leastWriteBuffer = 2 << 20
+	leastBlockCache  = 1 << 20
+)
+
+func (s *serving) checkStore() error {
+	if s.writeBuffer < leastWriteBuffer || s.blockCache < leastBlockCache {
+		return &usageError{fmt.Errorf("--write-buffer %d --block-cache %d", s.writeBuffer, s.blockCache), fmt.Sprintf("want at least %s and %s", humanize.IBytes(leastWriteBuffer), humanize.IBytes(leastBlockCache))}
+	}
+	return nil
+}
+
+// storeOptions are goleveldb's, for a store that keeps so many tables open.
+func (s *serving) storeOptions(tables int) *opt.Options {
+	o := replicator.StoreOptions()
+	o.OpenFilesCacheCapacity, o.WriteBuffer, o.BlockCacheCapacity = tables, s.writeBuffer, s.blockCache
+	return o
+}
+
 func mustSize(text string) int {
 	var s size
 	if err := s.Set(text); err != nil {
@@ -194,7 +219,7 @@ func (s *serving) options() (*replicator.Options, error) {
 	if s.multicast {
 		o.Discover = append(o.Discover, replicator.Multicast(&replicator.MulticastOptions{Interfaces: s.interfaces, Logger: o.Logger}))
 	}
-	err := errors.Join(s.setLocal(&o, s.local), setResolver(&o, s.resolver), setCompression(&o, s.compression), s.setSecrets(&o), s.setTLS(&o), s.checkListen(&o))
+	err := errors.Join(s.setLocal(&o, s.local), setResolver(&o, s.resolver), setCompression(&o, s.compression), s.setSecrets(&o), s.setTLS(&o), s.checkListen(&o), s.checkStore())
 	return &o, err
 }
 

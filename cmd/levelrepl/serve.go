@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 
 	"github.com/level-replicator/replicator"
 )
@@ -113,7 +112,7 @@ func (s *serving) serve(ctx context.Context, stop *stopping, dir string) error {
 		return err
 	}
 	raw, err := opened(func() (*leveldb.DB, error) {
-		return leveldb.OpenFile(dir, &opt.Options{OpenFilesCacheCapacity: tables})
+		return leveldb.OpenFile(dir, s.storeOptions(tables))
 	})
 	if err != nil {
 		return explainOpen(dir, err)

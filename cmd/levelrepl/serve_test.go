@@ -74,6 +74,13 @@ func TestHandlesAreDividedBetweenStoreAndConnections(t *testing.T) {
 	require.ErrorContains(t, err, "--http-conns 0")
 }
 
+func TestStoreOptionsFollowTheFlags(t *testing.T) {
+	s := &serving{writeBuffer: 5 << 20, blockCache: 6 << 20}
+	want := replicator.StoreOptions()
+	want.WriteBuffer, want.BlockCacheCapacity, want.OpenFilesCacheCapacity = 5<<20, 6<<20, 7
+	require.Equal(t, want, s.storeOptions(7))
+}
+
 // program starts the real program with a number of file handles and returns its addresses.
 func program(t *testing.T, bin string, handles int, stderr *os.File, args ...string) (c *exec.Cmd, peer, http string) {
 	t.Helper()

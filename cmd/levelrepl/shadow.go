@@ -10,6 +10,8 @@ import (
 
 	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
+
+	"github.com/level-replicator/replicator"
 )
 
 // shadow is a storage that reads a directory and writes to memory. Opening a database always
@@ -71,11 +73,11 @@ func removeLinks(links string) error {
 // shadowOptions keep goleveldb from compacting, which would bring tables into memory.
 func shadowOptions() *opt.Options {
 	const never = 1 << 30
-	return &opt.Options{
-		ErrorIfMissing: true, DisableSeeksCompaction: true,
-		CompactionL0Trigger: never, WriteL0SlowdownTrigger: never, WriteL0PauseTrigger: never,
-		CompactionTotalSize: math.MaxInt, CompactionTotalSizeMultiplier: 1,
-	}
+	o := replicator.StoreOptions()
+	o.ErrorIfMissing, o.DisableSeeksCompaction = true, true
+	o.CompactionL0Trigger, o.WriteL0SlowdownTrigger, o.WriteL0PauseTrigger = never, never, never
+	o.CompactionTotalSize, o.CompactionTotalSizeMultiplier = math.MaxInt, 1
+	return o
 }
 
 // GetMeta prefers what was set since.

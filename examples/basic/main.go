@@ -24,7 +24,7 @@ func main() {
 // open makes a database one of many masters. The address of one other is
 // enough: replicas tell each other whom they know.
 func open(peers ...string) *replicator.DB {
-	db, err := leveldb.Open(storage.NewMemStorage(), nil) // or leveldb.OpenFile(path, nil)
+	db, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions()) // or OpenFile
 	check(err)
 	replica, err := replicator.Replicate(db, &replicator.Options{Listen: "127.0.0.1:0", Peers: peers})
 	check(err)

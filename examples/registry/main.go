@@ -73,7 +73,7 @@ func run(ctx context.Context, out io.Writer) error {
 }
 
 func open(name string, d replicator.Discoverer) (*replicator.DB, error) {
-	db, err := leveldb.Open(storage.NewMemStorage(), nil)
+	db, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions())
 	if err != nil {
 		return nil, err
 	}

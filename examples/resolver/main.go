@@ -78,7 +78,7 @@ func run(ctx context.Context, out io.Writer) error {
 }
 
 func open(name string) (*replicator.DB, error) {
-	db, err := leveldb.Open(storage.NewMemStorage(), nil)
+	db, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions())
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (n *replica) run(in io.Reader) error {
 	if err := json.Unmarshal([]byte(os.Getenv(roleEnv)), &c); err != nil {
 		return fmt.Errorf("read %s: %w", roleEnv, err)
 	}
-	raw, err := leveldb.OpenFile(filepath.Join(c.Dir, "db"), nil)
+	raw, err := leveldb.OpenFile(filepath.Join(c.Dir, "db"), replicator.StoreOptions())
 	if err != nil {
 		return fmt.Errorf("open the database: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 
 func Example() {
 	collector := replprom.NewCollector()
-	raw, err := leveldb.Open(storage.NewMemStorage(), nil) // or leveldb.OpenFile(path, nil)
+	raw, err := leveldb.Open(storage.NewMemStorage(), replicator.StoreOptions()) // or leveldb.OpenFile
 	check(err)
 	db, err := replicator.Replicate(raw, &replicator.Options{Listen: "127.0.0.1:0", Events: collector.Events(nil)})
 	check(err)
