@@ -93,7 +93,11 @@ func (e *env) until(what string, is func() (bool, error)) error {
 
 // loaded opens a database and loads it.
 func (e *env) loaded(name string, n int, o replicator.Options) (*replicator.DB, error) {
-	db, err := replicateWith(filepath.Join(e.dir, name), &opt.Options{WriteBuffer: e.buffer}, o)
+	store := e.storeOptions()
+	if e.buffer > 0 {
+		store = &opt.Options{WriteBuffer: e.buffer}
+	}
+	db, err := replicateWith(filepath.Join(e.dir, name), store, o)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +132,7 @@ func (e *env) awayWith(work func(a *replicator.DB, back func() (*replicator.DB, 
 	}
 	defer a.Close()
 	o := replicator.Options{Peers: []string{a.Addr().String()}}
-	b, err := replicate(filepath.Join(e.dir, "b"), o)
+	b, err := e.replicate(filepath.Join(e.dir, "b"), o)
 	if err == nil {
 		err = agree(e.ctx, a, b)
 	}
@@ -150,7 +154,7 @@ func (e *env) awayWith(work func(a *replicator.DB, back func() (*replicator.DB, 
 	if _, err := e.compacted(filepath.Join(e.dir, "a")); err != nil {
 		return err
 	}
-	return work(a, func() (*replicator.DB, error) { return replicate(filepath.Join(e.dir, "b"), o) })
+	return work(a, func() (*replicator.DB, error) { return e.replicate(filepath.Join(e.dir, "b"), o) })
 }
 
 func (e *env) besideHeld(name string) error {
@@ -242,7 +246,7 @@ func (e *env) besideResolving(name string) error {
 	if err = errors.Join(err, raw.Close()); err != nil {
 		return err
 	}
-	if a, err = replicate(filepath.Join(e.dir, "a"), replicator.Options{Resolver: other}); err != nil {
+	if a, err = e.replicate(filepath.Join(e.dir, "a"), replicator.Options{Resolver: other}); err != nil {
 		return err
 	}
 	return errors.Join(e.beside(name, a, func() error {
@@ -329,7 +333,7 @@ func (e *env) join(work func(a, b *replicator.DB) error) error {
 	if err != nil {
 		return err
 	}
-	b, err := replicate(filepath.Join(e.dir, "b"), replicator.Options{Peers: []string{a.Addr().String()}, ReadyTimeout: time.Millisecond})
+	b, err := e.replicate(filepath.Join(e.dir, "b"), replicator.Options{Peers: []string{a.Addr().String()}, ReadyTimeout: time.Millisecond})
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}

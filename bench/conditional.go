@@ -22,7 +22,7 @@ func conditional() scenario {
 		{"Conditional/putif", "put", "PutIf, time of a Put", atMost(1.1)},
 	}
 	s.run = func(e *env) error {
-		db, err := replicate(e.dir, alone())
+		db, err := e.replicate(e.dir, alone())
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,11 @@ func loads() (list []scenario) {
 			}
 		}
 	}
+	for _, nodes := range []int{3, 5} {
+		for _, rate := range []int{1000, 5000, 20_000} {
+			list = append(list, suited.with(steady(nodes, rate, 1))...)
+		}
+	}
 	return list
 }
 

@@ -47,7 +47,7 @@ func command(ctx context.Context, args []string) error {
 	systems := flags.String("systems", "", "measure only the systems whose name matches this `regexp`")
 	rounds := flags.Int("rounds", 5, "how often everything is measured")
 	span := flags.Duration("d", 0, "how long each steady load lasts (default 3s)")
-	large := flags.Bool("large", false, "also measure the scenarios that take a large machine: a burst of 200 replicas, five million keys")
+	large := flags.Bool("large", false, "also measure the scenarios that take a large machine: a burst of 200 replicas, millions of keys, 90,000 origins")
 	short := flags.Bool("short", false, "small sizes and one round: does it run?")
 	results := flags.String("results", "", "`file` that the rounds are appended to, or that -doc reads (default bench/results.txt, none with -short)")
 	doc := flags.String("doc", "", "do not measure: write tables and plots into this `directory`")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"regexp"
 	"runtime"
@@ -21,6 +22,7 @@ type scenario struct {
 	name    string
 	title   string // heading of its rows
 	line    string // if set, the scenario is a line of the table with this title, and its rows are the columns
+	store   storeOptions
 	systems []string
 	rows    []row // what it reports
 	large   bool  // measured only if asked for
@@ -32,11 +34,45 @@ const (
 	raw        = "raw" // a bare goleveldb handle
 	replicated = "replicator"
 	secured    = "replicator-secret" // with a Secret
+	blind      = "blind"             // a bare handle that is written what a replica writes
 	crdt       = "go-ds-crdt"
 	natsKV     = "nats"
 	raftDB     = "raft"
 	noSystem   = "none" // what the load and its observation take by themselves
 )
+
+// storeOptions are what goleveldb is opened with.
+type storeOptions string
+
+const (
+	defaults storeOptions = ""       // goleveldb's own
+	suited   storeOptions = "suited" // replicator.StoreOptions
+)
+
+// suffix tells the rows of a scenario from those of the same with goleveldb's defaults.
+func (s storeOptions) suffix() string {
+	if s == defaults {
+		return ""
+	}
+	return "/store=" + string(s)
+}
+
+// with returns the scenarios with other store options.
+func (s storeOptions) with(list ...scenario) []scenario {
+	for i := range list {
+		c := &list[i]
+		c.store, c.title = s, c.title+", with StoreOptions"
+		c.systems = slices.DeleteFunc(slices.Clone(c.systems), func(system string) bool {
+			return system == natsKV || system == noSystem // they have no such options
+		})
+		rows := slices.Clone(c.rows) // the scenario itself goes on using its own names
+		for j := range rows {
+			rows[j].name += s.suffix()
+		}
+		c.name, c.rows = c.name+s.suffix(), rows
+	}
+	return list
+}
 
 // row is one figure of a scenario, in one unit, for each system.
 type row struct {
@@ -65,6 +101,8 @@ type scale struct {
 	burst    map[int]int   // by the replicas of a burst, how many there are
 	bursts   int           // one after the other
 	calm     time.Duration // before a burst
+	origins  int           // at most
+	most     int           // keys of a database whose size matters
 	still    time.Duration // that files do not change once all is compacted
 	buffer   int           // bytes, goleveldb's WriteBuffer beside background work; 0: its default
 }
@@ -72,13 +110,13 @@ type scale struct {
 var full = scale{
 	keys: 150_000, far: 500_000, farCache: 4 << 20, farOps: 100_000, fill: 200_000, big: 500_000,
 	changes: []int{1, 100, 10_000}, synced: time.Second, samples: 100, sessions: 1000, window: 20 * time.Second, still: 500 * time.Millisecond,
-	span: 3 * time.Second, silence: 4 * time.Second, silences: 15, burst: map[int]int{50: 50, 200: 200}, bursts: 3, calm: 2 * time.Second,
+	span: 3 * time.Second, silence: 4 * time.Second, silences: 15, burst: map[int]int{50: 50, 200: 200}, bursts: 3, calm: 2 * time.Second, origins: math.MaxInt, most: math.MaxInt,
 }
 
 var small = scale{
 	keys: 2000, far: 4000, farCache: 32 << 10, farOps: 1000, fill: 2000, big: 4000,
 	changes: []int{1, 100, 1000}, synced: 20 * time.Millisecond, samples: 3, sessions: 20, window: 200 * time.Millisecond, still: 20 * time.Millisecond, buffer: 32 << 10,
-	span: 20 * time.Millisecond, silence: 50 * time.Millisecond, silences: 3, burst: map[int]int{50: 4, 200: 6}, bursts: 1, calm: 50 * time.Millisecond,
+	span: 20 * time.Millisecond, silence: 50 * time.Millisecond, silences: 3, burst: map[int]int{50: 4, 200: 6}, bursts: 1, calm: 50 * time.Millisecond, origins: 100, most: 4000,
 }
 
 // plan is one run of the command.
@@ -103,6 +141,7 @@ type env struct {
 	round  int
 	dir    string // empty; removed afterwards
 	shared *fixtures
+	store  storeOptions
 	emit   func(name string, iters int, values ...benchfmt.Value)
 }
 
@@ -151,10 +190,10 @@ func (p *plan) scenario(ctx context.Context, s scenario, round int, shared *fixt
 		}
 		runtime.GC()
 		started := time.Now()
-		e := &env{scale: p.scale, ctx: ctx, system: system, round: round, dir: dir, shared: shared}
+		e := &env{scale: p.scale, ctx: ctx, system: system, round: round, dir: dir, shared: shared, store: s.store}
 		var sinkErr error
 		e.emit = func(name string, iters int, values ...benchfmt.Value) {
-			sinkErr = cmp.Or(sinkErr, p.record(name, system, iters, values))
+			sinkErr = cmp.Or(sinkErr, p.record(name+s.store.suffix(), system, iters, values))
 		}
 		err = s.run(e)
 		if err = errors.Join(err, sinkErr, os.RemoveAll(dir)); err != nil {
@@ -196,5 +235,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), besides(), openings(), pulling(), spreading(), loads(), others())
+	return slices.Concat(writing(), sizes(), besides(), openings(), pulling(), spreading(), loads(), origined(), others())
 }

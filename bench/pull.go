@@ -20,6 +20,7 @@ import (
 func pulling() (list []scenario) {
 	list = append(list, fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
 	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
+	list = append(list, suited.with(fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression), halfFull(), stall())...)
 	for _, network := range networks {
 		list = append(list, tails(network), idleSessions(network))
 	}
@@ -74,16 +75,16 @@ func over(network string, o replicator.Options) (a, b replicator.Options, err er
 
 // pair opens two replicas, of which the second pulls from the first on request; neither does
 // anything else.
-func pair(dirA, dirB, network string) (a, b *replicator.DB, err error) {
+func (e *env) pair(dirA, dirB, network string) (a, b *replicator.DB, err error) {
 	oa, ob, err := over(network, alone())
 	if err != nil {
 		return nil, nil, err
 	}
-	if a, err = replicate(dirA, oa); err != nil {
+	if a, err = e.replicate(dirA, oa); err != nil {
 		return nil, nil, err
 	}
 	ob.Peers = []string{a.Addr().String()}
-	if b, err = replicate(dirB, ob); err != nil {
+	if b, err = e.replicate(dirB, ob); err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
 	return a, b, nil
@@ -107,8 +108,8 @@ func bytesOf(db *replicator.DB) (in, out int64) {
 
 // source is a replica with n keys of its own.
 func (e *env) source(n int) (string, error) {
-	return e.shared.get(fmt.Sprint("source", n), func(dir string) error {
-		db, err := replicate(dir, alone())
+	return e.shared.get(fmt.Sprint("source", n, e.store), func(dir string) error {
+		db, err := e.replicate(dir, alone())
 		if err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func fill(name, title string, c replicator.Compression) scenario {
 
 // rawLoads writes the keys of a fill to a bare handle that has the first of them.
 func (e *env) rawLoads(name string, has int) error {
-	db, err := leveldb.OpenFile(e.dir, nil)
+	db, err := leveldb.OpenFile(e.dir, e.storeOptions())
 	if err != nil {
 		return err
 	}
@@ -178,13 +179,13 @@ func (e *env) pulled(name, from, to string, n int, c replicator.Compression) err
 	if err != nil {
 		return err
 	}
-	a, err := replicate(from, oa)
+	a, err := e.replicate(from, oa)
 	if err != nil {
 		return err
 	}
 	ob.Peers = []string{a.Addr().String()}
 	began, used := time.Now(), cpu()
-	b, err := replicate(to, ob)
+	b, err := e.replicate(to, ob)
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
@@ -208,7 +209,7 @@ func halfFull() scenario {
 			return e.rawLoads("HalfFull", half)
 		}
 		first, second := filepath.Join(e.dir, "a"), filepath.Join(e.dir, "b")
-		a, b, err := pair(first, second, "tcp")
+		a, b, err := e.pair(first, second, "tcp")
 		if err != nil {
 			return err
 		}
@@ -243,7 +244,7 @@ func stall() scenario {
 		var db handle
 		var work func() error
 		if e.system == raw {
-			bare, err := leveldb.OpenFile(e.dir, nil)
+			bare, err := leveldb.OpenFile(e.dir, e.storeOptions())
 			if err != nil {
 				return err
 			}
@@ -258,12 +259,12 @@ func stall() scenario {
 			if err := os.CopyFS(from, os.DirFS(source)); err != nil {
 				return err
 			}
-			a, err := replicate(from, alone())
+			a, err := e.replicate(from, alone())
 			if err != nil {
 				return err
 			}
 			defer a.Close()
-			b, err := replicate(filepath.Join(e.dir, "b"), alone())
+			b, err := e.replicate(filepath.Join(e.dir, "b"), alone())
 			if err != nil {
 				return err
 			}
@@ -307,12 +308,12 @@ func quantile(unit string, took []time.Duration, q float64) benchfmt.Value {
 
 // pairDirs are two replicas that hold the same big keys, and a bare handle with them.
 func (e *env) pairDirs() (dirA, dirB, bare string, err error) {
-	dir, err := e.shared.get(fmt.Sprint("pair", e.big), func(dir string) error {
-		a, b, err := pair(filepath.Join(dir, "a"), filepath.Join(dir, "b"), "tcp")
+	dir, err := e.shared.get(fmt.Sprint("pair", e.big, e.store), func(dir string) error {
+		a, b, err := e.pair(filepath.Join(dir, "a"), filepath.Join(dir, "b"), "tcp")
 		if err != nil {
 			return err
 		}
-		r, err := leveldb.OpenFile(filepath.Join(dir, "raw"), nil)
+		r, err := leveldb.OpenFile(filepath.Join(dir, "raw"), e.storeOptions())
 		if err != nil {
 			return errors.Join(err, b.Close(), a.Close())
 		}
@@ -352,13 +353,13 @@ func tails(network string) scenario {
 			return err
 		}
 		if e.system == raw {
-			db, err := leveldb.OpenFile(bare, nil)
+			db, err := leveldb.OpenFile(bare, e.storeOptions())
 			if err != nil {
 				return err
 			}
 			return errors.Join(e.tails(network, db, nil), db.Close())
 		}
-		a, b, err := pair(dirA, dirB, network)
+		a, b, err := e.pair(dirA, dirB, network)
 		if err != nil {
 			return err
 		}
@@ -465,7 +466,7 @@ func idleSessions(network string) scenario {
 	}
 	s.rows = []row{{name, "p50-sec", "half end within", a}, {name, "p99-sec", "99 of 100 within", aim{}}, {name, "in-B", "bytes in", bytes}, {name, "out-B", "bytes out", bytes}}
 	s.run = func(e *env) error {
-		a, b, err := pair(filepath.Join(e.dir, "a"), filepath.Join(e.dir, "b"), network)
+		a, b, err := e.pair(filepath.Join(e.dir, "a"), filepath.Join(e.dir, "b"), network)
 		if err != nil {
 			return err
 		}

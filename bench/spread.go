@@ -34,6 +34,7 @@ type cluster interface {
 
 // replicas is a cluster of replicas.
 type replicas struct {
+	e       *env
 	dbs     []*replicator.DB
 	joining string // directory of one that may join
 	cancel  context.CancelFunc
@@ -45,7 +46,7 @@ type replicas struct {
 // newReplicas starts a cluster with default options in which all know the first, and waits
 // until all know each other.
 func newReplicas(e *env, nodes int, network string, seen func(node int, key []byte)) (_ *replicas, err error) {
-	s := &replicas{joining: filepath.Join(e.dir, "joining"), cancel: func() {}}
+	s := &replicas{e: e, joining: filepath.Join(e.dir, "joining"), cancel: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -63,7 +64,7 @@ func newReplicas(e *env, nodes int, network string, seen func(node int, key []by
 		if i > 0 {
 			o.Peers = []string{s.dbs[0].Addr().String()}
 		}
-		db, err := replicate(filepath.Join(e.dir, fmt.Sprint(i)), o)
+		db, err := e.replicate(filepath.Join(e.dir, fmt.Sprint(i)), o)
 		if err != nil {
 			return nil, err
 		}
@@ -325,7 +326,7 @@ func (s *replicas) load(ks keys) error {
 }
 
 func (s *replicas) join() error {
-	db, err := replicate(s.joining, replicator.Options{Peers: []string{s.dbs[0].Addr().String(), s.dbs[1].Addr().String()}})
+	db, err := s.e.replicate(s.joining, replicator.Options{Peers: []string{s.dbs[0].Addr().String(), s.dbs[1].Addr().String()}})
 	if err != nil {
 		return err
 	}

@@ -29,21 +29,37 @@ type handle interface {
 	Close() error
 }
 
-// open opens a database of the system that is measured, with goleveldb's default
-// options.
-func (e *env) open(o replicator.Options) (handle, error) { return e.openWith(nil, o) }
+// open opens a database of the system that is measured.
+func (e *env) open(o replicator.Options) (handle, error) {
+	return e.openWith(e.storeOptions(), o)
+}
 
 func (e *env) openWith(store *opt.Options, o replicator.Options) (handle, error) {
-	if e.system == raw {
+	switch e.system {
+	case raw:
 		return leveldb.OpenFile(e.dir, store)
+	case blind:
+		db, err := leveldb.OpenFile(e.dir, store)
+		if err != nil {
+			return nil, err
+		}
+		return newRecorder(db), nil
 	}
 	return replicateWith(e.dir, store, o)
 }
 
+// storeOptions are those that the scenario asks for.
+func (e *env) storeOptions() *opt.Options {
+	if e.store == suited {
+		return replicator.StoreOptions()
+	}
+	return nil
+}
+
 // replicate opens a replicated database, on a free port of loopback unless the
 // options say where to listen.
-func replicate(dir string, o replicator.Options) (*replicator.DB, error) {
-	return replicateWith(dir, nil, o)
+func (e *env) replicate(dir string, o replicator.Options) (*replicator.DB, error) {
+	return replicateWith(dir, e.storeOptions(), o)
 }
 
 func replicateWith(dir string, store *opt.Options, o replicator.Options) (*replicator.DB, error) {

@@ -34,7 +34,8 @@ func writing() (list []scenario) {
 	for _, writers := range []int{1, 8} {
 		list = append(list, syncedPuts(writers))
 	}
-	return append(list, conditional(), farPuts(), unpooled(), memory())
+	list = append(list, conditional(), farPuts(), unpooled(), memory())
+	return append(list, suited.with(puts(100, 1), puts(1024, 1), batches(100), batches(1024), farPuts(), memory())...)
 }
 
 // count is how many keys are written with values of a size.
@@ -446,7 +447,7 @@ func (e *env) lookups(db handle, name string, n int) error {
 func memory() scenario {
 	s := scenario{name: "Memory", systems: local, title: "Memory"}
 	s.rows = []row{
-		{"Memory/cache=default", "B/key", "heap per key after the load, index cache of 32 MiB, write buffers and block cache included", aim{}},
+		{"Memory/cache=default", "B/key", "heap per key after the load, index cache, write buffers and block cache included", aim{}},
 		{"Memory/cache=none", "B/key", "the same without an index cache", aim{}},
 	}
 	s.run = func(e *env) error {
