@@ -12,6 +12,7 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/transport"
 )
 
@@ -179,6 +180,22 @@ func (c sessionHost) EnterPull(from causal.Origin, writes int64) session.SkipRea
 func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
 func (c sessionHost) MakeDurable() error { return c.db.makeDurable() }
+
+// joinTables is how many tables of the first level a join waits behind. At eight goleveldb delays each write by a
+// millisecond, and at twelve it holds up all of them until some are merged, which may take seconds.
+const joinTables = 9
+
+// Pace waits while goleveldb has much to merge, for as long as a keepalive lasts at most.
+func (c sessionHost) Pace() {
+	for began := time.Now(); time.Since(began) < session.KeepaliveInterval; time.Sleep(paceStep) {
+		n, err := store.TablesAtLevel0(c.db.raw)
+		if err != nil || n < joinTables || c.db.isClosing() {
+			return
+		}
+	}
+}
+
+const paceStep = 2 * time.Millisecond
 
 // Learn takes in the addresses that a peer names. Those of its own machine mean
 // something only if we are on it too.

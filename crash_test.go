@@ -99,7 +99,7 @@ func (w *crashWorld) restart(clean bool) error {
 	return sim.CheckStore(a.db, a.r)
 }
 
-func (w *crashWorld) key() []byte { return fmt.Appendf(nil, "key-%d", w.rng.IntN(6)) }
+func (w *crashWorld) key() []byte { return fmt.Appendf(nil, "key-%d", w.rng.IntN(w.keys)) }
 
 func (w *crashWorld) value() []byte {
 	w.nth++
@@ -132,6 +132,7 @@ type crashRun struct {
 func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
 	w := newCrashWorld(seed, buffer, page)
 	w.forgets = seed%2 == 0
+	w.joinAbove = int64(store.Btoi(seed%4 < 2)) // so half of the runs that forget and half of the others join
 	sa, sb := crashfs.New(nil), crashfs.New(nil)
 	for _, s := range []*crashfs.Storage{sa, sb} {
 		// A crash while goleveldb makes its directory is not ours to survive.
@@ -180,7 +181,8 @@ func (r *crashRun) image(op int, mode crashfs.Mode, rng *rand.Rand, again int) e
 	defer func() { b.close() }()
 	stor := r.rec.ImageAt(op, mode, rng)
 	second := stor.Record()
-	if err := r.rejoin(stor, b, op, mode == crashfs.Everything, true); err != nil || again < 0 {
+	// A join goes by keys, and so tears batches until it has come to its end.
+	if err := r.rejoin(stor, b, op, mode == crashfs.Everything, r.joinAbove == 0); err != nil || again < 0 {
 		return err
 	}
 	op2 := second.First() + (second.Last()-second.First())*again/1000

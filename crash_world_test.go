@@ -34,19 +34,22 @@ type crashWrite struct {
 
 // crashWorld is a run of two replicas, one of which will crash at every moment of it.
 type crashWorld struct {
-	rng     *rand.Rand
-	buffer  int // WriteBuffer
-	page    int
-	clock   time.Time
-	nth     int
-	byID    map[string]*crashWrite
-	writes  []*crashWrite
-	forgets bool            // the run deletes and restarts more than others
-	swept   int             // openings that found stale entries
-	late    bool            // what an opening leaves to the background is done between the frames of sessions
-	purged  map[string]bool // keys of which something was forgotten
-	a, b    *crashNode
-	marks   []crashMark
+	rng       *rand.Rand
+	buffer    int // WriteBuffer
+	page      int
+	joinAbove int64 // writes that a replica must lack to join; 0: more than there are
+	keys      int
+	counts    map[session.FrameType]int // frames of joins
+	clock     time.Time
+	nth       int
+	byID      map[string]*crashWrite
+	writes    []*crashWrite
+	forgets   bool            // the run deletes and restarts more than others
+	swept     int             // openings that found stale entries
+	late      bool            // what an opening leaves to the background is done between the frames of sessions
+	purged    map[string]bool // keys of which something was forgotten
+	a, b      *crashNode
+	marks     []crashMark
 }
 
 // crashMark says how far the storage of b was when that of a was at an operation.
@@ -66,7 +69,7 @@ type crashNode struct {
 
 func newCrashWorld(seed uint64, buffer, page int) *crashWorld {
 	return &crashWorld{rng: rand.New(rand.NewPCG(seed, 7)), buffer: buffer, page: page,
-		clock: time.UnixMilli(1700000000000), byID: map[string]*crashWrite{}, purged: map[string]bool{}}
+		clock: time.UnixMilli(1700000000000), byID: map[string]*crashWrite{}, purged: map[string]bool{}, keys: 6, counts: map[session.FrameType]int{}}
 }
 
 func (w *crashWorld) now() time.Time { w.clock = w.clock.Add(time.Millisecond); return w.clock }
@@ -239,7 +242,11 @@ func (n *crashNode) write(sync bool, ops ...store.Write) error {
 
 // talk holds a session, driven frame by frame.
 func (w *crashWorld) talk(a, b *crashNode) error {
-	return w.talkWith(a, b, session.Params{PageSize: w.page, BatchSize: 4 * w.page, MaxValue: 1 << 20, MaxKey: 1 << 10})
+	return w.talkWith(a, b, w.params())
+}
+
+func (w *crashWorld) params() session.Params {
+	return session.Params{PageSize: w.page, BatchSize: 4 * w.page, MaxValue: 1 << 20, MaxKey: 1 << 10, JoinAbove: w.joinAbove}
 }
 
 func (w *crashWorld) talkWith(a, b *crashNode, p session.Params) error {

@@ -99,7 +99,7 @@ func (d *delays) note(changes []replica.Change, own map[causal.Origin]bool, now 
 	at := now.UnixNano()
 	for i := range changes {
 		c := &changes[i]
-		if c.Local || c.Same || c.Quiet {
+		if c.Local || c.Same || c.Quiet || c.Ahead {
 			continue
 		}
 		old := c.Old

@@ -246,6 +246,9 @@ func notable(changes []replica.Change) (list []replica.Change) {
 
 // joins reports whether a request may go into the batch of those before it.
 func joins(t *replica.Txn, before, req *request) bool {
+	if t.Alone {
+		return false
+	}
 	if before.stage != nil || req.stage != nil {
 		return t.Size() <= replica.GroupSlack && req.size() <= replica.GroupSlack
 	}

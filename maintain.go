@@ -147,7 +147,21 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 	if err := db.reissueOrphans(ctx, u); err != nil {
 		return err
 	}
+	if err := db.sweepBroken(ctx); err != nil {
+		return err
+	}
 	return db.purge(ctx, u)
+}
+
+// sweepBroken sweeps what a join that broke off has staged.
+func (db *DB) sweepBroken(ctx context.Context) error {
+	began := time.Now()
+	for ctx.Err() == nil && time.Since(began) < purgeTime {
+		if more, err := replica.SweepBroken(background{db, ctx}); err != nil || !more {
+			return err
+		}
+	}
+	return nil
 }
 
 // purge goes on with the look at the tombstones that is under way, for purgeTime, or

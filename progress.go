@@ -29,6 +29,29 @@ type pullWork struct {
 	reported time.Time // when that was last reported
 	bytes    int64     // of the connection, and
 	keys     int64     // of the session, when it began
+	join     joinWork  // of a join
+}
+
+// joinWork estimates what is left of a join. Log entries and rows take different times, which differ with the store, so
+// as soon as some rows have come the estimate goes by these alone.
+type joinWork struct {
+	rows time.Time // when the first came
+	part float64   // that was done by then
+}
+
+// enoughRows is the part of the work that must have come in rows.
+const enoughRows = 0.03
+
+// left returns how long the rest will take, if so much is done of work that began then.
+func (j *joinWork) left(began, now time.Time, at session.Progress) time.Duration {
+	if at.Versions > 0 && j.rows.IsZero() {
+		j.rows, j.part = now, at.Part
+	}
+	part := 0.
+	if !j.rows.IsZero() && at.Part-j.part >= enoughRows {
+		began, part = j.rows, j.part
+	}
+	return time.Duration(float64(now.Sub(began)) * (1 - at.Part) / (at.Part - part))
 }
 
 // reportAfter is how long work takes before it is worth reporting.
@@ -47,9 +70,14 @@ func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 	}
 	keys, bytes := at.Versions, pace.In.Load()
 	w.now.Keys, w.now.Bytes = keys-w.keys, bytes-w.bytes
+	left := time.Duration(0)
+	if at.Part > 0 {
+		w.now.Total = at.Keys
+		left = w.join.left(w.began, now, at)
+	}
 	if work != w.now.Work {
 		w.end()
-		w.now, w.began, w.reported, w.bytes, w.keys = Progress{Work: work}, now, now, bytes, keys
+		w.now, w.began, w.reported, w.bytes, w.keys, w.join = Progress{Work: work}, now, now, bytes, keys, joinWork{}
 		if work == WorkPull {
 			w.now.Total = s.Behind()
 		}
@@ -58,7 +86,9 @@ func (w *pullWork) follow(s *session.Session, pace *transport.ProgressConn) {
 		return
 	}
 	w.reported, w.now.Peer, w.now.Remaining = now, w.peer(), 0
-	if left := w.now.Total - w.now.Keys; left > 0 && w.now.Keys > 0 {
+	if at.Part > 0 {
+		w.now.Remaining = left
+	} else if left := w.now.Total - w.now.Keys; left > 0 && w.now.Keys > 0 {
 		w.now.Remaining = time.Duration(float64(now.Sub(w.began)) * float64(left) / float64(w.now.Keys))
 	}
 	w.db.progress(w.now)

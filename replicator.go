@@ -334,7 +334,12 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 
 // committed is called with the queue's slot held after each commit.
 func (db *DB) committed(t *replica.Txn) {
-	db.watchers.publish(t.Changes)
+	if db.watchers.any() {
+		if err := t.Complete(); err != nil {
+			db.opts.Logger.Error("replicator: what a join brought cannot be read", "error", err)
+		}
+		db.watchers.publish(t.Changes)
+	}
 	n, local, remote := 0, false, false
 	for i := range t.Changes {
 		c := &t.Changes[i]

@@ -250,6 +250,7 @@ func (db *DB) verify(ctx context.Context) (*verification, error) {
 	v.view, err = replica.TakeView(db.with, func(r *replica.Replica) {
 		_, counting := r.Counting()
 		v.known, v.kept, v.rewound = !counting, r.Counters, r.Rewound()
+		v.tidied = v.tidied && !r.Stale() // a join under way stages log entries ahead
 	})
 	if err != nil {
 		return v, err

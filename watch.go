@@ -201,6 +201,13 @@ func (ws *watchers) remove(w *watcher) {
 	delete(ws.all, w)
 }
 
+// any reports whether anybody watches.
+func (ws *watchers) any() bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.all) > 0
+}
+
 // publish hands the changes of a commit to every watcher.
 func (ws *watchers) publish(changes []replica.Change) {
 	if len(changes) == 0 {

@@ -190,7 +190,7 @@ func (t *conversation) pack(f session.Frame) session.Frame {
 // a peer, or is its last word, can be read by everybody.
 func packable(kind session.FrameType) bool {
 	switch kind {
-	case session.FrameVectors, session.FrameAddresses, session.FramePull, session.FramePage, session.FrameChunk, session.FrameProbe, session.FrameProbeReply, session.FrameFetch, session.FrameWant:
+	case session.FrameVectors, session.FrameAddresses, session.FramePull, session.FrameJoin, session.FramePage, session.FrameEntries, session.FrameRows, session.FrameChunk, session.FrameProbe, session.FrameProbeReply, session.FrameFetch, session.FrameWant:
 		return true
 	}
 	return false

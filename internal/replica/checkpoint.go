@@ -156,6 +156,7 @@ func (r *Replica) checkpoint(v causal.Vector) {
 		r.flushMarks = r.flushMarks[:0]
 		r.safe, r.unsynced = r.commits, false
 		r.inDoubt = inDoubt{}
+		r.forgetDropped()
 	}
 	for _, d := range v {
 		r.Known.Raise(causal.Durable, d)
@@ -185,7 +186,7 @@ func (t *Txn) StageUpkeep() {
 // NeedsUpkeep reports whether anything waits to be known to be on disk, to be purged or to be
 // reissued.
 func (r *Replica) NeedsUpkeep() bool {
-	return r.unsynced || r.Known.Rev != r.savedRev || r.Tombstones > 0 || len(r.Cloud) > 0
+	return r.unsynced || r.Known.Rev != r.savedRev || r.Tombstones > 0 || len(r.Cloud) > 0 || len(r.broken) > 0
 }
 
 // Flushed takes note of how often goleveldb has flushed its memtable so far (C1).
@@ -219,6 +220,7 @@ func (r *Replica) NoteOnDisk(m FlushMark) {
 	}
 	r.checkpoint(m.vector)
 	r.resumable(m.resume)
+	r.forgetDropped()
 }
 
 // stableVector is what every member is known to have on disk, and we too.
@@ -239,7 +241,7 @@ func (r *Replica) stableVector() causal.Vector {
 // note takes in a transaction that was committed without Sync.
 func (d *inDoubt) note(t *Txn) {
 	for i := range t.Changes {
-		if d.much = d.much || len(t.Beside) > 0; d.much {
+		if d.much = d.much || len(t.Beside) > 0 || t.progress.ahead; d.much {
 			break
 		}
 		c := &t.Changes[i]
@@ -252,7 +254,7 @@ func (d *inDoubt) note(t *Txn) {
 		d.keys[string(c.Key)] = n
 		d.much = d.size > maxInDoubt || len(d.keys) > maxKeysInDoubt
 	}
-	if d.much = d.much || len(t.Beside) > 0; d.much {
+	if d.much = d.much || len(t.Beside) > 0 || t.progress.ahead; d.much {
 		d.keys = nil
 	}
 }

@@ -15,6 +15,7 @@ type Change struct {
 	Panicked    any  // what the resolver panicked with
 	Quiet       bool // nobody wrote: something was purged or named again
 	Same        bool // nothing is different: it was only written again
+	Ahead       bool // its log entry came ahead with a join: Versions leave out the time and the place in a batch
 }
 
 // observer learns of the changes that a replica takes in, while nobody else uses the replica.

@@ -92,7 +92,7 @@ func (r *Replica) StageClean(b leveldb.BatchReplay) error {
 	for _, n := range []int64{r.Keys, r.Tombstones, r.Conflicts} {
 		rec = binary.AppendUvarint(rec, uint64(n))
 	}
-	rec = append(rec, byte(store.Btoi(r.MayHaveStale)))
+	rec = append(rec, byte(store.Btoi(r.Stale())))
 	rec = store.AppendVector(rec, r.Cloud, r)
 	if _, counting := r.Counting(); !counting {
 		b.Put(store.MetaClean, rec)

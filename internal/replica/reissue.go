@@ -9,9 +9,9 @@ import (
 )
 
 // Orphans reports whether there are writes of earlier incarnations that nobody turned out to
-// cover.
+// cover. While a join is under way its server may be about to turn out to.
 func (r *Replica) Orphans() bool {
-	return slices.ContainsFunc(r.Cloud, func(d causal.Dot) bool { return r.Own[d.Origin] && !r.Known.Covers(d) })
+	return !r.Joining && slices.ContainsFunc(r.Cloud, func(d causal.Dot) bool { return r.Own[d.Origin] && !r.Known.Covers(d) })
 }
 
 // Reissuing writes orphans under new dots, some in a transaction, so that they can be covered (O5): same content, clock

@@ -61,7 +61,7 @@ func (t *Txn) RepairLocal(key []byte, stale []causal.Dot) (whole bool, err error
 		}
 	}
 	for _, d := range stale {
-		if a, ok := t.R.AliasOf(d.Origin); ok && !full.Has(d) {
+		if a, ok := t.R.AliasOf(d.Origin); ok && !full.Has(d) && !t.R.ahead.has(d) {
 			t.Batch.Delete(store.AppendLogKey(nil, a, d.Seq))
 		}
 	}

@@ -27,6 +27,7 @@ type Replica struct {
 	// crash, and may be less than was done.
 	durability            // what is on disk
 	resumption            // what unfinished pulls brought, and what is held back
+	joins                 // log entries that came ahead of their values
 	tombstones            // what a purge waits for
 	orphanRev    uint64   // grows when there may be new orphans, see Reissuing
 	census       *census  // counts what the store holds; nil once that is known

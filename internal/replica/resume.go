@@ -12,6 +12,7 @@ import (
 // resumption is what pulls brought above the version vector, so that it is not sent again.
 type resumption struct {
 	Pending  *pendingPull          // of an unfinished pull
+	Join     *JoinPoint            // of an unfinished join
 	Above    causal.SpanMap        // beyond the gaps that held-back values leave: counts as covered
 	HeldBack map[causal.Dot]uint64 // what is not taken here, with the sizes
 	Resume   resume                // what is stored of Pending and Above
@@ -88,15 +89,15 @@ func (r *Replica) resumePoint() resumePoint {
 	if pending == nil {
 		pending = &pendingPull{}
 	}
-	if len(pending.Done)+len(r.Above) == 0 {
+	if len(pending.Done)+len(r.Above) == 0 && r.Join == nil {
 		return p
 	}
 	b := store.AppendSpanMap([]byte{store.FormatVersion}, pending.Done)
-	b = binary.AppendUvarint(b, uint64(len(pending.Basis)))
-	for _, d := range pending.Basis {
-		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
-	}
+	b = appendDots(b, pending.Basis)
 	p.record = store.AppendSpanMap(b, r.Above)
+	if r.Join != nil {
+		p.record = r.Join.append(p.record)
+	}
 	return p
 }
 
@@ -140,39 +141,56 @@ func (r *Replica) readResume() error {
 		return err
 	}
 	r.Resume.stored = true
-	if p, above, ok := decodeResume(v); ok {
-		r.Pending, r.Above = p, above
+	if p, above, join, ok := decodeResume(v); ok {
+		r.Pending, r.Above, r.Join = p, above, join
 	}
 	return nil
 }
 
 // decodeResume reads the record of a resume point.
-func decodeResume(record []byte) (p *pendingPull, above causal.SpanMap, ok bool) {
+func decodeResume(record []byte) (p *pendingPull, above causal.SpanMap, join *JoinPoint, ok bool) {
 	d := store.Decoder{B: record}
 	if d.Format() != nil {
-		return nil, nil, false
+		return nil, nil, nil, false
 	}
-	p = &pendingPull{Done: d.SpanMap()}
+	p = &pendingPull{Done: d.SpanMap(), Basis: decodeDots(&d)}
+	above = d.SpanMap()
+	if len(d.B) > 0 {
+		join = decodeJoinPoint(&d)
+	}
+	return p, above, join, d.End() == nil
+}
+
+// appendDots writes a vector with its origins spelt out.
+func appendDots(b []byte, v causal.Vector) []byte {
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	for _, d := range v {
+		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
+	}
+	return b
+}
+
+// decodeDots reads what appendDots wrote.
+func decodeDots(d *store.Decoder) (v causal.Vector) {
 	for range d.Count(17) {
 		o := d.Origin()
-		if n := d.Seq(); n > 0 && (len(p.Basis) == 0 || p.Basis[len(p.Basis)-1].Origin.Compare(o) < 0) {
-			p.Basis = append(p.Basis, causal.Dot{Origin: o, Seq: n})
+		if n := d.Seq(); n > 0 && (len(v) == 0 || v[len(v)-1].Origin.Compare(o) < 0) {
+			v = append(v, causal.Dot{Origin: o, Seq: n})
 		} else {
 			d.Fail(store.ErrShort)
 		}
 	}
-	above = d.SpanMap()
-	return p, above, d.End() == nil
+	return v
 }
 
 // StartOver forgets where a pull broke off: a repair drops what may have been counted as
 // merged.
 func (r *Replica) StartOver() {
-	if r.Pending == nil && len(r.Above) == 0 && !r.Resume.stored {
+	if r.Pending == nil && len(r.Above) == 0 && r.Join == nil && !r.Resume.stored {
 		return
 	}
 	r.Resume.Rev++
-	r.Pending, r.Above, r.Resume.from = nil, nil, r.Resume.Rev
+	r.Pending, r.Above, r.Join, r.Resume.from = nil, nil, nil, r.Resume.Rev
 	r.resumable(resumePoint{rev: r.Resume.Rev})
 }
 

@@ -24,7 +24,7 @@ func FuzzResumePoint(f *testing.F) {
 	in.Add([]byte{store.FormatVersion, 0, 0, 0})
 	in.Add(binary.AppendUvarint([]byte{store.FormatVersion}, 1<<63))
 	fuzzing.Run1(in, func(t testing.TB, rec []byte) {
-		p, above, ok := decodeResume(rec)
+		p, above, _, ok := decodeResume(rec)
 		if !ok {
 			return
 		}
@@ -36,7 +36,7 @@ func FuzzResumePoint(f *testing.F) {
 		if len(p.Done)+len(above) == 0 {
 			return
 		}
-		q, again, ok := decodeResume(encode(p, above))
+		q, again, _, ok := decodeResume(encode(p, above))
 		require.True(t, ok)
 		require.Equal(t, p, q)
 		require.Equal(t, above, again)

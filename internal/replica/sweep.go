@@ -32,8 +32,19 @@ func (p *Tidying) sweep(h keeper) error {
 	return err
 }
 
-// sweep deletes a log entry, if still no log-index names it.
+// sweep deletes a log entry, if still no log-index names it, and it is not one that a join staged: its value may
+// be on its way (J3).
 func (t *Txn) sweep(logKey []byte) error {
+	if t.R.ahead != nil {
+		if d, err := store.LogDot(logKey, t.R); err != nil || t.R.ahead.has(d) {
+			return err
+		}
+	}
+	return t.sweepEntry(logKey)
+}
+
+// sweepEntry deletes a log entry, if still no log-index names it.
+func (t *Txn) sweepEntry(logKey []byte) error {
 	rec, err := t.R.Store.Get(logKey, nil)
 	if err == leveldb.ErrNotFound {
 		return nil

@@ -35,6 +35,7 @@ type Txn struct {
 	store.Counters // by how much they change
 	progress
 	bookkeeping
+	joined
 	scratch
 }
 
@@ -47,6 +48,7 @@ type progress struct {
 	swept    bool          // no stale entry is left in the log
 	unhinted [][]byte      // keys of which such a hint goes
 	Beside   [][]byte      // local keys that it writes, which are nowhere logged
+	ahead    bool          // it writes log entries ahead of what names them, which are in no key's state
 }
 
 // bookkeeping is what the batch has along of origins, checkpoint and resume point.
@@ -83,6 +85,7 @@ func (r *Replica) Begin() *Txn {
 	t.R, t.Sync, t.Decisions, t.Counters = r, false, nil, store.Counters{}
 	t.progress = progress{Rows: t.Rows[:0], seq: r.Seq, Beside: t.Beside}
 	t.bookkeeping = bookkeeping{aliases: r.recorded}
+	t.joined = joined{staged: t.joined.staged[:0], rows: t.joined.rows[:0]}
 	return t
 }
 
@@ -100,7 +103,7 @@ func (t *Txn) Clear() {
 
 // Empty reports whether there is nothing to commit.
 func (t *Txn) Empty() bool {
-	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && t.Counters == (store.Counters{}) && len(t.R.aliases) == t.aliases
+	return t.Batch.Len() == 0 && len(t.Rows) == 0 && len(t.gone) == 0 && !t.swept && !t.secures && len(t.joined.rows) == 0 && t.Counters == (store.Counters{}) && len(t.R.aliases) == t.aliases
 }
 
 // column is one column of what will be known once this is committed.
@@ -252,6 +255,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 			o.Note(c)
 		}
 	}
+	r.applyJoined(t)
 	r.savedRev = max(r.savedRev, t.saved)
 	r.Resume.saved = max(r.Resume.saved, t.resumed)
 	r.MayHaveStale = r.MayHaveStale && !t.swept
@@ -263,6 +267,7 @@ func (r *Replica) Apply(t *Txn, synced bool) {
 	if r.commits++; !synced {
 		r.dirty, r.unsynced = r.commits, true
 		r.inDoubt.note(t)
+		r.noteDropped(t)
 	} else if t.secures {
 		r.checkpoint(nil)
 	}

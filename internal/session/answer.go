@@ -58,7 +58,7 @@ func (s *Session) view(f func(r *replica.Replica)) (v replica.View, err error) {
 		if v, err = r.Look(); err != nil {
 			return
 		}
-		v.MayHaveStale, v.Keys = r.MayHaveStale, r.Keys
+		v.MayHaveStale, v.Keys = r.Stale(), r.Keys
 		v.Rows, v.Rev, v.Cloud = r.Known.Since(s.told.rev), r.Known.Rev, r.Cloud.Clone()
 		if f != nil {
 			f(r)

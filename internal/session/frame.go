@@ -35,13 +35,19 @@ const (
 	FramePush    FrameType = 18 // news follows as in the answer to a pull
 	FrameRequest FrameType = 19 // push me what I lack, and news at once from now on
 	FrameSpare   FrameType = 20 // what you pushed had come another way
+
+	FrameJoin     FrameType = 21 // as pull, and it may be answered in sections
+	FrameSections FrameType = 22 // it is: log entries follow, and then rows
+	FrameEntries  FrameType = 23 // log entries, in the order of the log
+	FrameRows     FrameType = 24 // keys with their values, in the order of the keys
 )
 
 const (
 	ProtocolMin = 1 // the oldest version spoken
 	ProtocolMax = 2 // the newest
 
-	streamVersion = 2 // the first that has streams
+	streamVersion = 2 // the first that has streams,
+	joinVersion   = 2 // and joins
 
 	FrameCap  = 4 << 20  // greatest frame
 	HelloCap  = 64 << 10 // greatest frame before the peer has proved who it is

@@ -19,6 +19,9 @@ type Midway struct {
 	Kind    byte // of its kinds,
 	Probed  bool // whose probe is unanswered
 
+	Joins    bool // it may be answered in sections,
+	Sections bool // and is
+
 	Stays bool // it has become a stream
 }
 
@@ -35,6 +38,15 @@ func NewMidway(h Host, dialed bool, p Params, m Midway) *Session {
 	}
 	if m.Pulling {
 		s.pulling = &pulling{session: s, question: FramePull}
+	}
+	if p := s.pulling; m.Joins {
+		p.question, p.asksJoin, p.vector = FrameJoin, true, s.known.Vector(causal.Covered)
+		h.With(func(r *replica.Replica) {
+			if r.Joining = true; m.Sections {
+				p.join = &joining{p: p}
+				r.BeginSections()
+			}
+		})
 	}
 	if m.Repair {
 		r := &repair{pulling: s.pulling, kind: repairKind(m.Kind % 4)}

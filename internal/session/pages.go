@@ -46,8 +46,13 @@ func (p *pulling) gotPage(payload []byte) error {
 	if keys, err = p.sort(keys); err != nil {
 		return err
 	}
-	if p.repair != nil {
+	switch {
+	case p.repair != nil:
 		return p.repair.takeKeys(keys)
+	case p.join != nil:
+		return p.join.gotKeys(marks, keys)
+	case p.asksJoin: // it is a pull like others, after all
+		p.leaveJoin()
 	}
 	return p.addPage(marks, keys, came)
 }
@@ -266,33 +271,36 @@ func checkKeys(h Host, keys []replica.RemoteKey) (err error) {
 	h.With(func(r *replica.Replica) {
 		latest := causal.StampOf(r.Now().Add(r.MaxSkew))
 		for _, k := range keys {
-			switch {
-			case store.Reserved(k.Key):
-				err = replica.ProtocolErrorf("an entry for the reserved key %.40q", k.Key)
-			case r.Local != nil && r.Local(k.Key):
-				err = replica.ProtocolErrorf("an entry for a key that is in a local range here; all replicas of a cluster need the same Options.LocalRanges")
-			}
-			for i := range k.Versions {
-				v := &k.Versions[i]
-				if v.NameOnly {
-					continue
-				}
-				if n := v.Context.Seq(r.Self); n > r.Seq {
-					err = replica.ProtocolErrorf("a write that has seen write %d of this replica, which has made only %d", n, r.Seq)
-				}
-				if v.Stamp > latest {
-					err = fmt.Errorf("%w: a write by %s is %v ahead", replica.ErrClockSkew, v.Origin.Short(), v.Stamp.Time().Sub(r.Now()))
-				}
-			}
-			for i := range k.Versions {
-				if v := &k.Versions[i]; v.Origin == r.Self && v.Seq > r.Seq {
-					err = replica.ProtocolErrorf("a write %d of this replica, which has made only %d", v.Seq, r.Seq)
-				}
-			}
-			if err != nil {
+			if err = checkKey(r, k.Key, k.Versions, latest); err != nil {
 				return
 			}
 		}
 	})
 	return err
+}
+
+// checkKey refuses versions of a key that no honest peer would send.
+func checkKey(r *replica.Replica, key []byte, versions []store.Version, latest causal.Stamp) error {
+	switch {
+	case store.Reserved(key):
+		return replica.ProtocolErrorf("an entry for the reserved key %.40q", key)
+	case r.Local != nil && r.Local(key):
+		return replica.ProtocolErrorf("an entry for a key that is in a local range here; all replicas of a cluster need the same Options.LocalRanges")
+	}
+	for i := range versions {
+		v := &versions[i]
+		if v.Origin == r.Self && v.Seq > r.Seq {
+			return replica.ProtocolErrorf("a write %d of this replica, which has made only %d", v.Seq, r.Seq)
+		}
+		if v.NameOnly {
+			continue
+		}
+		if v.Stamp > latest {
+			return fmt.Errorf("%w: a write by %s is %v ahead", replica.ErrClockSkew, v.Origin.Short(), v.Stamp.Time().Sub(r.Now()))
+		}
+		if n := v.Context.Seq(r.Self); n > r.Seq {
+			return replica.ProtocolErrorf("a write that has seen write %d of this replica, which has made only %d", n, r.Seq)
+		}
+	}
+	return nil
 }

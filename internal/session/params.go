@@ -25,6 +25,10 @@ type Host interface {
 // is there.
 type Flusher interface{ MakeDurable() error }
 
+// A Pacer is a Host whose store may fall behind. Pace waits, with nothing held, until it takes more without holding up
+// those who write.
+type Pacer interface{ Pace() }
+
 // Params say how a session is held.
 type Params struct {
 	// What the hello says.
@@ -36,6 +40,8 @@ type Params struct {
 	Window           int    // bytes that may be sent of one state; if less than a page, that is one page
 	BatchSize        int    // bytes of pages that are committed as one batch
 	MaxValue, MaxKey int    // bytes of what is taken here
+	RoundKeys        int64  // keys in one round of a join; 0 means the constant
+	JoinAbove        int64  // writes that must be lacked before a join is asked for; 0 means the constant
 	ListBelow        uint64 // dots that a repair lists rather than splits; 0 means replica.MaxListed
 
 	// OnHello is called once the peer has said who it is, and reports whether the last session with it

@@ -5,6 +5,7 @@ import (
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
 )
 
 // pulling is the half of a session that brings over what is missing here. Pages are merged as they come;
@@ -23,6 +24,11 @@ type pulling struct {
 	whole  bool          // the peer has sent everything
 	torn   bool          // it does not fit into one batch
 	vector causal.Vector // of the peer, in the first state that it sends; nil before that
+
+	asksJoin bool               // a join may come
+	join     *joining           // nil unless the answer comes in sections
+	resume   *replica.JoinPoint // where a join may go on; nil: nowhere
+	base     causal.Vector      // what was covered here when it was asked for
 
 	wants wants            // values that are still to be asked for
 	back  replica.HeldBack // what is not taken here
@@ -65,9 +71,16 @@ func (p *pulling) begin() error {
 		return p.startRepair(forReconcile)
 	}
 	var skip causal.SpanMap
-	s.host.With(func(r *replica.Replica) { skip = r.Skippable(&s.known) })
+	s.host.With(func(r *replica.Replica) {
+		skip = r.Skippable(&s.known)
+		p.base, p.resume = r.Known.Vector(causal.Covered), r.JoinPoint()
+	})
 	n := &s.sending
-	p.ask(FramePull, func(b []byte) []byte {
+	question := FramePull
+	if p.asksJoin {
+		question = FrameJoin
+	}
+	p.ask(question, func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(len(skip)))
 		for _, o := range causal.SortedOrigins(skip) {
 			b = binary.AppendUvarint(b, n.Number(o))
@@ -76,6 +89,14 @@ func (p *pulling) begin() error {
 				b = binary.AppendUvarint(b, sp.From)
 				b = binary.AppendUvarint(b, sp.To)
 			}
+		}
+		switch r := p.resume; {
+		case !p.asksJoin:
+		case r == nil:
+			b = append(b, 0)
+		default:
+			b = store.AppendVector(append(b, 1), r.First, n)
+			b = store.AppendBytes(store.AppendVector(b, r.Purged, n), r.Cursor)
 		}
 		return b
 	})
@@ -93,8 +114,12 @@ func (p *pulling) awaits(kind FrameType) bool {
 	switch kind {
 	case FrameProbeReply:
 		return p.question == FrameProbe
+	case FrameSections:
+		return p.question == FrameJoin
+	case FrameEntries, FrameRows:
+		return p.question == FrameJoin && p.join != nil
 	case FrameChunk, FramePage, FrameEnd:
-		return p.question == FramePull || p.question == FramePush || p.question == FrameWant || p.question == FrameFetch
+		return p.question == FramePull || p.question == FrameJoin || p.question == FramePush || p.question == FrameWant || p.question == FrameFetch
 	}
 	return false
 }
@@ -108,6 +133,12 @@ func (p *pulling) receive(kind FrameType, payload []byte) error {
 		return p.gotPage(payload)
 	case FrameEnd:
 		return p.gotEnd(payload)
+	case FrameSections:
+		return p.gotSections(payload)
+	case FrameEntries:
+		return p.join.gotEntries(payload)
+	case FrameRows:
+		return p.join.gotRows(payload)
 	}
 	return p.repair.gotReply(payload)
 }
@@ -155,6 +186,11 @@ func (p *pulling) gotEnd(payload []byte) error {
 		return replica.ProtocolErrorf("an end, and no answer to a want")
 	case p.repair == nil && !p.wants.begun:
 		p.whole = payload[0]&1 != 0
+		if p.join != nil {
+			if err := p.join.end(); err != nil {
+				return err
+			}
+		}
 	}
 	if p.question == FramePush {
 		return p.session.stream.takePush(p)
@@ -238,6 +274,7 @@ func (p *pulling) cover() error {
 		return nil
 	}
 	s.host.With(func(r *replica.Replica) {
+		r.Join = nil
 		if r.Resume.Rev++; len(p.back.Keys) == 0 {
 			r.Pending = nil
 		} else { // the next pull brings what is above the version vector once more

@@ -80,6 +80,10 @@ type Progress struct {
 	Pulling   bool  // a pull is under way here,
 	Repairing bool  // and this part of it is a repair
 	Versions  int64 // that the session has brought so far
+
+	// Of a join: how much of the work is done, from 0 to 1, and how many keys it comes to. 0 if that cannot be said.
+	Part float64
+	Keys int64
 }
 
 // Progress returns how far the session's own pull is.
@@ -87,6 +91,9 @@ func (s *Session) Progress() Progress {
 	p := Progress{Versions: int64(s.result.Pulled + s.result.Repaired)}
 	if s.pulling != nil {
 		p.Pulling, p.Repairing = true, s.pulling.repair != nil
+		if j := s.pulling.join; j != nil {
+			p.Part, p.Keys = j.progress()
+		}
 	}
 	return p
 }

@@ -57,9 +57,21 @@ func newServing(s *Session, payload []byte) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
+	skip, err := readSkip(&d, &s.reading)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.End(); err != nil {
+		return nil, replica.ProtocolErrorf("pull: %v", err)
+	}
+	return &serving{sender: sender{session: s, peer: s.known.Vector(causal.Covered)}, skip: skip, window: s.params.PageSize}, nil
+}
+
+// readSkip reads what need not be sent.
+func readSkip(d *store.Decoder, names *Names) (map[causal.Origin]causal.Spans, error) {
 	skip := map[causal.Origin]causal.Spans{}
 	for range d.Count(2) {
-		o, ok := s.reading.Origin(d.Uint())
+		o, ok := names.Origin(d.Uint())
 		if !ok {
 			return nil, replica.ProtocolErrorf("pull names an unknown origin")
 		}
@@ -68,10 +80,7 @@ func newServing(s *Session, payload []byte) (*serving, error) {
 		}
 		skip[o] = d.Spans()
 	}
-	if err := d.End(); err != nil {
-		return nil, replica.ProtocolErrorf("pull: %v", err)
-	}
-	return &serving{sender: sender{session: s, peer: s.known.Vector(causal.Covered)}, skip: skip, window: s.params.PageSize}, nil
+	return skip, nil
 }
 
 // Note takes in what a commit did to a key.
@@ -205,31 +214,39 @@ func (v *serving) leave() {
 
 // begin works out which parts of the log the peer lacks.
 func (v *serving) begin(r *replica.Replica) {
-	v.begun, v.regions, v.sent = true, []causal.Region{}, map[string]sentKey{}
+	v.begun, v.sent = true, map[string]sentKey{}
 	v.changed.keys = map[string]struct{}{}
 	r.Observe(v)
+	v.regions, v.tops = lackedBy(r, v.peer, v.skip, v.push != nil && v.push.own)
+}
+
+// lackedBy returns the parts of the log in which there may be something that a peer lacks, and up to where they go; own
+// leaves out what others wrote.
+func lackedBy(r *replica.Replica, peer causal.Vector, skip map[causal.Origin]causal.Spans, own bool) (regions []causal.Region, tops causal.Vector) {
+	regions = []causal.Region{}
 	lacks := func(o causal.Origin, from, top uint64) {
 		if top >= from {
-			v.regions = v.skip[o].Subtract(v.regions, causal.Region{Origin: o, Alias: r.Alias[o], From: from, To: top})
-			v.tops = v.tops.Raise(causal.Dot{Origin: o, Seq: top})
+			regions = skip[o].Subtract(regions, causal.Region{Origin: o, Alias: r.Alias[o], From: from, To: top})
+			tops = tops.Raise(causal.Dot{Origin: o, Seq: top})
 		}
 	}
-	if v.push != nil && v.push.own {
-		lacks(r.Self, v.peer.Seq(r.Self)+1, r.Seq)
-		return
+	if own {
+		lacks(r.Self, peer.Seq(r.Self)+1, r.Seq)
+		return regions, tops
 	}
-	peer, cloud := v.peer, r.Cloud
+	rest, cloud := peer, r.Cloud
 	for _, w := range r.Known.Rows {
 		var has, above uint64
-		peer, has = peer.Seek(w.Origin)
+		rest, has = rest.Seek(w.Origin)
 		cloud, above = cloud.Seek(w.Origin)
 		lacks(w.Origin, has+1, max(w.Seqs[causal.Covered], above))
 	}
 	for _, l := range r.Cloud {
 		if _, ok := r.Known.Find(l.Origin); !ok {
-			lacks(l.Origin, v.peer.Seq(l.Origin)+1, l.Seq)
+			lacks(l.Origin, peer.Seq(l.Origin)+1, l.Seq)
 		}
 	}
+	return regions, tops
 }
 
 // addChanged sends keys that changed meanwhile, and returns those that found no room.

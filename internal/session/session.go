@@ -75,6 +75,12 @@ func New(h Host, dialed bool, p Params) *Session {
 	if p.ListBelow == 0 {
 		p.ListBelow = replica.MaxListed
 	}
+	if p.RoundKeys == 0 {
+		p.RoundKeys = roundKeys
+	}
+	if p.JoinAbove == 0 {
+		p.JoinAbove = JoinAbove
+	}
 	return &Session{host: h, dialed: dialed, params: p}
 }
 
@@ -129,6 +135,8 @@ func (s *Session) dispatch(kind FrameType, payload []byte) error {
 		return s.gotAddresses(payload)
 	case kind == FramePull && (s.step == WaitPull || s.step == waitTheirs):
 		return s.serve(newServing(s, payload))
+	case kind == FrameJoin && s.mayJoin() && (s.step == WaitPull || s.step == waitTheirs):
+		return s.serve(newSections(s, payload))
 	case kind == FrameTurn && (s.step == WaitPull || s.step == WaitTurn):
 		return s.gotTurn(payload)
 	case p != nil && !s.Done() && p.awaits(kind):
@@ -169,6 +177,9 @@ func (s *Session) finishWell() {
 }
 
 func (s *Session) finish() {
+	if s.pulling != nil {
+		s.pulling.leaveJoin()
+	}
 	s.leaveServing()
 	s.leaveStream()
 	s.step = waitNothing

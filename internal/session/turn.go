@@ -6,15 +6,23 @@ import "github.com/level-replicator/replicator/internal/replica"
 func (s *Session) startPull() error {
 	p := newPulling(s)
 	var news int64
-	none := false
+	none, busy := false, false
 	s.host.With(func(r *replica.Replica) {
 		news = r.Known.Behind(&s.known)
 		none = p.nothingNew(r)
+		p.asksJoin, busy = p.joins(r, news)
+		p.asksJoin = p.asksJoin && !none
+		r.Joining = r.Joining || p.asksJoin
 	})
 	if none {
 		return s.pulled()
 	}
+	if busy { // J7
+		s.result.Skipped = SkippedBusy
+		return s.pulled()
+	}
 	if s.result.Skipped = s.host.EnterPull(s.theirs.Origin, news); s.result.Skipped != NotSkipped {
+		p.leaveJoin()
 		return s.pulled()
 	}
 	s.pulling, s.step = p, WaitAnswer
@@ -26,7 +34,19 @@ func (s *Session) leavePull() {
 		if s.pulling.question != FramePush { // which holds up no other
 			s.host.LeavePull(s.theirs.Origin)
 		}
+		s.pulling.leaveJoin()
 		s.pulling = nil
+	}
+}
+
+// leaveJoin lets other sessions join.
+func (p *pulling) leaveJoin() {
+	if p.asksJoin {
+		p.asksJoin = false
+		p.session.host.With(func(r *replica.Replica) {
+			r.BreakSections()
+			r.Joining = false
+		})
 	}
 }
 

@@ -64,7 +64,7 @@ type said struct {
 	session.Frame
 }
 
-var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed", "want", "stay", "push", "request", "spare"}
+var frameNames = [...]string{"", "hello", "refuse", "vectors", "addresses", "pull", "page", "chunk", "end", "turn", "bye", "probe", "probed", "fetch", "wait", "packed", "want", "stay", "push", "request", "spare", "join", "sections", "entries", "rows"}
 
 func frameName(k session.FrameType) string {
 	if int(k) < len(frameNames) {
@@ -167,6 +167,44 @@ func streamFixed(t testing.TB) (all []said) {
 	return all
 }
 
+// joinFixed are two conversations of version 2: a join that is cut off among the rows, and one that goes on there.
+func joinFixed(t testing.TB) (all []said) {
+	a, b := newFixedNode(t, "alpha"), newFixedNode(t, "beta")
+	a.put("both", "from alpha")
+	b.put("both", "from beta")
+	require.NoError(t, a.Commit(func(t *replica.Txn) error {
+		var ws []store.Write
+		for i := range 12 {
+			ws = append(ws, store.Write{Key: fmt.Appendf(nil, "key-%02d", i), Value: fmt.Appendf(nil, "value %d %s", i, strings.Repeat("x", 20+i%2))})
+		}
+		return t.Put(ws)
+	}))
+	a.del("key-03")
+	a.put("key-05", "anew")
+	converseFixed(t, a, b)
+	c := newFixedNode(t, "gamma")
+	for _, frames := range []int{11, 1000} {
+		p, q := c.params(), a.params()
+		p.JoinAbove, q.JoinAbove = 1, 1
+		sa, sb := session.New(c, true, p), session.New(a, false, q)
+		sa.Start()
+		for n := 0; n < frames && !sa.Done(); {
+			for _, x := range []struct{ from, to *session.Session }{{sa, sb}, {sb, sa}} {
+				for _, f := range speak(t, x.from) {
+					if n++; n <= frames {
+						all = append(all, said{x.from == sa, f})
+						require.NoError(t, x.to.Receive(f.Kind, f.Payload))
+					}
+				}
+			}
+		}
+		require.NoError(t, sa.Abandon())
+		require.NoError(t, sb.Abandon())
+	}
+	requireEqualNodes(t, a.node, c.node)
+	return all
+}
+
 // fixedConversations are such that every type of frame occurs, and leave nodes in
 // whose stores every kind of record does.
 func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
@@ -194,6 +232,8 @@ func fixedConversations(t testing.TB) (map[string][]said, fixedNode) {
 	all["apart"] = apartFixed(t)
 
 	all["stream"] = streamFixed(t)
+
+	all["join"] = joinFixed(t)
 
 	all["wait"] = []said{{false, session.Frame{Kind: session.FrameKeepalive, Payload: nil}}}
 

@@ -98,7 +98,7 @@ func (d *dry) prepared(dialed bool, waits session.Step) *session.Session {
 
 func (d *dry) midway(dialed bool, m session.Midway) *session.Session {
 	d.reset()
-	m.Peer = session.Hello{Min: 1, Max: 1, Cluster: "c1", Name: "alpha", Origin: fuzzNames[0], Addr: "alpha:9000"}
+	m.Peer = session.Hello{Min: 1, Max: 2, Cluster: "c1", Name: "alpha", Origin: fuzzNames[0], Addr: "alpha:9000"}
 	m.Named = fuzzNames
 	m.Known = []causal.Row{{Origin: fuzzNames[0], Seqs: [causal.Columns]uint64{9, 5, 3, 3}}, {Origin: fuzzNames[1], Seqs: [causal.Columns]uint64{1, 1, 1, 1}}}
 	return session.NewMidway(d, dialed, fixedNode{d.node, "beta.example:9000"}.params(), m)
@@ -161,6 +161,53 @@ func FuzzAddresses(f *testing.F) {
 
 func FuzzPull(f *testing.F) {
 	fuzzFrame(f, session.FramePull, func(d *dry) *session.Session { return d.prepared(false, session.WaitPull) })
+}
+
+func FuzzJoin(f *testing.F) {
+	fuzzFrame(f, session.FrameJoin, func(d *dry) *session.Session { return d.prepared(false, session.WaitPull) })
+}
+
+func FuzzSections(f *testing.F) {
+	fuzzFrame(f, session.FrameSections, func(d *dry) *session.Session {
+		return d.midway(true, session.Midway{Step: session.WaitAnswer, Pulling: true, Joins: true})
+	})
+}
+
+// FuzzEntries plays log entries to a replica that joins.
+func FuzzEntries(f *testing.F) {
+	fuzzFrame(f, session.FrameEntries, func(d *dry) *session.Session { return d.joining() })
+}
+
+// FuzzRows plays rows, which need entries, and something else in between.
+func FuzzRows(f *testing.F) {
+	c := &fuzzing.Corpus{F: f}
+	var entries, rows []byte
+	for _, s := range GoldenFrames(f, "join") {
+		switch s.Kind {
+		case session.FrameEntries:
+			entries = s.Payload
+		case session.FrameRows:
+			rows = s.Payload
+			c.Add(entries, rows)
+		}
+	}
+	c.Add([]byte{}, rows)
+	d := newDry(f)
+	fuzzing.Run2(c, func(t testing.TB, entries, rows []byte) {
+		d.t = t
+		s := d.joining()
+		for _, x := range []session.Frame{{Kind: session.FrameEntries, Payload: entries}, {Kind: session.FrameRows, Payload: rows}, {Kind: session.FrameEnd, Payload: []byte{1}}} {
+			if !s.Done() {
+				d.play(s, x.Kind, x.Payload)
+			}
+		}
+		require.NoError(t, s.Abandon())
+	})
+}
+
+// joining is a session that takes in a join.
+func (d *dry) joining() *session.Session {
+	return d.midway(true, session.Midway{Step: session.WaitAnswer, Pulling: true, Joins: true, Sections: true})
 }
 
 func FuzzProbe(f *testing.F) {
@@ -447,7 +494,7 @@ func FuzzHostileSession(f *testing.F) {
 		return b
 	}
 	c := &fuzzing.Corpus{F: f}
-	for _, name := range []string{"pull", "repair", "idle", "refusal", "stream"} {
+	for _, name := range []string{"pull", "repair", "idle", "refusal", "stream", "join"} {
 		c.Add(false, join(name, true))
 		c.Add(true, join(name, false))
 	}
@@ -460,7 +507,7 @@ func FuzzHostileSession(f *testing.F) {
 		n.put("gone", "x")
 		n.del("gone")
 		p := n.params()
-		p.Stay = stayParams().Stay
+		p.Stay, p.JoinAbove = stayParams().Stay, 1
 		s := session.New(n, dialed, p)
 		s.Start()
 		frames := 0

@@ -44,7 +44,7 @@ type countingIterator struct {
 }
 
 func (it countingIterator) count(ok bool) bool {
-	if ok && it.Key()[2] == store.KindLog {
+	if ok && store.Reserved(it.Key()) && it.Key()[2] == store.KindLog {
 		*it.entries++
 	}
 	return ok

@@ -189,7 +189,7 @@ func (n *simNode) checkKey(rs *simRecords, key string, s store.Siblings) error {
 	return n.resolves.check(key, vs, raw, there)
 }
 
-// checkStale allows log entries that no index names only if a crash left them.
+// checkStale allows log entries that no index names only if a crash left them, or a join staged them.
 func (n *simNode) checkStale(rs *simRecords) error {
 	first := n.stale == nil
 	if first {
@@ -201,8 +201,11 @@ func (n *simNode) checkStale(rs *simRecords) error {
 				continue
 			}
 			lk := rs.logKeys[e.Dot]
-			if first && n.crashed {
+			if first && (n.crashed || n.r.MayHaveStale) {
 				n.stale[lk] = true
+			}
+			if n.r.StagedAhead(e.Dot) {
+				continue
 			}
 			if !n.stale[lk] {
 				return fmt.Errorf("n%d: log entry %v of key %s is not named by the index %v", n.id, e.Dot, key, rs.index[key])

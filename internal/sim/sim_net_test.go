@@ -20,6 +20,9 @@ type simConn struct {
 	stalled int // nothing moves before this step
 	broken  bool
 	stream  bool // both replicas stayed
+
+	joins   *simEnd // the end that takes in a join; nil: none does
+	resumes bool    // it would go on where one broke off
 }
 
 type simEnd struct {
@@ -36,7 +39,7 @@ func (w *simWorld) params(n *simNode) session.Params {
 	return session.Params{
 		Name: fmt.Sprint("n", n.id), Addr: fmt.Sprintf("n%d:9000", n.id),
 		PageSize: w.conf.pageSize, ListBelow: w.conf.listBelow, BatchSize: w.conf.batchSize, MaxValue: n.maxValue, MaxKey: 64,
-		Window: w.conf.window(),
+		Window: w.conf.window(), JoinAbove: w.conf.joinAbove, RoundKeys: w.conf.roundKeys,
 		Stay: func(causal.Origin) (may, news bool) {
 			return w.conf.stays && !w.healed && len(w.conns) < 12, w.stats.steps%3 == 0
 		},
@@ -73,6 +76,7 @@ func (w *simWorld) flush(c *simConn, i int) {
 			w.stats.bytes += session.FrameHead + len(x.Payload)
 			w.stats.wants += int(store.Btoi(x.Kind == session.FrameWant))
 			w.countStream(c, i, x)
+			w.countJoin(c, i, x)
 		}
 	}
 	if e.s.Done() && !e.over {
@@ -169,6 +173,7 @@ func (w *simWorld) hangUpEnd(c *simConn, i int) {
 	if !e.s.Done() {
 		w.stats.cuts++
 		w.countBroken(c, i)
+		w.stats.brokenJoins += int(store.Btoi(c.joins == e))
 		w.logf("conn %d: n%d is cut off from n%d", c.id, e.n.id, e.peer.id)
 		w.ignore(e.s.Abandon())
 	}

@@ -28,6 +28,7 @@ type simNode struct {
 	syncWrites, syncPulls bool
 	holds     map[string]*held      // what the ghost says it holds
 	met       map[int]causal.Origin // who was last met at the address of a node
+	joined    *replica.Replica      // where it last joined
 	backups   []simImage            // of its disk
 	poison    []simPair             // a batch of which the disk said that it failed, and kept it
 	alone     bool                  // the next transaction is not joined by others
@@ -217,7 +218,7 @@ func (n *simNode) commitWith(stage func(t *replica.Txn) error, sync bool) error 
 					return err
 				}
 			}
-			if err := inner(t); err != nil || before {
+			if err := inner(t); err != nil || before || t.Alone {
 				return err
 			}
 			return t.Put(ws)
@@ -283,7 +284,7 @@ func (n *simNode) record(t *replica.Txn) (map[string]*held, error) {
 			if w == nil {
 				w, err = n.newWrite(t, k, prev, c.Versions, v)
 			} else {
-				err = w.same(key, v, true)
+				err = w.same(key, v, !c.Ahead)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("n%d: %w", n.id, err)
@@ -553,13 +554,19 @@ func (n *simNode) sweep() error {
 	if err := n.resolve(step); err != nil {
 		return err
 	}
+	for more := true; more; {
+		var err error
+		if more, err = replica.SweepBroken(unsyncedNode{n}); err != nil {
+			return err
+		}
+	}
 	rs, err := n.records()
 	if err != nil {
 		return err
 	}
 	for key, es := range rs.entries {
 		for _, e := range es {
-			if !rs.index[key].Has(e.Dot) {
+			if !rs.index[key].Has(e.Dot) && !n.r.StagedAhead(e.Dot) {
 				n.w.fail(fmt.Errorf("n%d swept its log and left %v of key %s", n.id, e.Dot, key))
 			}
 		}

@@ -69,6 +69,7 @@ func TestSimulation(t *testing.T) {
 		require.Empty(t, total.streamStats.missing(), "the simulator is meant to meet these")
 		require.Empty(t, total.condStats.missing(), "the simulator is meant to meet these")
 		require.NotZero(t, total.uncounted, "replicas that are still counting are meant to be checked")
+		require.Empty(t, total.joinStats.missing(), "the simulator is meant to meet these")
 	}
 }
 
@@ -99,6 +100,7 @@ type simStats struct {
 	reissued, purged, skewed, clones, restores, corrupted, bytes, rounds, wants, heldBack, uncounted, tidied int
 	streamStats
 	condStats
+	joinStats
 }
 
 func (s *simStats) add(o *simStats) {
@@ -109,7 +111,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return append([]*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.uncounted, &s.tidied}, append(s.streamStats.fields(), s.condStats.fields()...)...)
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.uncounted, &s.tidied}, slices.Concat(s.streamStats.fields(), s.condStats.fields(), s.joinStats.fields())...)
 }
 
 // window has one size of pages sent several to a state.
@@ -132,6 +134,8 @@ type simConf struct {
 	stays                            bool    // connections stay open after a session
 	conditions                       bool    // some clients read, think, and write on the condition of what they read
 	late                             bool    // what a disk holds is counted some time after it was opened
+	joinAbove                        int64   // writes that a node lacks before it joins,
+	roundKeys                        int64   // and the keys of a round
 	small, old                       float64 // parts of the nodes that take only small values, and that are of before
 }
 
@@ -243,6 +247,9 @@ func (w *simWorld) configure() {
 	w.conf.stays = w.streams && rand.New(rand.NewPCG(w.seed, 10)).IntN(4) > 0
 	w.thoughts = rand.New(rand.NewPCG(w.seed, 11))
 	w.conf.conditions = w.streams && w.thoughts.IntN(2) == 0
+	if joins := rand.New(rand.NewPCG(w.seed, 13)); w.streams {
+		w.conf.joinAbove, w.conf.roundKeys = pick[int64](joins, 1, 1, 3, 10, 0), pick[int64](joins, 1, 2, 5, 0)
+	}
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
 	}

@@ -110,6 +110,12 @@ func (d *Decoder) Uint() uint64 {
 	return v
 }
 
+// Int reads a number that may be negative.
+func (d *Decoder) Int() int64 {
+	v := d.Uint()
+	return int64(v>>1) ^ -int64(v&1)
+}
+
 // UpTo reads a number that must not exceed limit.
 func (d *Decoder) UpTo(limit uint64) uint64 {
 	v := d.Uint()
@@ -253,6 +259,11 @@ func (d *Decoder) Body(v *Version, os numbering) {
 	v.Offset = d.Seq()
 	v.Count = d.Seq()
 	v.Context = d.Vector(os)
+	d.CheckVersion(v)
+}
+
+// CheckVersion refuses a version that nobody can have written.
+func (d *Decoder) CheckVersion(v *Version) {
 	if d.Err == nil && (v.Seq == 0 || v.Offset >= max(v.Count, 1) || v.Offset >= v.Seq) {
 		d.Fail(fmt.Errorf("replicator: entry %d is not in its batch of %d", v.Offset, v.Count))
 	}

@@ -72,6 +72,14 @@ func DecodeResolved(rec []byte) (f Fingerprint, known bool) {
 
 // AppendEntry writes a log entry.
 func AppendEntry(b []byte, e *Entry, os numbering) []byte {
+	if e.Check = 0; !e.Deleted {
+		e.Check = Checksum(e.Value)
+	}
+	return AppendLogged(b, e, os)
+}
+
+// AppendLogged writes a log entry whose checksum is known.
+func AppendLogged(b []byte, e *Entry, os numbering) []byte {
 	flags := byte(0)
 	if e.Deleted {
 		flags |= FlagDeleted
@@ -86,7 +94,7 @@ func AppendEntry(b []byte, e *Entry, os numbering) []byte {
 	b = AppendBody(b, &e.Version, os)
 	b = AppendBytes(b, e.Key)
 	if !e.Deleted {
-		b = binary.BigEndian.AppendUint32(b, Checksum(e.Value))
+		b = binary.BigEndian.AppendUint32(b, e.Check)
 	}
 	if e.Inline && !e.Deleted {
 		b = append(b, e.Value...)

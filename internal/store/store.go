@@ -20,6 +20,11 @@ type Store interface {
 	Snapshot() (Snapshot, error)
 }
 
+// Sizer is a Store that estimates how large ranges of it are.
+type Sizer interface {
+	SizeOf(ranges []util.Range) (leveldb.Sizes, error)
+}
+
 type Snapshot interface {
 	Reader
 	Release()
