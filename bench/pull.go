@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"runtime/metrics"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
@@ -21,6 +25,10 @@ func pulling() (list []scenario) {
 	list = append(list, fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
 	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
 	list = append(list, suited.with(fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression), halfFull(), stall())...)
+	for _, n := range []int{1_000_000, 2_000_000, 5_000_000} {
+		list = append(list, join(n))
+		list = append(list, suited.with(join(n))...)
+	}
 	for _, network := range networks {
 		list = append(list, tails(network), idleSessions(network))
 	}
@@ -128,8 +136,9 @@ func fill(name, title string, c replicator.Compression) scenario {
 	s.rows = []row{
 		{name, "op/s", "keys a second; raw: random batches of 1000", atLeast(0.85)},
 		{name, cpuUnit, "processor time for a key, of both replicas", aim{}},
-		{name, "sec", "seconds", atMost(1.5)},
+		{name, "sec", "seconds", atMost(0.55)},
 		{name, "B", "on the wire", atMost(30e6)},
+		{name, "peak-B", "memory of both replicas at most", aim{}},
 	}
 	s.run = func(e *env) error {
 		if e.system == raw {
@@ -144,6 +153,86 @@ func fill(name, title string, c replicator.Compression) scenario {
 	return s
 }
 
+// join is a fill with many keys. The raw handle writes them in key order, as a copy would.
+func join(n int) scenario {
+	name := fmt.Sprintf("Join/keys=%d", n)
+	s := scenario{name: name, systems: local, large: true, title: fmt.Sprintf("An empty replica takes %d keys, values of 100 bytes, over TCP", n)}
+	s.rows = []row{
+		{name, "op/s", "keys a second; raw: batches of 1000 in key order", atLeast(1. / 3)},
+		{name, cpuUnit, "processor time for a key, of both replicas", aim{}},
+		{name, "sec", "seconds", aim{}},
+		{name, "B", "on the wire", aim{}},
+		{name, "peak-B", "memory of both replicas at most", atMost(200 << 20)},
+	}
+	s.run = func(e *env) error {
+		keys := n * e.fill / full.fill
+		if e.system == raw {
+			return e.rawCopies(name, keys)
+		}
+		source, err := e.source(keys)
+		if err != nil {
+			return err
+		}
+		return e.pulled(name, source, e.dir, keys, replicator.NoCompression)
+	}
+	return s
+}
+
+// rawCopies writes keys to a bare handle in their order.
+func (e *env) rawCopies(name string, n int) error {
+	db, err := leveldb.OpenFile(e.dir, e.storeOptions())
+	if err != nil {
+		return err
+	}
+	ks := newKeys(n, 1)
+	sort.Sort(inKeyOrder(ks))
+	began, used := time.Now(), cpu()
+	err = load(db, ks, 100)
+	e.emitPull(name, n, time.Since(began), cpu()-used)
+	return errors.Join(err, db.Close())
+}
+
+// inKeyOrder sorts keys.
+type inKeyOrder keys
+
+func (ks inKeyOrder) Len() int { return keys(ks).len() }
+
+func (ks inKeyOrder) Less(i, j int) bool {
+	return bytes.Compare(keys(ks).at(uint32(i)), keys(ks).at(uint32(j))) < 0
+}
+
+func (ks inKeyOrder) Swap(i, j int) {
+	var k [keySize]byte
+	a, b := keys(ks).at(uint32(i)), keys(ks).at(uint32(j))
+	copy(k[:], a)
+	copy(a, b)
+	copy(b, k[:])
+}
+
+// peak samples how much memory the process has, and returns a function that ends that and returns the most there was.
+func peak() (most func() int64) {
+	read := func() int64 {
+		s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+		metrics.Read(s)
+		return int64(s[0].Value.Uint64() - s[1].Value.Uint64())
+	}
+	debug.FreeOSMemory()
+	done, at := make(chan struct{}), make(chan int64)
+	go func() {
+		n := read()
+		for {
+			select {
+			case <-done:
+				at <- n
+				return
+			case <-time.After(20 * time.Millisecond):
+				n = max(n, read())
+			}
+		}
+	}()
+	return func() int64 { close(done); return <-at }
+}
+
 // rawLoads writes the keys of a fill to a bare handle that has the first of them.
 func (e *env) rawLoads(name string, has int) error {
 	db, err := leveldb.OpenFile(e.dir, e.storeOptions())
@@ -156,19 +245,16 @@ func (e *env) rawLoads(name string, has int) error {
 	if err == nil {
 		err = load(db, ks[has*keySize:], 100)
 	}
-	e.emitPull(name, e.fill-has, time.Since(began), cpu()-used, 0)
+	e.emitPull(name, e.fill-has, time.Since(began), cpu()-used)
 	return errors.Join(err, db.Close())
 }
 
-func (e *env) emitPull(name string, n int, took, used time.Duration, wire int64) {
+func (e *env) emitPull(name string, n int, took, used time.Duration, more ...benchfmt.Value) {
 	vs := []benchfmt.Value{
 		{Value: float64(n) / took.Seconds(), Unit: "op/s"}, {Value: used.Seconds() / float64(n), Unit: cpuUnit},
 		{Value: took.Seconds(), Unit: "sec"},
 	}
-	if wire > 0 {
-		vs = append(vs, benchfmt.Value{Value: float64(wire), Unit: "B"})
-	}
-	e.emit(name, n, vs...)
+	e.emit(name, n, append(vs, more...)...)
 }
 
 // pulled has a replica pull what another has, n keys of which are new to it.
@@ -184,6 +270,7 @@ func (e *env) pulled(name, from, to string, n int, c replicator.Compression) err
 		return err
 	}
 	ob.Peers = []string{a.Addr().String()}
+	memory := peak()
 	began, used := time.Now(), cpu()
 	b, err := e.replicate(to, ob)
 	if err != nil {
@@ -191,7 +278,7 @@ func (e *env) pulled(name, from, to string, n int, c replicator.Compression) err
 	}
 	err = agree(e.ctx, a, b)
 	in, out := bytesOf(b)
-	e.emitPull(name, n, time.Since(began), cpu()-used, in+out)
+	e.emitPull(name, n, time.Since(began), cpu()-used, benchfmt.Value{Value: float64(in + out), Unit: "B"}, benchfmt.Value{Value: float64(memory()), Unit: "peak-B"})
 	return errors.Join(err, b.Close(), a.Close())
 }
 
@@ -202,6 +289,7 @@ func halfFull() scenario {
 		{"HalfFull", "op/s", "keys a second; raw: random batches of 1000", atLeast(0.7)},
 		{"HalfFull", cpuUnit, "processor time for a key, of both replicas", aim{}},
 		{"HalfFull", "B", "on the wire", aim{}},
+		{"HalfFull", "peak-B", "memory of both replicas at most", aim{}},
 	}
 	s.run = func(e *env) error {
 		half := e.fill / 2
@@ -218,13 +306,14 @@ func halfFull() scenario {
 		if err == nil {
 			err = agree(e.ctx, a, b)
 		}
+		err = errors.Join(err, b.Close()) // or what follows is pushed to it
 		if err == nil {
 			err = load(a, ks[half*keySize:], 100)
 		}
 		if err == nil {
 			_, err = e.compacted(e.dir)
 		}
-		if err = errors.Join(err, b.Close(), a.Close()); err != nil {
+		if err = errors.Join(err, a.Close()); err != nil {
 			return err
 		}
 		return e.pulled("HalfFull", first, second, e.fill-half, replicator.NoCompression)
