@@ -28,7 +28,7 @@ type joining struct {
 }
 
 // rowsPerBatch is how many rows are merged at a time, as writers wait meanwhile.
-const rowsPerBatch = 1 << 10
+const rowsPerBatch = 1 << 9
 
 // entryWeight is what an entry takes, where a row takes 1: of the work that is left.
 const entryWeight = 0.35
