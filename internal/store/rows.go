@@ -26,7 +26,15 @@ func Rows(rd Reader, from []byte) iter.Seq2[Row, error] {
 		index := rd.NewIterator(KindRangeFrom(KindIndex, from), nil)
 		defer index.Release()
 		hasValue, indexed := values.Next(), index.Next()
-		for hasValue || indexed {
+		for {
+			// One that fails looks like one that has ended, and the rows would be taken for what they are not.
+			if err := errors.Join(values.Error(), index.Error()); err != nil {
+				yield(Row{}, err)
+				return
+			}
+			if !hasValue && !indexed {
+				return
+			}
 			r := joined(values, index, hasValue, indexed)
 			if !yield(r, nil) {
 				return
@@ -37,9 +45,6 @@ func Rows(rd Reader, from []byte) iter.Seq2[Row, error] {
 			if r.Indexed {
 				indexed = index.Next()
 			}
-		}
-		if err := errors.Join(values.Error(), index.Error()); err != nil {
-			yield(Row{}, err)
 		}
 	}
 }

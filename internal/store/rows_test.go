@@ -1,12 +1,16 @@
 package store_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/iterator"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/storage"
+	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 func TestRowsJoinValuesAndLogIndex(t *testing.T) {
@@ -45,4 +49,54 @@ func TestRowsJoinValuesAndLogIndex(t *testing.T) {
 	}
 	require.Len(t, errs, 1)
 	require.ErrorIs(t, errs[0], leveldb.ErrClosed)
+}
+
+// failing reads a store of which a part of the log-index cannot be read: an iterator ends there.
+type failing struct{ *leveldb.DB }
+
+func (f failing) NewIterator(g *util.Range, ro *opt.ReadOptions) iterator.Iterator {
+	it := f.DB.NewIterator(g, ro)
+	if g != nil && len(g.Start) > 2 && g.Start[2] == store.KindIndex {
+		return &failingIterator{Iterator: it}
+	}
+	return it
+}
+
+type failingIterator struct {
+	iterator.Iterator
+	steps int
+}
+
+var errBlock = errors.New("the block cannot be read")
+
+func (it *failingIterator) Next() bool {
+	it.steps++
+	return it.steps < 3 && it.Iterator.Next()
+}
+
+func (it *failingIterator) Error() error {
+	if it.steps >= 3 {
+		return errBlock
+	}
+	return nil
+}
+
+func TestRowsOfAnIndexThatCannotBeReadAreNotTakenForUnlogged(t *testing.T) {
+	db, err := leveldb.Open(storage.NewMemStorage(), nil)
+	require.NoError(t, err)
+	defer db.Close()
+	for _, k := range []string{"a", "b", "c", "d"} {
+		require.NoError(t, db.Put([]byte(k), []byte("value"), nil))
+		require.NoError(t, db.Put(store.KindKey(store.KindIndex, []byte(k)), []byte("index"), nil))
+	}
+	rows := 0
+	for r, err := range store.Rows(failing{db}, nil) {
+		if err != nil {
+			require.ErrorIs(t, err, errBlock)
+			break
+		}
+		rows++
+		require.True(t, r.HasValue && r.Indexed, "%s", r.Key)
+	}
+	require.Equal(t, 2, rows)
 }
