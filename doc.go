@@ -65,8 +65,17 @@
 //
 // # Reacting to changes
 //
-// [DB.Watch] yields local and remote changes in the order in which they were committed here. It
-// never slows writers down: a reader that falls too far behind learns that it missed changes.
+// [DB.Changes] yields what has changed since a cursor, and then what is committed, here or at peers.
+// The cursor is good at every replica, so an index, a cache or an outbox can be kept by it through
+// restarts and failures: see examples/index and examples/webhook. It costs a log read when it catches
+// up, and a few microseconds per change and consumer after that.
+//
+// [DB.Watch] yields changes from now on, each of them, in the order in which they were committed here,
+// and has no cursor: it is for what lives no longer than the process, a page that shows what happens,
+// or a test. A reader that falls too far behind learns that it missed changes. Neither slows writers
+// down.
+//
+// To know how far replicas are, rather than what they write, poll [DB.Status] or use Options.Events.
 //
 // # Choosing keys
 //

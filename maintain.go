@@ -139,6 +139,9 @@ func (db *DB) maintainStore(ctx context.Context, u *upkeep) error {
 		u.saved = now
 		if err := db.commit(func(t *replica.Txn) error {
 			t.StageUpkeep()
+			if db.feeds.hub.Active() {
+				t.StageNames()
+			}
 			return nil
 		}); err != nil {
 			return err

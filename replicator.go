@@ -52,6 +52,7 @@ type DB struct {
 	// Callers and what they see. All of these guard themselves, but for delays.
 	waiters  waiters
 	watchers watchers
+	feeds    feeds
 	activity activity
 	delays   delays // the queue's slot guards it
 
@@ -170,6 +171,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 		peers:        newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		gossip:       newGossip(),
 		delays:       newDelays(o.Now()),
+		feeds:        feeds{news: newSignal()},
 		lifecycle:    newLifecycle(),
 	}
 	r.Config.Resolve = d.decider.resolve
@@ -334,12 +336,17 @@ func (db *DB) commit(stage func(t *replica.Txn) error) error {
 
 // committed is called with the queue's slot held after each commit.
 func (db *DB) committed(t *replica.Txn) {
-	if db.watchers.any() {
+	told := t.Changes
+	if db.feeds.hub.Active() || db.watchers.any() {
 		if err := t.Complete(); err != nil {
 			db.opts.Logger.Error("replicator: what a join brought cannot be read", "error", err)
 		}
-		db.watchers.publish(t.Changes)
+		if slices.ContainsFunc(told, func(c replica.Change) bool { return !c.Local }) {
+			told = inTime(told)
+		}
 	}
+	db.watchers.publish(told)
+	db.feeds.publish(t, told)
 	n, local, remote := 0, false, false
 	for i := range t.Changes {
 		c := &t.Changes[i]

@@ -13,7 +13,7 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 )
 
-// Change is a change of one key, as [DB.Watch] yields it.
+// Change is a change of one key, as [DB.Watch] and [DB.Changes] yield it.
 type Change struct {
 	Key     []byte
 	Value   []byte // nil if Deleted
@@ -24,8 +24,16 @@ type Change struct {
 	// Conflict reports whether the key is in conflict now. Value is the resolved value then.
 	Conflict bool
 	// Version is the version that reads return. Of a merged value it is the sibling that the
-	// resolver's result stands for.
+	// resolver's result stands for. Its Time is zero where Changes yields all keys.
 	Version Version
+	// Resolver reports that nobody wrote: the resolver has decided anew, or may have.
+	Resolver bool
+
+	// Reset and Cursor are for Changes alone. A Change with Reset has nothing else: what the consumer has may be more than
+	// there is. One without a key has a Cursor alone.
+	Reset bool
+	// Cursor is not zero where it may be stored: all of it has been yielded.
+	Cursor Cursor
 }
 
 // The bytes that wait for a reader are bounded. A reader that reads may have more of them:
@@ -177,7 +185,8 @@ func (w *watcher) add(changes []replica.Change) {
 func publicChange(c *replica.Change) Change {
 	v := c.Winner()
 	v.Value = slices.Clone(v.Value)
-	return Change{Key: slices.Clone(c.Key), Value: v.Value, Deleted: v.Deleted, Local: c.Local, Conflict: c.Conflict, Version: publicVersion(&v)}
+	return Change{Key: slices.Clone(c.Key), Value: v.Value, Deleted: v.Deleted, Local: c.Local, Conflict: c.Conflict, Version: publicVersion(&v),
+		Resolver: len(c.Versions) > 0 && c.Versions.SameDots(c.Old)}
 }
 
 // watchers are those of a database. They guard themselves.
@@ -215,9 +224,6 @@ func (ws *watchers) publish(changes []replica.Change) {
 	}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if len(ws.all) > 0 && slices.ContainsFunc(changes, func(c replica.Change) bool { return !c.Local }) {
-		changes = inTime(changes)
-	}
 	for w := range ws.all {
 		w.add(changes)
 	}

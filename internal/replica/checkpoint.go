@@ -67,6 +67,9 @@ func (r *Replica) FlushMark() FlushMark {
 	return FlushMark{vector: r.Known.Vector(causal.Covered), commits: r.commits, resume: r.resumePoint()}
 }
 
+// Commits returns how many transactions were committed since the opening.
+func (r *Replica) Commits() uint64 { return r.commits }
+
 // OnDisk reports whether all that a mark stands for is known to be on disk.
 func (r *Replica) OnDisk(m FlushMark) bool { return !r.unsynced || r.safe >= m.commits }
 
@@ -172,6 +175,17 @@ func (t *Txn) StageCheckpoints() {
 	}
 	t.savedFrom, t.saved = t.R.savedRev, t.R.Known.Rev
 	t.stageResume()
+}
+
+// StageNames writes the checkpoint, with Sync, of all origins of which it is not known to be on disk: what it
+// covers then keeps its name, whatever a crash takes.
+func (t *Txn) StageNames() {
+	for _, w := range t.R.Known.Rows {
+		if d := (causal.Dot{Origin: w.Origin, Seq: w.Seqs[causal.Durable]}); d.Seq > t.R.Durable.Seq(causal.Durable, d.Origin) {
+			t.raise(causal.Durable, d)
+			t.Sync = true
+		}
+	}
 }
 
 // StageUpkeep writes what is written every few seconds: checkpoint and members. If all is

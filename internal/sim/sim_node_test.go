@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/feed"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
@@ -19,6 +21,7 @@ type simNode struct {
 	w        *simWorld
 	id       int
 	r        *replica.Replica // nil while down
+	hub      *feed.Hub        // of this opening
 	disk     simDisk
 	skew     time.Duration // of its wall clock
 	paused   bool
@@ -65,6 +68,9 @@ func (n *simNode) open() error {
 	}
 	n.disk.write(simPairs(b), true)
 	n.r, n.failed, n.resolves, n.stamp = r, false, resolves, 0
+	n.hub = new(feed.Hub)
+	limits := rand.New(rand.NewPCG(n.w.seed, 100+uint64(n.w.stats.openings)))
+	n.hub.Limit(pick(limits, 500, 3000, 1<<20), pick(limits, 200, 1<<20))
 	n.w.stats.openings++
 	n.w.logf("n%d opens as %s", n.id, r.Self.Short())
 	if err := n.findOut(); err != nil {
@@ -253,6 +259,7 @@ func (n *simNode) commitWith(stage func(t *replica.Txn) error, sync bool) error 
 		rows[i].Seqs[causal.Durable] = n.r.Known.Seq(causal.Covered, rows[i].Origin)
 	}
 	n.r.Apply(t, t.Sync)
+	n.hub.Publish(t, t.Changes)
 	maps.Copy(n.holds, next)
 	n.w.stats.commits++
 	if err := n.coveredIsHeld(rows); err != nil {
@@ -504,6 +511,9 @@ func (n *simNode) upkeep() error {
 	return n.commitWith(func(t *replica.Txn) error {
 		t.StageCheckpoints()
 		t.StageMembers()
+		if len(n.w.consumers) > 0 {
+			t.StageNames()
+		}
 		return nil
 	}, n.w.chance(0.2))
 }

@@ -161,6 +161,9 @@ type simWorld struct {
 
 	thoughts *rand.Rand // of clients that think; apart, as sizes are
 	thinkers []simThinker
+
+	consumers []*simConsumer
+	consumed  consumerStats
 }
 
 func (w *simWorld) logf(format string, args ...any) {
@@ -195,7 +198,12 @@ func (w *simWorld) up() []*simNode {
 	return slices.DeleteFunc(slices.Clone(w.nodes), func(n *simNode) bool { return n.r == nil })
 }
 
-func runSimulation(seed uint64, ops int, streams bool) (w *simWorld) {
+func runSimulation(seed uint64, ops int, streams bool) *simWorld {
+	return runWorld(seed, ops, streams, false)
+}
+
+// runWorld runs one schedule, with or without consumers of changes.
+func runWorld(seed uint64, ops int, streams, consumers bool) (w *simWorld) {
 	w = &simWorld{seed: seed, rand: rand.New(rand.NewPCG(seed, 7)), ghost: newGhost(), blocked: map[[2]int]bool{}, streams: streams, verbose: *simVerbose}
 	defer func() {
 		if p := recover(); p != nil {
@@ -208,6 +216,9 @@ func runSimulation(seed uint64, ops int, streams bool) (w *simWorld) {
 	for range 2 + w.rand.IntN(4) {
 		w.addNode(nil)
 	}
+	if consumers {
+		w.addConsumers()
+	}
 	switch w.rand.IntN(4) { // bugs of long schedules are others than those of short ones
 	case 0:
 		ops = 1 + ops/10
@@ -216,9 +227,13 @@ func runSimulation(seed uint64, ops int, streams bool) (w *simWorld) {
 	}
 	for w.stats.ops < ops && w.err == nil {
 		w.step()
+		w.consume()
 	}
 	if w.err == nil {
 		w.heal()
+	}
+	if w.err == nil {
+		w.drain()
 	}
 	return w
 }

@@ -1,0 +1,120 @@
+package sim
+
+import (
+	"testing"
+
+	"github.com/level-replicator/replicator/internal/causal"
+	"github.com/level-replicator/replicator/internal/feed"
+	"github.com/level-replicator/replicator/internal/replica"
+	"github.com/level-replicator/replicator/internal/store"
+	"github.com/stretchr/testify/require"
+)
+
+// published commits what is staged, and tells the hub.
+func (n *node) published(h *feed.Hub, stage func(t *replica.Txn) error) {
+	require.NoError(n.t, n.Commit(stage))
+	h.Publish(&n.r.Txn, n.r.Txn.Changes)
+}
+
+// A sibling that is found to be superseded goes without a new version, so the log above any cursor says
+// nothing of it.
+//
+// design.md: F4
+func TestFeed_DeliversWhatChangesWithoutANewVersion(t *testing.T) {
+	for _, limit := range []int{1, 1 << 20} { // the hub still has the commit, or has kept only this of it
+		n := newNode(t)
+		h := new(feed.Hub)
+		h.Limit(limit, 1<<20)
+		winner, loser := foreign(2, 1), foreign(1, 1)
+		winner.Clock = 7
+		n.mergeFrom(&causal.Knowledge{}, winner, loser)
+		n.put("z", "1")
+		r := feed.NewReader(h, n.With, feed.Position{}, feed.Config{PageKeys: 1})
+		defer r.Close()
+		p, err := r.Next()
+		require.NoError(t, err)
+		require.Equal(t, "2/1", string(p.Records[0].Value))
+		require.True(t, p.Records[0].Conflict)
+		require.False(t, r.Live())
+		var peer causal.Knowledge
+		for _, c := range []causal.Column{causal.Covered, causal.Pruned} {
+			peer.Raise(c, winner.Dot)
+		}
+		n.published(h, func(t *replica.Txn) error {
+			_, err := t.Reconcile([]byte("k"), []store.Version{loser}, &peer)
+			return err
+		})
+		require.Equal(t, []string{"1/1"}, n.values("k"))
+		var last string
+		for !p.Idle {
+			p, err = r.Next()
+			require.NoError(t, err)
+			for i := range p.Records {
+				if string(p.Records[i].Key) == "k" {
+					last = string(p.Records[i].Value)
+				}
+			}
+		}
+		require.Equal(t, "1/1", last)
+	}
+}
+
+// A tombstone that is purged while a consumer catches up is in no log any more.
+//
+// design.md: F3
+func TestFeed_DeliversADeletionThatIsPurgedMeanwhile(t *testing.T) {
+	n := newNode(t)
+	h := new(feed.Hub)
+	for _, k := range []string{"a", "k", "z"} {
+		n.put(k, "1")
+	}
+	at := feed.Position{Root: n.r.Known.Vector(causal.Covered)}
+	n.put("a", "2")
+	n.del("k")
+	n.saved()
+	r := feed.NewReader(h, n.With, at, feed.Config{PageKeys: 1})
+	defer r.Close()
+	p, err := r.Next()
+	require.NoError(t, err)
+	require.Empty(t, p.Reset)
+	require.Equal(t, "a", string(p.Records[0].Key))
+	n.r.TombstoneTTL = 0
+	purging := n.r.BeginPurge()
+	require.NoError(t, purging.Next(publishing{testKeeper{testHost: n, step: 100}, n, h}))
+	require.Zero(t, n.r.Tombstones)
+	deleted := false
+	for !p.Idle {
+		p, err = r.Next()
+		require.NoError(t, err)
+		require.Empty(t, p.Reset)
+		for i := range p.Records {
+			deleted = deleted || string(p.Records[i].Key) == "k" && p.Records[i].Deleted
+		}
+	}
+	require.True(t, deleted)
+
+	late := feed.NewReader(h, n.With, at, feed.Config{})
+	defer late.Close()
+	p, err = late.Next()
+	require.NoError(t, err)
+	require.Equal(t, feed.Purged, p.Reset)
+}
+
+// publishing is a keeper that tells the hub.
+type publishing struct {
+	testKeeper
+	n *node
+	h *feed.Hub
+}
+
+func (k publishing) Each(keys [][]byte, stage replica.Stager) error {
+	for len(keys) > 0 {
+		done := 0
+		k.n.published(k.h, func(t *replica.Txn) (err error) {
+			done, err = stage(t, keys)
+			return err
+		})
+		keys = keys[done:]
+	}
+	return nil
+}
