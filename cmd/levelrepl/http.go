@@ -43,6 +43,9 @@ type web struct {
 //	GET  /versions/KEY                 all versions of a key
 //	GET  /conflicts?from=&limit=       a page of the keys in conflict
 //	POST /take/KEY?version=ORIGIN/SEQ  resolves a conflict
+//	GET  /changes?since=&prefix=&follow=1
+//	                                   what has changed since a cursor, as JSON lines, or as
+//	                                   server-sent events if that is accepted
 //	GET  /status                       replicator.Status
 //	GET  /verify, POST /repair         replicator.Report
 //	GET  /                             the status page, for people
@@ -55,6 +58,7 @@ func newHandler(n *local, maxValue int64, m *memory) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /kv", w.listing(w.list))
 	mux.Handle("GET /conflicts", w.listing(w.conflicts))
+	mux.HandleFunc("GET /changes", w.changes)
 	mux.Handle("GET /status", answer(w.status))
 	mux.Handle("GET /verify", answer(w.alone(n.verify)))
 	mux.Handle("POST /repair", answer(w.alone(n.repair)))
@@ -229,7 +233,7 @@ func statusOf(err error) int {
 		return own.status
 	case errors.Is(err, leveldb.ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, replicator.ErrReservedKey), errors.Is(err, errNoTag):
+	case errors.Is(err, replicator.ErrReservedKey), errors.Is(err, errNoTag), errors.Is(err, replicator.ErrCursor):
 		return http.StatusBadRequest
 	case errors.As(err, &changed):
 		return http.StatusPreconditionFailed
@@ -243,7 +247,7 @@ func statusOf(err error) int {
 		return http.StatusGone
 	case errors.As(err, &few), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
-	case errors.Is(err, replicator.ErrFailed), errors.Is(err, leveldb.ErrClosed), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+	case errors.Is(err, replicator.ErrFailed), errors.Is(err, replicator.ErrBehind), errors.Is(err, leveldb.ErrClosed), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError

@@ -133,7 +133,7 @@ Exit codes: 0 fine; 1 the answer is no (a difference, a fault, a missing key);
 	_ = root.RegisterFlagCompletionFunc("encoding", cobra.FixedCompletions([]string{"auto", "quoted", "base64", "raw"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newServe(a), newStatus(a), newGet(a), newPut(a), newDel(a), newScan(a),
-		newConflicts(a), newResolve(a), newVerify(a), newRepair(a), newCompare(a), newLog(a),
+		newConflicts(a), newResolve(a), newVerify(a), newRepair(a), newCompare(a), newLog(a), newChanges(a),
 		newAdopt(a), newSecret(a), newVersion(a),
 	)
 	return root

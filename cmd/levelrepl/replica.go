@@ -34,6 +34,7 @@ type replica interface {
 	versions(ctx context.Context, key []byte) ([]version, error)
 	conflicts(ctx context.Context, from []byte, limit int) (page, error)
 	take(ctx context.Context, key []byte, name string, c condition) error
+	changes(ctx context.Context, w wanted, each func(c change) error) error
 	verify(ctx context.Context) (replicator.Report, error)
 	repair(ctx context.Context) (replicator.Report, error)
 	io.Closer

@@ -172,7 +172,7 @@ func (s *serving) serveHTTP(ctx context.Context, stop *stopping, l net.Listener,
 	if isLoopback(l.Addr()) {
 		h = onlyLoopback(h)
 	}
-	server := newServer(h, o, s.handler)
+	server := newServer(until(ctx, h), o, s.handler)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(cs) }()
 	fmt.Fprintf(s.out, "answering http://%s\n", l.Addr())

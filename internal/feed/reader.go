@@ -205,7 +205,7 @@ func (r *Reader) look(rep *replica.Replica) bool {
 	if len(r.own) != len(rep.Own) {
 		r.own = maps.Clone(rep.Own)
 	}
-	r.stale, r.keys = rep.MayHaveStale, rep.Keys
+	r.stale, r.keys = rep.Stale(), rep.Keys
 	at := rep.Commits()
 	if r.mode == fresh {
 		v := r.since.Vector()
