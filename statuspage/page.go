@@ -24,6 +24,16 @@ type Page struct {
 	Conflicts []Conflict        `json:"conflicts"`       // the first 20 keys in conflict, in key order
 	More      int64             `json:"more"`            // keys in conflict that are not listed
 	Error     string            `json:"error,omitempty"` // why the list of conflicts ends early
+	Changes   []Change          `json:"changes"`         // the latest 10 since somebody began to look at the page, the newest first
+}
+
+// list lists the latest changes.
+func (p *Page) list(changes []Change) {
+	p.Changes = append([]Change{}, changes...)
+	names := names(&p.Status)
+	for i := range p.Changes {
+		p.Changes[i].Replica = names[p.Changes[i].Origin]
+	}
 }
 
 // Conflict is a key in conflict.

@@ -49,6 +49,8 @@ func Handler(db *replicator.DB) http.Handler { return &handler{db: db} }
 type handler struct {
 	db *replicator.DB
 
+	latest latest
+
 	mu   sync.Mutex
 	page *Page // the latest; never changed
 	read time.Time
@@ -64,6 +66,7 @@ func (h *handler) current() *Page {
 	defer h.mu.Unlock()
 	if h.page == nil || time.Since(h.read) >= maxAge {
 		h.page = newPage(h.db, h.page)
+		h.page.list(h.latest.look(h.db))
 		h.read = time.Now()
 	}
 	return h.page

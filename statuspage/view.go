@@ -25,6 +25,7 @@ type view struct {
 	Work                               []work
 	Conflicts                          []conflictView
 	MoreConflicts                      string
+	Changes                            []changeView
 	Blockers, Refusals                 []string
 	Origins                            string
 	Claims                             []claim
@@ -43,6 +44,9 @@ type work struct {
 	Text, Note string
 	Value, Max int64
 }
+
+// changeView is a key that has changed, and how.
+type changeView struct{ Key, What string }
 
 type claim struct{ Origin, Of, Seq, Durable string }
 
@@ -76,6 +80,13 @@ func newView(p *Page) *view {
 	}
 	if p.Error != "" {
 		v.MoreConflicts = strings.TrimSpace(v.MoreConflicts + " The rest cannot be read: " + strings.TrimPrefix(p.Error, "replicator: ") + ".")
+	}
+	for _, c := range p.Changes {
+		what := "written"
+		if c.Deleted {
+			what = "deleted"
+		}
+		v.Changes = append(v.Changes, changeView{keyText(c.Key), fmt.Sprintf("%s by %s, %s", what, cmp.Or(c.Replica, c.Origin.Short()), ago(c.Time, s.Time))})
 	}
 	for _, b := range s.Blockers {
 		v.Blockers = append(v.Blockers, fmt.Sprintf("%s has not confirmed one for %s; last heard %s.",
