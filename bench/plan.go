@@ -235,5 +235,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), sizes(), besides(), openings(), pulling(), spreading(), loads(), origined(), others())
+	return slices.Concat(writing(), sizes(), besides(), openings(), pulling(), feeds(), spreading(), loads(), origined(), others())
 }

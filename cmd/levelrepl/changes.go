@@ -81,7 +81,7 @@ func (n *remote) changes(ctx context.Context, w wanted, each func(c change) erro
 	if w.follow {
 		q.Set("follow", "1")
 	}
-	resp, err := n.ask(ctx, http.MethodGet, "/changes", q, nil, http.StatusOK)
+	resp, err := n.ask(ctx, http.MethodGet, "/changes", q, nil, http.StatusOK, nil)
 	if err != nil {
 		return err
 	}
