@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -150,13 +151,14 @@ func (v *sections) produce() error {
 func (v *sections) begin() error {
 	s := v.session
 	var regions []causal.Region
-	var tops, covers causal.Vector
-	var purged causal.Knowledge
+	var tops, covers, purged causal.Vector
+	var sum causal.Sum
 	var keys int64
 	var sizes store.Store
 	st, err := s.view(func(r *replica.Replica) {
 		regions, tops = lackedBy(r, v.peer, v.skip, false)
-		covers, purged, keys, sizes = r.Known.Vector(causal.Covered), r.Known, r.Keys+r.Tombstones, r.Store
+		covers, purged, sum = r.Known.Vector(causal.Covered), r.Known.Vector(causal.Purged), r.Known.VectorSum
+		keys, sizes = r.Keys+r.Tombstones, r.Store
 		r.Observe(v)
 	})
 	if err != nil {
@@ -176,9 +178,7 @@ func (v *sections) begin() error {
 	}
 	if p := v.resume; p != nil {
 		within := func(d causal.Dot) bool { return covers.Contains(d) || v.peer.Contains(d) }
-		known := func(d causal.Dot) bool {
-			return purged.Seq(causal.Purged, d.Origin) >= d.Seq || v.peer.Contains(d)
-		}
+		known := func(d causal.Dot) bool { return purged.Contains(d) || v.peer.Contains(d) }
 		if slices.ContainsFunc(p.First, func(d causal.Dot) bool { return !within(d) }) || slices.ContainsFunc(p.Purged, func(d causal.Dot) bool { return !known(d) }) {
 			v.resume = nil
 		} else {
@@ -186,13 +186,10 @@ func (v *sections) begin() error {
 			s.result.Withheld = true // the peer covers less than this state when it has all
 		}
 	}
-	s.told.vectorSum = purged.VectorSum
+	s.told.vectorSum = sum
 	v.lacked, v.tops = regions, tops
-	slices.SortStableFunc(v.lacked, func(a, b causal.Region) int {
-		if c := a.Origin.Compare(b.Origin); c != 0 {
-			return c
-		}
-		return int(store.Btoi(a.From > b.From)) - int(store.Btoi(a.From < b.From))
+	slices.SortFunc(v.lacked, func(a, b causal.Region) int {
+		return cmp.Or(a.Origin.Compare(b.Origin), cmp.Compare(a.From, b.From))
 	})
 	s.sendRows(st.Rows, st.Rev, st.Cloud, nil)
 	how := sectionsAnew
