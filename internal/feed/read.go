@@ -173,12 +173,6 @@ func (b *builder) conflicts() error {
 	return it.Error()
 }
 
-// logged is a log entry, and whether its value is there.
-type logged struct {
-	store.Entry
-	whole bool
-}
-
 // log delivers what the log of an origin has, in the order in which it was written.
 func (b *builder) log(o causal.Origin, from, to uint64) error {
 	alias, ok := b.view.AliasOf(o)
@@ -207,7 +201,7 @@ func (b *builder) log(o causal.Origin, from, to uint64) error {
 }
 
 // entries reads a part of the log, as much as there is room for, and returns up to where that goes.
-func (b *builder) entries(alias uint32, from, to uint64) (entries []logged, end uint64, err error) {
+func (b *builder) entries(alias uint32, from, to uint64) (entries []replica.Logged, end uint64, err error) {
 	it := b.view.NewIterator(store.LogRange(alias, from, to), &opt.ReadOptions{DontFillCache: true})
 	defer it.Release()
 	room := b.config.PageKeys - len(b.page.Records)
@@ -223,62 +217,29 @@ func (b *builder) entries(alias uint32, from, to uint64) (entries []logged, end 
 			continue
 		}
 		e.Key, e.Value, e.Context = slices.Clone(e.Key), nil, nil
-		entries = append(entries, logged{Entry: e, whole: e.Deleted || b.config.KeysOnly})
+		entries = append(entries, replica.Logged{Entry: e, Read: e.Deleted || b.config.KeysOnly})
 	}
 	return entries, to, it.Error()
 }
 
-const (
-	sortedFrom    = 64 // fewer values are looked up one by one
-	seekThreshold = 32 // keys that are passed over rather than sought
-)
-
-// values reads the values of versions that are alone, in key order, until they come to as much as a
-// page holds. What it leaves is looked up.
-func (b *builder) values(entries []logged) error {
-	if b.view.MayHaveStale {
-		return nil
-	}
-	var due []*logged
+// values reads the values of versions that are alone, as many as come to what a page holds.
+func (b *builder) values(entries []replica.Logged) error {
+	var due []*replica.Logged
 	for i := range entries {
-		if e := &entries[i]; !e.whole && !e.Inline {
+		if e := &entries[i]; !e.Read && !e.Inline {
 			due = append(due, e)
 		}
 	}
-	// Where keys lie far apart a lookup is as good, and better for values that were written just now:
-	// it ends in the memtable, while an iterator moves in all tables.
-	if len(due) < sortedFrom || b.view.Keys/int64(len(due)) > seekThreshold {
-		return nil
-	}
-	slices.SortFunc(due, func(x, y *logged) int { return bytes.Compare(x.Key, y.Key) })
-	it := b.view.NewIterator(&util.Range{Limit: store.ReservedStart}, &opt.ReadOptions{DontFillCache: true})
-	defer it.Release()
-	at, left := false, b.config.PageBytes
-	for _, e := range due {
-		for i := 0; at && i < seekThreshold && bytes.Compare(it.Key(), e.Key) < 0; i++ {
-			at = it.Next()
-		}
-		if !at || bytes.Compare(it.Key(), e.Key) < 0 {
-			at = it.Seek(e.Key)
-		}
-		if at && bytes.Equal(it.Key(), e.Key) {
-			e.Value = slices.Clone(it.Value())
-			e.whole = e.CheckValue() == nil
-		}
-		if left -= len(e.Value); left < 0 {
-			break
-		}
-	}
-	return it.Error()
+	return b.view.ReadValues(due, b.config.PageBytes, slices.Clone[[]byte])
 }
 
 // entry delivers the key of a log entry.
-func (b *builder) entry(e *logged) error {
+func (b *builder) entry(e *replica.Logged) error {
 	if !e.Inline && !b.view.MayHaveStale { // it is alone: the log has one entry for each version
 		if b.give([]causal.Dot{e.Dot}, b.first.Contains) {
 			return nil
 		}
-		if !e.whole {
+		if !e.Read {
 			if err := e.ReadValue(b.view); err != nil {
 				return err
 			}

@@ -163,20 +163,14 @@ func decodeResume(record []byte) (p *pendingPull, above causal.SpanMap, join *Jo
 
 // appendDots writes a vector with its origins spelt out.
 func appendDots(b []byte, v causal.Vector) []byte {
-	b = binary.AppendUvarint(b, uint64(len(v)))
-	for _, d := range v {
-		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
-	}
-	return b
+	return store.AppendSpelt(binary.AppendUvarint(b, uint64(len(v))), v)
 }
 
 // decodeDots reads what appendDots wrote.
 func decodeDots(d *store.Decoder) (v causal.Vector) {
 	for range d.Count(17) {
-		o := d.Origin()
-		if n := d.Seq(); n > 0 && (len(v) == 0 || v[len(v)-1].Origin.Compare(o) < 0) {
-			v = append(v, causal.Dot{Origin: o, Seq: n})
-		} else {
+		ok := false
+		if v, ok = d.Spelt(v); !ok {
 			d.Fail(store.ErrShort)
 		}
 	}

@@ -332,7 +332,7 @@ func (v *serving) enough(p *page) bool {
 
 // addEntry sends the key of a log entry, with all its versions, and reports whether
 // values of it are still to be sent.
-func (v *serving) addEntry(st *replica.View, p *page, e *logged) (apart bool, err error) {
+func (v *serving) addEntry(st *replica.View, p *page, e *replica.Logged) (apart bool, err error) {
 	if !e.Inline && !st.MayHaveStale { // it is alone: the log has one entry for each version
 		if err := readValue(st, e); err != nil {
 			return false, err

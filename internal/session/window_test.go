@@ -47,7 +47,7 @@ func TestPull_ReadsValuesTogetherUpToABound(t *testing.T) {
 		require.NoError(t, readValues(&st, entries, most))
 		read := 0
 		for i := range entries {
-			read += int(store.Btoi(entries[i].read))
+			read += int(store.Btoi(entries[i].Read))
 			require.NoError(t, readValue(&st, &entries[i]))
 			want, err := db.Get(entries[i].Key, nil)
 			require.NoError(t, err)
