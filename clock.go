@@ -3,7 +3,6 @@ package replicator
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -71,12 +70,7 @@ func (db *DB) Digest() Digest {
 
 // MarshalBinary returns the token as bytes.
 func (t Token) MarshalBinary() ([]byte, error) {
-	b := []byte{tokenVersion}
-	for _, d := range t.claim {
-		b = append(b, d.Origin[:]...)
-		b = binary.AppendUvarint(b, d.Seq)
-	}
-	return b, nil
+	return store.AppendSpelt([]byte{tokenVersion}, t.claim), nil
 }
 
 // UnmarshalBinary reads what MarshalBinary gave.
@@ -87,14 +81,13 @@ func (t *Token) UnmarshalBinary(b []byte) error {
 	d := store.Decoder{B: b[1:]}
 	var claim causal.Vector
 	for len(d.B) > 0 {
-		e := causal.Dot{Origin: d.Origin(), Seq: d.Seq()}
-		switch n := len(claim); {
+		ok := false
+		switch claim, ok = d.Spelt(claim); {
 		case d.Err != nil:
 			return errors.New("replicator: malformed token: it is cut short or damaged")
-		case e.Seq == 0 || n > 0 && claim[n-1].Origin.Compare(e.Origin) >= 0:
+		case !ok:
 			return errors.New("replicator: malformed token: its entries are not in order")
 		}
-		claim = append(claim, e)
 	}
 	t.claim = claim
 	return nil

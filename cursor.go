@@ -68,10 +68,7 @@ func (c Cursor) appendTo(flags byte, more []byte, v causal.Vector) []byte {
 		b = store.AppendBytes(b, c.at.Key)
 	}
 	b = binary.AppendUvarint(b, uint64(len(v)))
-	for _, d := range v {
-		b = append(b, d.Origin[:]...)
-		b = binary.AppendUvarint(b, d.Seq)
-	}
+	b = store.AppendSpelt(b, v)
 	return binary.BigEndian.AppendUint32(b, store.Checksum(b))
 }
 
@@ -148,11 +145,10 @@ func decodeCursor(b []byte) (c Cursor, since uint64, err error) {
 		c.at.Key = bytes.Clone(d.Bytes(len(d.B)))
 	}
 	for range d.Count(17) {
-		e := causal.Dot{Origin: d.Origin(), Seq: d.Seq()}
-		if n := len(c.at.Root); e.Seq == 0 || n > 0 && c.at.Root[n-1].Origin.Compare(e.Origin) >= 0 {
+		ok := false
+		if c.at.Root, ok = d.Spelt(c.at.Root); !ok {
 			return fail("its entries are not in order")
 		}
-		c.at.Root = append(c.at.Root, e)
 	}
 	if d.End() != nil || len(c.at.Root) == 0 && !c.at.Scanning && since == 0 {
 		return fail("it is cut short or damaged")

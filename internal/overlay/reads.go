@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
@@ -54,7 +55,7 @@ func (rs *Reads) Spans() Spans {
 	for key := range rs.keys {
 		all = append(all, alone([]byte(key)))
 	}
-	return join(all)
+	return store.JoinRanges(all)
 }
 
 // IsKey reports whether a range is one key.
@@ -67,24 +68,6 @@ func alone(key []byte) util.Range { return util.Range{Start: key, Limit: behind0
 
 // behind0 appends the first key that is above a key.
 func behind0(b, key []byte) []byte { return append(append(b, key...), 0) }
-
-// join sorts ranges, joins those that meet, and leaves out empty ones.
-func join(rs []util.Range) Spans {
-	rs = slices.DeleteFunc(rs, func(r util.Range) bool { return bytes.Compare(r.Start, r.Limit) >= 0 })
-	slices.SortFunc(rs, func(a, b util.Range) int { return bytes.Compare(a.Start, b.Start) })
-	kept := rs[:0]
-	for _, r := range rs {
-		if n := len(kept); n > 0 && bytes.Compare(r.Start, kept[n-1].Limit) <= 0 {
-			if bytes.Compare(r.Limit, kept[n-1].Limit) > 0 {
-				kept[n-1].Limit = r.Limit
-			}
-			continue
-		}
-		kept = append(kept, r)
-	}
-	clear(rs[len(kept):])
-	return kept
-}
 
 // Contains reports whether a key is in one of the ranges.
 func (ss Spans) Contains(key []byte) bool {
@@ -192,7 +175,7 @@ func (rs *Reads) closeLocked(r *Recorder) {
 	rs.ranges = append(rs.ranges, r.passed)
 	r.passed = util.Range{} // its slices are the list's now
 	if len(rs.ranges) > 2*rs.joined+joinAt {
-		rs.ranges = join(rs.ranges)
+		rs.ranges = store.JoinRanges(rs.ranges)
 		rs.joined = len(rs.ranges)
 	}
 }

@@ -271,3 +271,21 @@ func (d *Decoder) CheckVersion(v *Version) {
 		d.Fail(errors.New("replicator: a causal context covers its own dot"))
 	}
 }
+
+// AppendSpelt appends dots with their origins spelt out, for readers that know no aliases.
+func AppendSpelt(b []byte, v causal.Vector) []byte {
+	for _, d := range v {
+		b = binary.AppendUvarint(append(b, d.Origin[:]...), d.Seq)
+	}
+	return b
+}
+
+// Spelt reads one of them and appends it to v, and reports whether it comes behind the others of a vector: if not it
+// is left out.
+func (d *Decoder) Spelt(v causal.Vector) (_ causal.Vector, ok bool) {
+	e := causal.Dot{Origin: d.Origin(), Seq: d.Seq()}
+	if n := len(v); e.Seq == 0 || n > 0 && v[n-1].Origin.Compare(e.Origin) >= 0 {
+		return v, false
+	}
+	return append(v, e), true
+}

@@ -10,25 +10,34 @@ import (
 // NormalRanges returns ranges that hold the same keys, sorted, apart and without
 // empty ones; the reserved range ends the last. They share no bytes with those given.
 func NormalRanges(ranges []*util.Range) []*util.Range {
-	var all []*util.Range
+	var all []util.Range
 	for _, g := range ranges {
 		v := Visible(g)
-		if string(v.Start) < string(v.Limit) {
-			all = append(all, &util.Range{Start: slices.Clone(v.Start), Limit: slices.Clone(v.Limit)})
-		}
+		all = append(all, util.Range{Start: slices.Clone(v.Start), Limit: slices.Clone(v.Limit)})
 	}
-	slices.SortFunc(all, func(a, b *util.Range) int { return bytes.Compare(a.Start, b.Start) })
 	var apart []*util.Range
-	for _, g := range all {
-		if n := len(apart); n > 0 && string(g.Start) <= string(apart[n-1].Limit) {
-			if string(g.Limit) > string(apart[n-1].Limit) {
-				apart[n-1].Limit = g.Limit
+	for _, g := range JoinRanges(all) {
+		apart = append(apart, &g)
+	}
+	return apart
+}
+
+// JoinRanges sorts ranges, joins those that meet, and leaves out empty ones. It uses the same memory.
+func JoinRanges(ranges []util.Range) []util.Range {
+	ranges = slices.DeleteFunc(ranges, func(g util.Range) bool { return bytes.Compare(g.Start, g.Limit) >= 0 })
+	slices.SortFunc(ranges, func(a, b util.Range) int { return bytes.Compare(a.Start, b.Start) })
+	kept := ranges[:0]
+	for _, g := range ranges {
+		if n := len(kept); n > 0 && bytes.Compare(g.Start, kept[n-1].Limit) <= 0 {
+			if bytes.Compare(g.Limit, kept[n-1].Limit) > 0 {
+				kept[n-1].Limit = g.Limit
 			}
 			continue
 		}
-		apart = append(apart, g)
+		kept = append(kept, g)
 	}
-	return apart
+	clear(ranges[len(kept):])
+	return kept
 }
 
 // InRanges reports whether a key lies in one of a few normal ranges.
