@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/level-replicator/replicator/internal/crashfs"
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/sim"
 	"github.com/level-replicator/replicator/internal/store"
@@ -19,16 +18,10 @@ import (
 func recordJoin(seed uint64) (*crashRun, error) {
 	w := newCrashWorld(seed, 2<<10, 200)
 	w.keys, w.joinAbove = 16, 1
-	sa, sb := crashfs.New(nil), crashfs.New(nil)
-	for _, s := range []*crashfs.Storage{sa, sb} {
-		n, err := w.open(s, true)
-		if err != nil {
-			return nil, err
-		}
-		n.close()
+	run, sa, sb, err := w.newRun()
+	if err != nil {
+		return nil, err
 	}
-	run := &crashRun{crashWorld: w, rec: sa.Record(), peer: sb.Record()}
-	var err error
 	if w.b, err = w.open(sb, true); err != nil {
 		return nil, err
 	}

@@ -127,23 +127,30 @@ type crashRun struct {
 	rec, peer *crashfs.Recording
 }
 
+// newRun begins a run, with the storages of a and b, which are recorded from now on.
+func (w *crashWorld) newRun() (run *crashRun, sa, sb *crashfs.Storage, err error) {
+	sa, sb = crashfs.New(nil), crashfs.New(nil)
+	for _, s := range []*crashfs.Storage{sa, sb} {
+		// A crash while goleveldb makes its directory is not ours to survive.
+		n, err := w.open(s, true)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		n.close()
+	}
+	return &crashRun{crashWorld: w, rec: sa.Record(), peer: sb.Record()}, sa, sb, nil
+}
+
 // record runs a workload. What b commits is on disk and checkpointed at once, so
 // that b opened on its storage is as good as b that never ended.
 func record(seed uint64, steps, buffer, page int) (*crashRun, error) {
 	w := newCrashWorld(seed, buffer, page)
 	w.forgets = seed%2 == 0
 	w.joinAbove = int64(store.Btoi(seed%4 < 2)) // so half of the runs that forget and half of the others join
-	sa, sb := crashfs.New(nil), crashfs.New(nil)
-	for _, s := range []*crashfs.Storage{sa, sb} {
-		// A crash while goleveldb makes its directory is not ours to survive.
-		n, err := w.open(s, true)
-		if err != nil {
-			return nil, err
-		}
-		n.close()
+	run, sa, sb, err := w.newRun()
+	if err != nil {
+		return nil, err
 	}
-	run := &crashRun{crashWorld: w, rec: sa.Record(), peer: sb.Record()}
-	var err error
 	if w.a, err = w.open(sa, false); err != nil {
 		return nil, err
 	}

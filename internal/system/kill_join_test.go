@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/level-replicator/replicator"
-	"github.com/level-replicator/replicator/internal/testdb"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 )
@@ -84,13 +82,8 @@ func TestKilledWhileJoining(t *testing.T) {
 		t.Skip("kills processes")
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	raw, err := leveldb.OpenFile(filepath.Join(t.TempDir(), "peer"), nil)
-	require.NoError(t, err)
-	peer, err := replicator.Replicate(raw, &replicator.Options{Listener: l, Logger: quiet})
-	require.NoError(t, err)
-	defer peer.Close()
+	peer := startSurvivor(t)
+	addr := peer.Addr().String()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	write := func(n int) {
 		b := new(leveldb.Batch)
@@ -111,38 +104,30 @@ func TestKilledWhileJoining(t *testing.T) {
 		require.NoError(t, err)
 		o := &replicator.Options{Listen: "127.0.0.1:0", Logger: quiet}
 		if all {
-			o.Peers = []string{l.Addr().String()}
+			o.Peers = []string{addr}
 		}
 		db, err := replicator.Replicate(raw, o)
 		require.NoError(t, err)
 		defer db.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		for all && db.Digest() != peer.Digest() {
-			require.NoError(t, db.Sync(ctx))
+		if all {
+			peer.requireAgreement(ctx, t, db)
 		}
 		r, err := db.Verify(ctx)
 		require.NoError(t, err)
 		require.Empty(t, r.Faults)
-		if all {
-			require.Equal(t, testdb.Contents(t, db), testdb.Contents(t, peer))
-		}
-	}
-	forget := func() { // else the process is told of all the addresses where it was before
-		for _, p := range peer.Status().Peers {
-			_ = peer.RemovePeer(p.Addr)
-		}
 	}
 	root, joins := t.TempDir(), 0
 	dir := filepath.Join(root, "0")
-	whole := runJoiner(t, dir, l.Addr().String(), time.Minute)
+	whole := runJoiner(t, dir, addr, time.Minute)
 	require.NotZero(t, whole)
 	check(dir, true)
-	forget()
+	peer.forgetPeers()
 	dir = filepath.Join(root, "1")
 	for round := range *killJoins {
 		write(20)
-		if joined := runJoiner(t, dir, l.Addr().String(), time.Duration(rnd.Float64()*float64(whole))); joined > 0 {
+		if joined := runJoiner(t, dir, addr, time.Duration(rnd.Float64()*float64(whole))); joined > 0 {
 			check(dir, true)
 			require.NoError(t, os.RemoveAll(dir))
 			joins++
@@ -150,7 +135,7 @@ func TestKilledWhileJoining(t *testing.T) {
 		} else if round%8 == 7 {
 			check(dir, false)
 		}
-		forget()
+		peer.forgetPeers()
 	}
 	check(dir, true)
 	t.Logf("%d kills; a join that nothing disturbs takes %v, and %d came to their end all the same", *killJoins, whole.Round(time.Millisecond), joins)

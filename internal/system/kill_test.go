@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,6 +170,34 @@ func requireAcknowledged(t *testing.T, dir, round string, v *victim, was map[str
 	}
 }
 
+// survivor is the peer of a process that is killed.
+type survivor struct{ *replicator.DB }
+
+func startSurvivor(t *testing.T) survivor {
+	raw, err := leveldb.OpenFile(filepath.Join(t.TempDir(), "peer"), nil)
+	require.NoError(t, err)
+	db, err := replicator.Replicate(raw, &replicator.Options{Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	return survivor{db}
+}
+
+// forgetPeers forgets the addresses of the process. Else that is told of all where it was before, and is killed while
+// it still tries them.
+func (s survivor) forgetPeers() {
+	for _, p := range s.Status().Peers {
+		_ = s.RemovePeer(p.Addr) // some have no address of their own
+	}
+}
+
+// requireAgreement waits until another replica agrees with it, and demands that both hold the same.
+func (s survivor) requireAgreement(ctx context.Context, t *testing.T, db *replicator.DB) {
+	for db.Digest() != s.Digest() {
+		require.NoError(t, db.Sync(ctx))
+	}
+	require.Equal(t, testdb.Contents(t, db), testdb.Contents(t, s.DB))
+}
+
 // TestKilledProcessesLoseNothing kills a real process under load again and again.
 // What it acknowledged must be there, and it must agree with its peer in the end.
 //
@@ -181,25 +208,15 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "victim")
 	quiet := slog.New(slog.DiscardHandler)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	raw, err := leveldb.OpenFile(filepath.Join(t.TempDir(), "peer"), nil)
-	require.NoError(t, err)
-	peer, err := replicator.Replicate(raw, &replicator.Options{Listener: l, Logger: quiet})
-	require.NoError(t, err)
-	defer peer.Close()
+	peer := startSurvivor(t)
 
 	was, total := map[string]string{}, 0
 	var opened []time.Duration
 	for round := range *killRounds {
 		require.NoError(t, peer.Put(fmt.Appendf(nil, "peer/%d", round%50), fmt.Appendf(nil, "%d", round), nil))
 		name := fmt.Sprint(round)
-		v := runVictim(t, dir, l.Addr().String(), name, time.Duration(50+rand.IntN(350))*time.Millisecond)
-		// Else it is told of all the addresses where it was before, and is killed while it
-		// still tries them.
-		for _, p := range peer.Status().Peers {
-			_ = peer.RemovePeer(p.Addr) // some have no address of their own
-		}
+		v := runVictim(t, dir, peer.Addr().String(), name, time.Duration(50+rand.IntN(350))*time.Millisecond)
+		peer.forgetPeers()
 		requireAcknowledged(t, dir, name, &v, was)
 		for _, n := range v.acked {
 			total += n
@@ -209,15 +226,12 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 
 	left, err := leveldb.OpenFile(dir, nil)
 	require.NoError(t, err)
-	db, err := replicator.Replicate(left, &replicator.Options{Listen: "127.0.0.1:0", Peers: []string{l.Addr().String()}, Logger: quiet})
+	db, err := replicator.Replicate(left, &replicator.Options{Listen: "127.0.0.1:0", Peers: []string{peer.Addr().String()}, Logger: quiet})
 	require.NoError(t, err)
 	defer db.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for db.Digest() != peer.Digest() {
-		require.NoError(t, db.Sync(ctx))
-	}
-	require.Equal(t, testdb.Contents(t, db), testdb.Contents(t, peer))
+	peer.requireAgreement(ctx, t, db)
 	for k, want := range was {
 		got, err := peer.Get([]byte("a"+k), nil)
 		if want == "" {
