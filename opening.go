@@ -136,29 +136,15 @@ func (o *opening) report(db *DB) error {
 // counted estimates how many bytes of the records that are counted lie below one of them.
 func counted(raw *leveldb.DB, below []byte) (done, all int64, err error) {
 	index, log := store.KindRange(store.KindIndex), store.KindRange(store.KindLog)
-	sizes, err := raw.SizeOf([]util.Range{
-		*index, *log,
-		{Start: index.Start, Limit: least(index.Limit, below)},
-		{Start: log.Start, Limit: least(log.Limit, greatest(log.Start, below))},
-	})
+	upTo := func(g *util.Range) util.Range {
+		limit := min(string(g.Limit), max(string(g.Start), string(below)))
+		return util.Range{Start: g.Start, Limit: []byte(limit)}
+	}
+	sizes, err := raw.SizeOf([]util.Range{*index, *log, upTo(index), upTo(log)})
 	if err != nil {
 		return 0, 0, err
 	}
 	return sizes[2] + sizes[3], sizes[0] + sizes[1], nil
-}
-
-func least(a, b []byte) []byte {
-	if string(a) < string(b) {
-		return a
-	}
-	return b
-}
-
-func greatest(a, b []byte) []byte {
-	if string(a) > string(b) {
-		return a
-	}
-	return b
 }
 
 // Counted is closed when it is known what the replica holds: [DB.Digest], and the numbers of keys in [Status]. That is so

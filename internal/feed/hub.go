@@ -342,11 +342,5 @@ func (h *Hub) Broadcast() int {
 
 // purgedWithin reports whether the purged watermark of a replica is within a vector.
 func purgedWithin(r *replica.Replica, v causal.Vector) bool {
-	for i := range r.Known.Rows {
-		w := &r.Known.Rows[i]
-		if n := w.Seqs[causal.Purged]; n > 0 && n > v.Seq(w.Origin) {
-			return false
-		}
-	}
-	return true
+	return r.Known.Vector(causal.Purged).Within(v)
 }

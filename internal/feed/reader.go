@@ -233,8 +233,8 @@ func (r *Reader) look(rep *replica.Replica) bool {
 		for i := range items {
 			r.consider(&items[i])
 		}
-		r.begin(rep)
-	} else if r.begin(rep); !purgedWithin(rep, r.known()) {
+		r.begin()
+	} else if r.begin(); !purgedWithin(rep, r.known()) {
 		r.startOver(Purged, at)
 	}
 	r.seen = at
@@ -250,7 +250,7 @@ func (r *Reader) look(rep *replica.Replica) bool {
 
 // begin has the phase begin anew with the state that is taken now, as what has changed since its first is
 // not known: all that was read of what that covered need not be read again.
-func (r *Reader) begin(*replica.Replica) {
+func (r *Reader) begin() {
 	if r.mode != logging || r.first == nil {
 		return
 	}

@@ -136,7 +136,8 @@ func (l *Link) heard(now time.Time) {
 	if behind == 0 {
 		l.awaited = awaited{}
 	} else if l.awaited.writes == 0 {
-		l.awaited = awaited{l.Await(), now}
+		l.Await()
+		l.awaited = awaited{behind, now}
 	}
 	l.pace.Heard(now, behind > 0, l.links.Small())
 }

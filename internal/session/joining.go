@@ -229,10 +229,8 @@ func (j *joining) progress() (part float64, keys int64) {
 	if j.rows && j.rounds == 0 && j.entries > 0 && j.entries < roundKeys { // there is no other round
 		all = max(j.entries, j.taken)
 	}
-	entries := max(all, j.entries)
-	work := entryWeight*float64(entries) + float64(all)
-	if work == 0 {
+	if all == 0 {
 		return 1, all
 	}
-	return (entryWeight*float64(j.entries) + float64(j.taken)) / work, all
+	return (entryWeight*float64(j.entries) + float64(j.taken)) / ((entryWeight + 1) * float64(all)), all
 }

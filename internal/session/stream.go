@@ -145,13 +145,10 @@ func (l *Stream) holdsBack() (holds bool) {
 	return holds
 }
 
-// Await remembers what the peer has reported so far, and returns how many writes of that are missing here.
-func (l *Stream) Await() (writes int64) {
-	l.awaited = l.known // which is replaced, never changed
-	return l.Awaited()
-}
+// Await remembers what the peer has reported so far.
+func (l *Stream) Await() { l.awaited = l.known } // which is replaced, never changed
 
-// Awaited returns how many of them still are.
+// Awaited returns how many writes of that are missing here.
 func (l *Stream) Awaited() (writes int64) { return l.behind(&l.awaited) }
 
 // Request asks the peer to push what is missing here, and news at once from now on.
