@@ -28,8 +28,15 @@ func TestFeed_DeliversWhatChangesWithoutANewVersion(t *testing.T) {
 		winner, loser := foreign(2, 1), foreign(1, 1)
 		winner.Clock = 7
 		n.mergeFrom(&causal.Knowledge{}, winner, loser)
+		require.NoError(t, n.Commit(func(t *replica.Txn) error {
+			t.Cover(winner.Dot)
+			t.Cover(loser.Dot)
+			return nil
+		}))
+		at := feed.Position{Root: n.r.Known.Vector(causal.Covered)} // the log above it says nothing of k
+		n.put("y", "1")
 		n.put("z", "1")
-		r := feed.NewReader(h, n.With, feed.Position{}, feed.Config{PageKeys: 1})
+		r := feed.NewReader(h, n.With, at, feed.Config{PageKeys: 1})
 		defer r.Close()
 		p, err := r.Next()
 		require.NoError(t, err)
@@ -65,12 +72,13 @@ func TestFeed_DeliversWhatChangesWithoutANewVersion(t *testing.T) {
 func TestFeed_DeliversADeletionThatIsPurgedMeanwhile(t *testing.T) {
 	n := newNode(t)
 	h := new(feed.Hub)
-	for _, k := range []string{"a", "k", "z"} {
+	for _, k := range []string{"a", "k", "l", "z"} {
 		n.put(k, "1")
 	}
 	at := feed.Position{Root: n.r.Known.Vector(causal.Covered)}
 	n.put("a", "2")
 	n.del("k")
+	n.del("l") // two are more than there is room for in the page that ends the catch-up
 	n.saved()
 	r := feed.NewReader(h, n.With, at, feed.Config{PageKeys: 1})
 	defer r.Close()
@@ -82,16 +90,17 @@ func TestFeed_DeliversADeletionThatIsPurgedMeanwhile(t *testing.T) {
 	purging := n.r.BeginPurge()
 	require.NoError(t, purging.Next(publishing{testKeeper{testHost: n, step: 100}, n, h}))
 	require.Zero(t, n.r.Tombstones)
-	deleted := false
+	deleted := map[string]bool{}
 	for !p.Idle {
 		p, err = r.Next()
 		require.NoError(t, err)
 		require.Empty(t, p.Reset)
 		for i := range p.Records {
-			deleted = deleted || string(p.Records[i].Key) == "k" && p.Records[i].Deleted
+			deleted[string(p.Records[i].Key)] = p.Records[i].Deleted
 		}
 	}
-	require.True(t, deleted)
+	require.True(t, deleted["k"])
+	require.True(t, deleted["l"])
 
 	late := feed.NewReader(h, n.With, at, feed.Config{})
 	defer late.Close()

@@ -320,6 +320,8 @@ func TestPull_ResumesAfterARestart(t *testing.T) {
 					require.Nil(t, b.r.Pending, "a power failure may have taken what was merged")
 					return
 				}
+				require.NotEmpty(t, b.r.Skippable(&a.r.Known))
+				require.Empty(t, b.r.Skippable(&causal.Knowledge{}), "of a server that knows less nothing may be left out")
 			}
 			requireEqualNodes(t, a, b)
 			require.Greater(t, restarts, 2)

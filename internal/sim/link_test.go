@@ -79,3 +79,18 @@ func TestLink_RequestsWhatDoesNotComeAnotherWay(t *testing.T) {
 	k.Step(now)
 	require.Empty(t, k.Frames(), "it has come")
 }
+
+// A lazy link makes way for another long before an eager one does, so that no partition of the links lasts.
+func TestLink_LazyOneIsLeftSooner(t *testing.T) {
+	now := time.Unix(1, 0)
+	for _, lazy := range []bool{false, true} {
+		a, _, l := streaming(t)
+		k := link.New(l.stream(0), schedule.PaceConfig{Silence: time.Hour, Life: time.Minute}, &otherLinks{}, now, 0.5)
+		if lazy {
+			require.NoError(t, k.Receive(now, session.FrameSpare, nil))
+		}
+		a.put("k", "v")
+		k.Step(now.Add(time.Minute / 2))
+		require.Equal(t, lazy, k.Leaving())
+	}
+}
