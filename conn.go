@@ -12,7 +12,6 @@ import (
 	"github.com/level-replicator/replicator/internal/netaddr"
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/session"
-	"github.com/level-replicator/replicator/internal/store"
 	"github.com/level-replicator/replicator/internal/transport"
 )
 
@@ -181,15 +180,10 @@ func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
 func (c sessionHost) MakeDurable() error { return c.db.makeDurable() }
 
-// joinTables is how many tables of the first level a join waits behind. At eight goleveldb delays each write by a
-// millisecond, and at twelve it holds up all of them until some are merged, which may take seconds.
-const joinTables = 9
-
 // Pace waits while goleveldb has much to merge, for as long as a keepalive lasts at most.
 func (c sessionHost) Pace() {
 	for began := time.Now(); time.Since(began) < session.KeepaliveInterval; time.Sleep(paceStep) {
-		n, err := store.TablesAtLevel0(c.db.raw)
-		if err != nil || n < joinTables || c.db.isClosing() {
+		if behind, err := c.db.backlog.IsBehind(); !behind || err != nil || c.db.isClosing() {
 			return
 		}
 	}

@@ -41,7 +41,8 @@ type DB struct {
 	health       health
 	transactions transactions
 	updates      updates
-	maintenance  signal // the store has something to do
+	maintenance  signal         // the store has something to do
+	backlog      *store.Backlog // of what it has to compact
 
 	// Peers. All of these guard themselves.
 	network network
@@ -167,6 +168,7 @@ func newDB(raw *leveldb.DB, o Options, r *replica.Replica, l net.Listener, sec *
 		durability:   durability{flushing: make(chan struct{}, 1)},
 		transactions: transactions{turn: make(chan struct{}, 1)},
 		maintenance:  newSignal(),
+		backlog:      store.NewBacklog(raw),
 		network:      newNetwork(&o, l, sec),
 		peers:        newPeers(max(o.MinInterval, 100*time.Millisecond), max(o.MaxInterval, time.Second), 4*o.MaxInterval),
 		gossip:       newGossip(),

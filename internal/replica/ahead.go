@@ -25,10 +25,47 @@ type aheadLog struct {
 
 // aheadChunk are some entries in a row.
 type aheadChunk struct {
-	above []uint32 // seqs, as far as they are above the first
+	above []uint32 // seqs, as far as they are above the first; nil as long as none is missing between them
 	sums  []uint32
 	done  []uint64 // a bit for each: its row has come, or it was deleted
 }
+
+// at returns by how much the seq of an entry is above the first.
+func (c *aheadChunk) at(i int) uint32 {
+	if c.above == nil {
+		return uint32(i)
+	}
+	return c.above[i]
+}
+
+// append notes another entry.
+func (c *aheadChunk) append(above uint32, sum uint32) {
+	n := len(c.sums)
+	if c.above == nil && above != uint32(n) {
+		c.above = make([]uint32, n, 2*n)
+		for i := range c.above {
+			c.above[i] = uint32(i)
+		}
+	}
+	if c.above != nil {
+		c.above = append(c.above, above)
+	}
+	if n%64 == 0 {
+		c.done = append(c.done, 0)
+	}
+	c.sums = append(c.sums, sum)
+}
+
+// find returns which entry is so much above the first.
+func (c *aheadChunk) find(above uint32) (i int, ok bool) {
+	if c.above == nil {
+		return int(above), uint64(above) < uint64(len(c.sums))
+	}
+	return slices.BinarySearch(c.above, above)
+}
+
+// isDone reports whether the row of an entry has come.
+func (c *aheadChunk) isDone(i int) bool { return c.done[i/64]>>(i%64)&1 != 0 }
 
 const aheadChunkSize = 1 << 12 // entries
 
@@ -40,7 +77,7 @@ func (a *Ahead) Above(d causal.Dot) bool {
 
 func (l *aheadLog) last() uint64 {
 	c := &l.chunks[len(l.chunks)-1]
-	return l.first[len(l.first)-1] + uint64(c.above[len(c.above)-1])
+	return l.first[len(l.first)-1] + uint64(c.at(len(c.sums)-1))
 }
 
 // add notes an entry that was staged.
@@ -54,15 +91,11 @@ func (a *Ahead) add(d causal.Dot, sum uint32) {
 		a.logs[d.Origin] = l
 	}
 	n := len(l.chunks)
-	if n == 0 || len(l.chunks[n-1].above) == aheadChunkSize || d.Seq-l.first[n-1] > 1<<32-1 {
+	if n == 0 || len(l.chunks[n-1].sums) == aheadChunkSize || d.Seq-l.first[n-1] > 1<<32-1 {
 		l.first, l.chunks = append(l.first, d.Seq), append(l.chunks, aheadChunk{})
 		n++
 	}
-	c := &l.chunks[n-1]
-	if len(c.above)%64 == 0 {
-		c.done = append(c.done, 0)
-	}
-	c.above, c.sums = append(c.above, uint32(d.Seq-l.first[n-1])), append(c.sums, sum)
+	l.chunks[n-1].append(uint32(d.Seq-l.first[n-1]), sum)
 	a.left++
 }
 
@@ -75,28 +108,35 @@ func (a *Ahead) find(d causal.Dot) (c *aheadChunk, i int, ok bool) {
 	if l == nil {
 		return nil, 0, false
 	}
-	n, exact := slices.BinarySearch(l.first, d.Seq)
-	if !exact {
-		if n--; n < 0 {
-			return nil, 0, false
-		}
-	}
-	c = &l.chunks[n]
-	at := d.Seq - l.first[n]
-	if at < uint64(len(c.above)) && uint64(c.above[at]) == at { // mostly none is missing
-		return c, int(at), true
-	}
-	if at > 1<<32-1 {
+	n, ok := l.chunkOf(d.Seq)
+	if !ok || d.Seq-l.first[n] > 1<<32-1 {
 		return nil, 0, false
 	}
-	i, ok = slices.BinarySearch(c.above, uint32(at))
+	c = &l.chunks[n]
+	i, ok = c.find(uint32(d.Seq - l.first[n]))
 	return c, i, ok
+}
+
+// chunkOf returns the chunk that an entry would be in.
+func (l *aheadLog) chunkOf(seq uint64) (n int, ok bool) {
+	if seq < l.first[0] {
+		return 0, false
+	}
+	// Each chunk begins so far above the one before at least, and just so far where no entry is missing.
+	if n := (seq - l.first[0]) / aheadChunkSize; n < uint64(len(l.first)) && seq >= l.first[n] {
+		return int(n), true
+	}
+	n, exact := slices.BinarySearch(l.first, seq)
+	if !exact {
+		n--
+	}
+	return n, true
 }
 
 // Sum returns the checksum of an entry whose row is still to come.
 func (a *Ahead) Sum(d causal.Dot) (sum uint32, ok bool) {
 	c, i, ok := a.find(d)
-	if !ok || c.done[i/64]>>(i%64)&1 != 0 {
+	if !ok || c.isDone(i) {
 		return 0, false
 	}
 	return c.sums[i], true
@@ -110,7 +150,7 @@ func (a *Ahead) has(d causal.Dot) bool {
 
 // settle notes that the row of an entry has come, or that the entry is gone.
 func (a *Ahead) settle(d causal.Dot) {
-	if c, i, ok := a.find(d); ok && c.done[i/64]>>(i%64)&1 == 0 {
+	if c, i, ok := a.find(d); ok && !c.isDone(i) {
 		c.done[i/64] |= 1 << (i % 64)
 		a.left--
 	}
@@ -124,12 +164,9 @@ func (a *Ahead) rest(most int) (dots []causal.Dot) {
 	for o, l := range a.logs {
 		for n := range l.chunks {
 			c := &l.chunks[n]
-			for i := range c.above {
-				if c.done[i/64] == 1<<64-1 {
-					continue
-				}
-				if c.done[i/64]>>(i%64)&1 == 0 {
-					if dots = append(dots, causal.Dot{Origin: o, Seq: l.first[n] + uint64(c.above[i])}); len(dots) == most {
+			for i := range c.sums {
+				if !c.isDone(i) {
+					if dots = append(dots, causal.Dot{Origin: o, Seq: l.first[n] + uint64(c.at(i))}); len(dots) == most {
 						return dots
 					}
 				}

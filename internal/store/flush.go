@@ -43,15 +43,6 @@ func MemtableFlushes(db *leveldb.DB) (uint64, error) {
 	return 0, fmt.Errorf("replicator: goleveldb tells no count of memtable flushes in %q", s)
 }
 
-// TablesAtLevel0 returns how many tables wait to be merged into others.
-func TablesAtLevel0(db *leveldb.DB) (int, error) {
-	s, err := db.GetProperty("leveldb.num-files-at-level0")
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(s)
-}
-
 // Flush brings all that was acknowledged before it to disk. It overwrites one key
 // until goleveldb has flushed its memtable twice: it has one frozen memtable at
 // most, so the second flush is of writes after the call. CompactRange would be

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
-	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
 // design.md: C1
@@ -35,19 +34,4 @@ func TestFlushBringsEverythingToDiskWhateverTheWriteBuffer(t *testing.T) {
 			require.NoError(t, left.Close())
 		}
 	}
-}
-
-// TestTablesAtLevel0AreCounted: a join waits behind them.
-func TestTablesAtLevel0AreCounted(t *testing.T) {
-	db, err := leveldb.Open(storage.NewMemStorage(), &opt.Options{WriteBuffer: 1 << 10, CompactionL0Trigger: 100})
-	require.NoError(t, err)
-	defer db.Close()
-	n, err := store.TablesAtLevel0(db)
-	require.NoError(t, err)
-	require.Zero(t, n)
-	require.NoError(t, db.Put([]byte("k"), make([]byte, 600), nil))
-	require.NoError(t, store.Flush(db))
-	n, err = store.TablesAtLevel0(db)
-	require.NoError(t, err)
-	require.Positive(t, n)
 }
