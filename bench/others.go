@@ -17,7 +17,7 @@ var replicating = []string{replicated, natsKV, raftDB, crdt}
 
 // others are the scenarios in which other systems do the same.
 func others() []scenario {
-	return []scenario{againstPuts(1), againstPuts(8), againstLatency(), againstFill()}
+	return []scenario{againstPuts(1), againstPuts(8), againstLatency(), againstFill(200_000), againstFill(1_000_000)}
 }
 
 // start starts three nodes of the system that is measured.
@@ -90,9 +90,12 @@ type joiner interface {
 }
 
 // againstFill is a new, empty node that gets all keys from two or three idle ones.
-func againstFill() scenario {
-	const name = "Others/Fill"
-	s := scenario{name: name, systems: []string{replicated, natsKV, raftDB}, title: "An empty node joins and takes 200,000 keys, values of 100 bytes"}
+func againstFill(n int) scenario {
+	name, large := "Others/Fill", n > full.fill
+	if large {
+		name += fmt.Sprintf("/keys=%d", n)
+	}
+	s := scenario{name: name, systems: []string{replicated, natsKV, raftDB}, large: large, title: fmt.Sprintf("An empty node joins and takes %s keys, values of 100 bytes", thousands(n))}
 	s.rows = []row{{name, "sec", "seconds", aim{}}}
 	s.run = func(e *env) error {
 		c, err := e.start(nil)
@@ -103,12 +106,13 @@ func againstFill() scenario {
 		if !ok {
 			return errors.Join(errors.New("no node can join"), c.close())
 		}
-		if err := errors.Join(j.load(newKeys(e.fill, 1)), e.quiet()); err != nil {
+		keys := n * e.fill / full.fill
+		if err := errors.Join(j.load(newKeys(keys, 1)), e.quiet()); err != nil {
 			return errors.Join(err, c.close())
 		}
 		began := time.Now()
 		err = j.join()
-		e.emit(name, e.fill, benchfmt.Value{Value: time.Since(began).Seconds(), Unit: "sec"})
+		e.emit(name, keys, benchfmt.Value{Value: time.Since(began).Seconds(), Unit: "sec"})
 		return errors.Join(err, c.close())
 	}
 	return s
