@@ -12,9 +12,9 @@ import (
 	"golang.org/x/perf/benchfmt"
 )
 
-// TestMain lets the test binary be the process that is killed.
+// TestMain lets the test binary be the processes that are killed.
 func TestMain(m *testing.M) {
-	if !fillUntilKilled() {
+	if !fillUntilKilled() && !liveUntilKilled() {
 		os.Exit(m.Run())
 	}
 }

@@ -30,7 +30,7 @@ import (
 )
 
 func main() {
-	if fillUntilKilled() {
+	if fillUntilKilled() || liveUntilKilled() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -110,35 +108,12 @@ const fillVariable = "REPLICATOR_BENCH_FILL"
 
 // killed has a process of its own fill a database, and kills it while it goes on writing.
 func (e *env) killed(dir string, n int) error {
-	self, err := os.Executable()
+	p, err := e.startProcess(fmt.Sprintf("%s=%s %d %s", fillVariable, e.system, n, dir))
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(e.ctx, self)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %s", fillVariable, e.system, n, dir))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err == nil && line != "filled\n" {
-		err = fmt.Errorf("the process that fills says %q", line)
-	}
-	if err == nil {
-		select { // and it writes on
-		case <-e.ctx.Done():
-		case <-time.After(e.still):
-		}
-	}
-	err = errors.Join(err, cmd.Process.Kill())
-	if state := cmd.Wait(); state == nil {
-		err = errors.Join(err, errors.New("the process that fills has ended by itself"))
-	}
-	return err
+	var filled bool
+	return errors.Join(p.says(&filled), p.kill(e.still))
 }
 
 // fillUntilKilled is the process. It reports whether that is what this process is for.
@@ -161,7 +136,7 @@ func fillUntilKilled() bool {
 		if err := load(db, ks, 100); err != nil {
 			return err
 		}
-		fmt.Println("filled")
+		fmt.Println(true)
 		v := newValues(100, 8)
 		for i := range cmp.Or(n, 1) * 1000 {
 			if err := db.Put(ks.at(uint32(i%n)), v.next(), nil); err != nil {

@@ -24,8 +24,10 @@ type scenario struct {
 	line    string // if set, the scenario is a line of the table with this title, and its rows are the columns
 	store   storeOptions
 	systems []string
-	rows    []row // what it reports
-	large   bool  // measured only if asked for
+	rows    []row  // what it reports
+	steps   []step // if set, the scenario is some lines of the table with this title, one for each step
+	keys    int    // that the steps are done with
+	large   bool   // measured only if asked for
 	run     func(e *env) error
 }
 
@@ -235,5 +237,5 @@ func (p *plan) machine() [][2]string {
 
 // scenarios returns all scenarios, in the order of the document.
 func scenarios() []scenario {
-	return slices.Concat(writing(), sizes(), besides(), openings(), pulling(), feeds(), spreading(), loads(), origined(), others())
+	return slices.Concat(writing(), sizes(), besides(), openings(), pulling(), lives(), feeds(), spreading(), loads(), origined(), others())
 }

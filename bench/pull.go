@@ -25,7 +25,7 @@ func pulling() (list []scenario) {
 	list = append(list, fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression))
 	list = append(list, fill("FillCompressed", "The same, compressed", replicator.CompressAll), halfFull(), stall())
 	list = append(list, suited.with(fill("Fill", "An empty replica takes 200,000 keys, values of 100 bytes, over TCP", replicator.NoCompression), halfFull(), stall())...)
-	for _, n := range []int{1_000_000, 2_000_000, 5_000_000} {
+	for _, n := range []int{200_000, 1_000_000, 2_000_000, 5_000_000} {
 		list = append(list, join(n))
 		list = append(list, suited.with(join(n))...)
 	}

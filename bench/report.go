@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -257,14 +256,18 @@ func (rs *results) tables() string {
 	all := scenarios()
 	for i, s := range all {
 		switch {
-		case s.line == "":
+		case s.line == "" && s.steps == nil:
 			b.WriteString(rs.section(s))
 		case i == 0 || all[i-1].title != s.title:
 			n := slices.IndexFunc(all[i:], func(o scenario) bool { return o.title != s.title })
 			if n < 0 {
 				n = len(all) - i
 			}
-			b.WriteString(rs.grid(all[i : i+n]))
+			if s.steps != nil {
+				b.WriteString(rs.course(all[i : i+n]))
+			} else {
+				b.WriteString(rs.grid(all[i : i+n]))
+			}
 		}
 	}
 	return b.String()
@@ -346,6 +349,7 @@ func (rs *results) plots() map[string]string {
 	}
 	return map[string]string{
 		"performance-ratios.svg":  plot("throughput, × the raw handle (bar: median, line: all rounds, red: aim)", ratios),
+		"performance-growth.svg":  rs.growth(),
 		"performance-latency.svg": plot("from Put to visible on all, ms (bar: median, line: all rounds, red: aim)", latencies),
 	}
 }
@@ -371,10 +375,7 @@ func plot(title string, bars []bar) string {
 		most = max(most, b.value.most, b.aim)
 	}
 	most = cmp.Or(most, 1)
-	step := math.Pow(10, math.Floor(math.Log10(most)))
-	for most/step < 4 {
-		step /= 2
-	}
+	step := tick(most)
 	x := func(v float64) float64 { return left + width*v/most }
 	height := top + line*len(bars)
 	var b strings.Builder
