@@ -236,7 +236,7 @@ func readRows(payload []byte, names *Names, rows []replica.Row) ([]replica.Row, 
 			return nil, replica.ProtocolErrorf("rows with keys of more than %d bytes", FrameCap)
 		}
 		row := replica.Row{Version: v}
-		room, row.Key = keep2(room, p.Key[:min(shared, len(p.Key))], rest)
+		room, row.Key = keep(room, p.Key[:min(shared, len(p.Key))], rest)
 		if !v.Deleted {
 			if flags&sectionSameSize == 0 {
 				size = int(d.UpTo(uint64(len(d.B))))
@@ -251,15 +251,4 @@ func readRows(payload []byte, names *Names, rows []replica.Row) ([]replica.Row, 
 		return nil, replica.ProtocolErrorf("rows: %v", d.Err)
 	}
 	return rows, nil
-}
-
-// keep2 appends two pieces to others, and returns where they are now, as one.
-func keep2(room, a, b []byte) ([]byte, []byte) {
-	n := len(a) + len(b)
-	if cap(room)-len(room) < n {
-		room = make([]byte, 0, max(min(2*cap(room), 1<<16), n, 1<<10))
-	}
-	from := len(room)
-	room = append(append(room, a...), b...)
-	return room, room[from:len(room):len(room)]
 }

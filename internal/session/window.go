@@ -48,17 +48,23 @@ func (v *serving) readLog(st *replica.View, g causal.Region, bytes int) (entries
 	return entries, true, it.Error()
 }
 
-// keep appends bytes to others and returns where they are now.
-func keep(room, b []byte) ([]byte, []byte) {
-	if len(b) == 0 {
-		return room, b
+// keep appends pieces, as one, to others, and returns where they are now.
+func keep(room []byte, pieces ...[]byte) (_, kept []byte) {
+	n := 0
+	for _, p := range pieces {
+		n += len(p)
 	}
-	if cap(room)-len(room) < len(b) {
-		room = make([]byte, 0, max(2*cap(room), len(b), 1<<10))
+	if n == 0 {
+		return room, []byte{}
 	}
-	n := len(room)
-	room = append(room, b...)
-	return room, room[n:len(room):len(room)]
+	if cap(room)-len(room) < n {
+		room = make([]byte, 0, max(min(2*cap(room), 1<<16), n, 1<<10))
+	}
+	from := len(room)
+	for _, p := range pieces {
+		room = append(room, p...)
+	}
+	return room, room[from:len(room):len(room)]
 }
 
 // readValues reads the values of versions that are alone, until they come to some bytes. What it leaves is looked up
