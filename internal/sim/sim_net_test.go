@@ -31,6 +31,8 @@ type simEnd struct {
 	s    *session.Session
 	in   []session.Frame
 	over bool // nothing more is taken in or sent
+
+	pages int // of an ordinary pull that were taken in
 }
 
 func (c *simConn) over() bool { return c.ends[0].over && c.ends[1].over }
@@ -77,6 +79,7 @@ func (w *simWorld) flush(c *simConn, i int) {
 			w.stats.wants += int(store.Btoi(x.Kind == session.FrameWant))
 			w.countStream(c, i, x)
 			w.countJoin(c, i, x)
+			w.countPull(e.n, x)
 		}
 	}
 	if e.s.Done() && !e.over {
@@ -108,6 +111,7 @@ func (w *simWorld) move(c *simConn, i int) bool {
 			w.logf("conn %d: n%d gets frame %d of %d bytes", c.id, e.n.id, x.Kind, len(x.Payload))
 		}
 		w.blame(c, i, e.s.Receive(x.Kind, x.Payload))
+		e.countPage(c, x)
 	case f.over || c.broken: // all that the other end sent is read
 		w.hangUpEnd(c, i)
 		return true
@@ -173,6 +177,7 @@ func (w *simWorld) hangUpEnd(c *simConn, i int) {
 	if !e.s.Done() {
 		w.stats.cuts++
 		w.countBroken(c, i)
+		w.stats.cutPulls += int(store.Btoi(e.midPull()))
 		w.stats.brokenJoins += int(store.Btoi(c.joins == e))
 		w.logf("conn %d: n%d is cut off from n%d", c.id, e.n.id, e.peer.id)
 		w.ignore(e.s.Abandon())
@@ -189,6 +194,7 @@ func (w *simWorld) hangUp(n *simNode) {
 				continue
 			}
 			w.countBroken(c, i)
+			w.stats.cutPulls += int(store.Btoi(e.midPull()))
 			e.over, e.in = true, nil
 			if f := c.ends[1-i]; !f.over && f.n != n && w.chance(0.5) {
 				f.in = f.in[:w.rand.IntN(len(f.in)+1)]

@@ -41,6 +41,8 @@ func (w *simWorld) step() {
 	default:
 		w.housekeeping(n)
 	}
+	w.restart(w.stopping)
+	w.stopping = nil
 	if every := *simEvery; every > 0 && w.stats.steps%every == 0 && n.r != nil && w.err == nil {
 		w.fail(n.check())
 	}
@@ -66,6 +68,8 @@ func (w *simWorld) traffic() {
 	w.agree(c)
 	switch x := w.rand.IntN(60); {
 	case !w.conf.cuts:
+	case w.conf.torn > 0 && w.tears.Float64() < w.conf.torn && c.midPull():
+		w.tear(c)
 	case x < 4:
 		w.cut(c)
 	case x < 6:

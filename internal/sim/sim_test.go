@@ -70,6 +70,7 @@ func TestSimulation(t *testing.T) {
 		require.Empty(t, total.condStats.missing(), "the simulator is meant to meet these")
 		require.NotZero(t, total.uncounted, "replicas that are still counting are meant to be checked")
 		require.Empty(t, total.joinStats.missing(), "the simulator is meant to meet these")
+		require.Empty(t, total.pullStats.missing(), "the simulator is meant to meet these")
 	}
 }
 
@@ -101,6 +102,7 @@ type simStats struct {
 	streamStats
 	condStats
 	joinStats
+	pullStats
 }
 
 func (s *simStats) add(o *simStats) {
@@ -111,7 +113,7 @@ func (s *simStats) add(o *simStats) {
 
 func (s *simStats) fields() []*int {
 	return append([]*int{&s.ops, &s.steps, &s.commits, &s.checks, &s.openings, &s.kills, &s.powerFailures, &s.closes, &s.sessions, &s.cuts,
-		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.uncounted, &s.tidied}, slices.Concat(s.streamStats.fields(), s.condStats.fields(), s.joinStats.fields())...)
+		&s.idle, &s.pulled, &s.repaired, &s.reissued, &s.purged, &s.skewed, &s.clones, &s.restores, &s.corrupted, &s.bytes, &s.rounds, &s.wants, &s.heldBack, &s.uncounted, &s.tidied}, slices.Concat(s.streamStats.fields(), s.condStats.fields(), s.joinStats.fields(), s.pullStats.fields())...)
 }
 
 // window has one size of pages sent several to a state.
@@ -136,6 +138,7 @@ type simConf struct {
 	late                             bool    // what a disk holds is counted some time after it was opened
 	joinAbove                        int64   // writes that a node lacks before it joins,
 	roundKeys                        int64   // and the keys of a round
+	torn                             float64 // how likely a connection breaks in the midst of a pull, beside other cuts
 	small, old                       float64 // parts of the nodes that take only small values, and that are of before
 }
 
@@ -145,10 +148,12 @@ type simWorld struct {
 	rand       *rand.Rand
 	sizes      *rand.Rand // apart, so that older seeds stay what they were
 	background *rand.Rand // the same
+	tears      *rand.Rand // the same
 	conf       simConf
 	now        time.Time
 	nodes      []*simNode
 	conns      []*simConn
+	stopping   []*simNode      // at the end of the step
 	blocked    map[[2]int]bool // pairs that cannot reach each other
 	ghost      *ghost
 	stats      simStats
@@ -263,7 +268,7 @@ func (w *simWorld) configure() {
 	w.thoughts = rand.New(rand.NewPCG(w.seed, 11))
 	w.conf.conditions = w.streams && w.thoughts.IntN(2) == 0
 	if joins := rand.New(rand.NewPCG(w.seed, 13)); w.streams {
-		w.conf.joinAbove, w.conf.roundKeys = pick[int64](joins, 1, 1, 3, 10, 0), pick[int64](joins, 1, 2, 5, 0)
+		w.conf.joinAbove, w.conf.roundKeys = pick[int64](joins, 1, 1, 3, 10, 0, 0, 0, 0), pick[int64](joins, 1, 2, 5, 0)
 	}
 	if !w.conf.skews {
 		w.conf.maxSkew = 3 * time.Hour
@@ -271,6 +276,11 @@ func (w *simWorld) configure() {
 	if w.conf.purges && r.IntN(3) == 0 {
 		w.conf.tombstoneTTL = pick(r, 0, time.Minute, 2*time.Hour)
 		w.conf.peerTTL = w.conf.tombstoneTTL + pick(r, time.Second, time.Hour)
+	}
+	if w.tears = rand.New(rand.NewPCG(w.seed, 14)); w.streams && w.conf.cuts {
+		if w.conf.torn = pick(w.tears, 0, 0.1, 0.3); w.conf.torn > 0 {
+			w.conf.pageSize = pick(w.tears, 1, 60)
+		}
 	}
 	w.logf("seed %d: %+v", w.seed, w.conf)
 }
