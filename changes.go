@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -168,6 +169,10 @@ func (c *consumer) run(since Cursor) error {
 	hub := &c.db.feeds.hub
 	c.reader = feed.NewReader(hub, c.db.with, since.at, config)
 	defer c.reader.Close()
+	if !c.opts.Once { // else it never waits
+		c.db.feeds.enter(c.db)
+		defer c.db.feeds.leave()
+	}
 	c.last, c.at = time.Now(), since.at
 	for {
 		changed := hub.Changed()
@@ -337,6 +342,31 @@ type feeds struct {
 	news     signal
 	securing atomic.Bool
 	secured  atomic.Int64 // when it last was, in Unix nanoseconds
+
+	mu      sync.Mutex
+	waiting int                // consumers that wait for commits, or will
+	stop    context.CancelFunc // ends what wakes them
+}
+
+// enter adds a consumer that waits for commits. The first one has a goroutine started that wakes them. No commit is
+// missed: what was set while there was none stays set, and one that is to stop broadcasts what it has taken.
+func (f *feeds) enter(db *DB) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting++; f.waiting == 1 {
+		ctx, cancel := context.WithCancel(db.background)
+		f.stop = cancel
+		db.spawnBeforeClose(func() { db.wakeConsumers(ctx) })
+	}
+}
+
+// leave removes a consumer.
+func (f *feeds) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting--; f.waiting == 0 {
+		f.stop()
+	}
 }
 
 // publish takes in a commit. The queue's slot is held.
@@ -347,7 +377,7 @@ func (f *feeds) publish(t *replica.Txn, changes []replica.Change) {
 	}
 }
 
-// wake has consumers that wait look, outside of commits and not more often than a processor can stand.
+// wakeConsumers has consumers that wait look, outside of commits and not more often than a processor can stand.
 func (db *DB) wakeConsumers(ctx context.Context) {
 	for {
 		select {

@@ -1,13 +1,16 @@
 package replicator_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"github.com/level-replicator/replicator"
 	"github.com/level-replicator/replicator/internal/fuzzing"
 	"github.com/level-replicator/replicator/replicatortest"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -158,6 +162,61 @@ func TestChangesGiveACursorWithASyncedWriteAtOnce(t *testing.T) {
 		require.NoError(t, a.Close())
 		for range next {
 		}
+	})
+}
+
+// What wakes consumers comes with the first of them and goes with the last; one that begins or ends at the moment of a
+// commit takes it from nobody.
+func TestChangesWakeEachConsumerWhileOthersComeAndGo(t *testing.T) {
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for round := range 300 {
+			var wg sync.WaitGroup
+			for i := range 1 + round%3 {
+				since, key := a.Cursor(), fmt.Sprintf("%d.%d", round, i)
+				wg.Go(func() {
+					for ch, err := range a.Changes(ctx, since, &replicator.ChangesOptions{NoCursors: true}) {
+						if !assert.NoError(t, err) || string(ch.Key) == key {
+							return
+						}
+					}
+				})
+				wg.Go(func() { assert.NoError(t, a.Put([]byte(key), nil, nil)) })
+			}
+			wg.Wait()
+			require.NoError(t, ctx.Err(), "somebody was not woken in round %d", round)
+		}
+	})
+}
+
+func TestChangesLeaveNoGoroutine(t *testing.T) {
+	wakers := func() int {
+		var all bytes.Buffer
+		require.NoError(t, pprof.Lookup("goroutine").WriteTo(&all, 2))
+		return strings.Count(all.String(), "wakeConsumers(")
+	}
+	replicatortest.Bubble(t, 0, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		synctest.Wait()
+		require.Zero(t, wakers())
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				for range a.Changes(ctx, replicator.Cursor{}, nil) {
+				}
+			})
+		}
+		synctest.Wait()
+		require.Equal(t, 1, wakers())
+		cancel()
+		wg.Wait()
+		synctest.Wait()
+		require.Zero(t, wakers())
 	})
 }
 

@@ -62,7 +62,6 @@ func (db *DB) run(fresh bool, o *opening) {
 	db.spawn(func() { db.accept(ctx) })
 	db.spawn(func() { db.rounds(ctx) })
 	db.spawn(func() { db.maintain(ctx) })
-	db.spawn(func() { db.wakeConsumers(ctx) })
 	o.run(ctx, db)
 	for _, d := range db.opts.Discover {
 		db.spawn(func() { db.discover(ctx, d) })
