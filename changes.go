@@ -235,6 +235,8 @@ func (c *consumer) wait(since Cursor) error {
 	case errors.Is(err, ErrTokenLost):
 		c.reader.StartOver(feed.Lost)
 		return nil
+	case errors.Is(err, ErrToken):
+		return fmt.Errorf("%w: it names writes of this replica that were never made", ErrCursor)
 	case err != nil && errors.Is(err, context.DeadlineExceeded) && c.ctx.Err() == nil:
 		return ErrBehind
 	}

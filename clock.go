@@ -1,8 +1,6 @@
 package replicator
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -73,52 +71,52 @@ func (t Token) MarshalBinary() ([]byte, error) {
 	return store.AppendSpelt([]byte{tokenVersion}, t.claim), nil
 }
 
-// UnmarshalBinary reads what MarshalBinary gave.
+// ErrToken refuses a token: it is damaged, or of a later release, or no replica of this cluster can have given it. The
+// text says which.
+var ErrToken = errors.New("replicator: the token cannot be used")
+
+// UnmarshalBinary reads what MarshalBinary returned. The error is [ErrToken].
 func (t *Token) UnmarshalBinary(b []byte) error {
-	if len(b) == 0 || b[0] != tokenVersion {
-		return errors.New("replicator: malformed token: not of a version known here")
-	}
-	d := store.Decoder{B: b[1:]}
-	var claim causal.Vector
-	for len(d.B) > 0 {
-		ok := false
-		switch claim, ok = d.Spelt(claim); {
-		case d.Err != nil:
-			return errors.New("replicator: malformed token: it is cut short or damaged")
-		case !ok:
-			return errors.New("replicator: malformed token: its entries are not in order")
-		}
+	claim, err := decodeToken(b)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	t.claim = claim
 	return nil
+}
+
+func decodeToken(b []byte) (causal.Vector, error) {
+	if err := checkVersion(b, tokenVersion); err != nil {
+		return nil, err
+	}
+	d := store.Decoder{B: b[1:]}
+	return readSpelt(&d, -1)
 }
 
 // String returns the token as text that may stand in an HTTP header, a cookie or a
 // URL: letters, digits, '-' and '_'.
 func (t Token) String() string {
 	b, _ := t.MarshalBinary()
-	return base64.RawURLEncoding.EncodeToString(b)
+	return encodeText(b)
 }
 
 // MarshalText makes a token a string in JSON.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// UnmarshalText reads what String and MarshalText gave.
+// UnmarshalText reads what String and MarshalText returned. The error is [ErrToken].
 func (t *Token) UnmarshalText(text []byte) error {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
-	if i := bytes.IndexAny(text, "\r\n"); i >= 0 { // which base64 skips
-		err = base64.CorruptInputError(i)
-	}
+	b, err := decodeText(text)
 	if err != nil {
-		return fmt.Errorf("replicator: malformed token: %w", err)
+		return fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	return t.UnmarshalBinary(b)
 }
 
-// ParseToken reads what [Token.String] gave. Text that comes from a client may be
-// anything: ParseToken returns an error for what is no token.
+// ParseToken reads what [Token.String] returned. Text that comes from a client may be
+// anything: the error is [ErrToken] for what is no token.
 func ParseToken(text string) (t Token, err error) {
-	return t, t.UnmarshalText([]byte(text))
+	err = t.UnmarshalText([]byte(text))
+	return t, err
 }
 
 // Token is what this replica knows now: its own writes that have returned, and all

@@ -3,7 +3,6 @@ package replicator
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -94,14 +93,17 @@ func (c Cursor) sum() uint64 {
 	return xxhash.Sum64(b)
 }
 
-// UnmarshalSince returns the cursor that MarshalSince was called of; c is what it was called with.
+// UnmarshalSince returns the cursor that MarshalSince was called of; c is what it was called with. The error is [ErrCursor].
 func (c Cursor) UnmarshalSince(b []byte) (Cursor, error) {
 	n, since, err := decodeCursor(b)
-	switch {
-	case err != nil || since == 0:
-		return n, err
-	case since != c.sum():
-		return Cursor{}, fmt.Errorf("%w: it was stored as what differs from another one", ErrCursor)
+	if err == nil && since != 0 && since != c.sum() {
+		err = errors.New("it was stored as what differs from another one")
+	}
+	if err != nil {
+		return Cursor{}, fmt.Errorf("%w: %w", ErrCursor, err)
+	}
+	if since == 0 {
+		return n, nil
 	}
 	n.at.Root = c.at.Vector().Clone().Join(n.at.Root)
 	return n, nil
@@ -111,30 +113,32 @@ func (c Cursor) UnmarshalSince(b []byte) (Cursor, error) {
 func (c *Cursor) UnmarshalBinary(b []byte) error {
 	n, since, err := decodeCursor(b)
 	if err == nil && since != 0 {
-		err = fmt.Errorf("%w: it was stored as what differs from another one, and is to be read with UnmarshalSince of that", ErrCursor)
+		err = errors.New("it was stored as what differs from another one, and is to be read with UnmarshalSince of that")
 	}
-	if err == nil {
-		*c = n
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCursor, err)
 	}
-	return err
+	*c = n
+	return nil
 }
 
 // decodeCursor reads a cursor, or what differs from one whose sum is since.
 func decodeCursor(b []byte) (c Cursor, since uint64, err error) {
-	fail := func(why string) (Cursor, uint64, error) { return Cursor{}, 0, fmt.Errorf("%w: %s", ErrCursor, why) }
-	switch {
-	case len(b) == 0:
+	if len(b) == 0 {
 		return c, 0, nil
-	case b[0] != cursorVersion:
-		return fail(fmt.Sprintf("it is of version %d, and this release knows version %d", b[0], cursorVersion))
-	case len(b) < 4+1 || binary.BigEndian.Uint32(b[len(b)-4:]) != store.Checksum(b[:len(b)-4]):
-		return fail("it is cut short or damaged")
 	}
-	d := store.Decoder{B: b[1 : len(b)-4]}
+	if err := checkVersion(b, cursorVersion); err != nil {
+		return c, 0, err
+	}
+	end := len(b) - 4
+	if end < 1 || binary.BigEndian.Uint32(b[end:]) != store.Checksum(b[:end]) {
+		return c, 0, errCutShort
+	}
+	d := store.Decoder{B: b[1:end]}
 	copy(c.cluster[:], d.Take(len(c.cluster)))
 	flags := d.Byte()
 	if flags&^(cursorScanning|cursorSince) != 0 {
-		return fail("it is of a later release")
+		return Cursor{}, 0, errors.New("it is of a later release")
 	}
 	if flags&cursorSince != 0 {
 		if since = d.Uint64(); since == 0 {
@@ -144,14 +148,11 @@ func decodeCursor(b []byte) (c Cursor, since uint64, err error) {
 	if c.at.Scanning = flags&cursorScanning != 0; c.at.Scanning {
 		c.at.Key = bytes.Clone(d.Bytes(len(d.B)))
 	}
-	for range d.Count(17) {
-		ok := false
-		if c.at.Root, ok = d.Spelt(c.at.Root); !ok {
-			return fail("its entries are not in order")
-		}
+	if c.at.Root, err = readSpelt(&d, d.Count(17)); err != nil {
+		return Cursor{}, 0, err
 	}
 	if d.End() != nil || len(c.at.Root) == 0 && !c.at.Scanning && since == 0 {
-		return fail("it is cut short or damaged")
+		return Cursor{}, 0, errCutShort
 	}
 	return c, since, nil
 }
@@ -160,7 +161,7 @@ func decodeCursor(b []byte) (c Cursor, since uint64, err error) {
 // digits, '-' and '_', or nothing for the zero Cursor.
 func (c Cursor) String() string {
 	b, _ := c.MarshalBinary()
-	return base64.RawURLEncoding.EncodeToString(b)
+	return encodeText(b)
 }
 
 // MarshalText makes a cursor a string in JSON.
@@ -168,9 +169,9 @@ func (c Cursor) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // UnmarshalText reads what String and MarshalText returned. The error is [ErrCursor].
 func (c *Cursor) UnmarshalText(text []byte) error {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
-	if err != nil || bytes.ContainsAny(text, "\r\n") { // which base64 skips
-		return fmt.Errorf("%w: it is cut short or damaged", ErrCursor)
+	b, err := decodeText(text)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCursor, err)
 	}
 	return c.UnmarshalBinary(b)
 }

@@ -45,10 +45,11 @@ var ErrTokenLost = errors.New("replicator: a write behind the token lost its nam
 //
 // If ctx ends first, WaitFor returns its error. It returns [ErrTokenLost] once every
 // peer that can be reached has been asked and a crash is known to have taken what is
-// missing: here, or at a peer that this replica talks to itself. It returns
-// leveldb.ErrReadOnly, or ErrFailed, if something is missing and this replica takes
-// nothing any more. Nobody can tell a write that is on its way from one that was
-// lost with its replica's disk: give ctx a deadline.
+// missing: here, or at a peer that this replica talks to itself; [ErrToken] if the token
+// names writes of this replica that were never made; and leveldb.ErrReadOnly, or
+// ErrFailed, if something is missing and this replica takes nothing any more. Nobody can
+// tell a write that is on its way from one that was lost with its replica's disk: give
+// ctx a deadline.
 func (db *DB) WaitFor(ctx context.Context, t Token) error {
 	w := &waiter{done: make(chan struct{}), token: true, target: t.claim.Clone()}
 	if err := db.wait(ctx, w); err != nil && err == ctx.Err() {
@@ -375,7 +376,7 @@ func (db *DB) heardAll() (all bool, call uint64) {
 func (w *waiter) lost(r *replica.Replica) error {
 	for _, d := range w.target {
 		if d.Origin == r.Self {
-			return fmt.Errorf("replicator: the token names write %d of this replica, which has made only %d", d.Seq, r.Seq)
+			return fmt.Errorf("%w: it names write %d of this replica, which has made only %d", ErrToken, d.Seq, r.Seq)
 		}
 		switch lost, err := r.Lost(d); {
 		case err != nil:
