@@ -53,6 +53,10 @@ type Cond struct {
 // error is a [*ChangedError]; use errors.Is.
 var ErrChanged = errors.New("replicator: a key has changed since it was read")
 
+// ErrLocalKey refuses a condition on a key in Options.LocalRanges: writes there have no names that it could be on. Use
+// [DB.OpenCheckedTransaction].
+var ErrLocalKey = errors.New("replicator: a key in Options.LocalRanges has no versions, on which a condition could be; use OpenCheckedTransaction")
+
 // ChangedError says which key has changed. It wraps [ErrChanged].
 type ChangedError struct{ Key []byte }
 
@@ -86,8 +90,7 @@ func (db *DB) DeleteIf(key []byte, seen []VersionID, wo *opt.WriteOptions) error
 // the state that the batch is applied to, and none is of what the batch itself writes.
 //
 // A nil or empty batch only checks the conditions. Without conditions WriteIf is Write. A condition on a key in
-// Options.LocalRanges is refused, since such writes have no names: use [DB.OpenCheckedTransaction]
-// there.
+// Options.LocalRanges is refused with [ErrLocalKey].
 func (db *DB) WriteIf(batch *leveldb.Batch, conds []Cond, wo *opt.WriteOptions) error {
 	if len(conds) == 0 {
 		return db.Write(batch, wo)
@@ -152,7 +155,7 @@ func (db *DB) conditional(key []byte) error {
 		return fmt.Errorf("%w: %.40q", ErrReservedKey, key)
 	}
 	if local := db.queue.replica.Local; local != nil && local(key) {
-		return fmt.Errorf("replicator: condition on key %.40q, which is in Options.LocalRanges: writes there have no versions; use OpenCheckedTransaction", key)
+		return fmt.Errorf("%w: %.40q", ErrLocalKey, key)
 	}
 	return nil
 }

@@ -78,16 +78,29 @@ func (l *local) on(ctx context.Context, key []byte, c condition, f func(seen []r
 		if err == nil && len(seen) == 0 {
 			return errNoTag
 		}
-		if err := c.check(tagOf(seen)); err != nil {
+		if err := l.check(c, key, seen); err != nil {
 			return err
 		}
-		if err := f(seen); !errors.Is(err, replicator.ErrChanged) {
+		switch err := f(seen); {
+		case errors.Is(err, replicator.ErrLocalKey):
+			return errNoTag
+		case !errors.Is(err, replicator.ErrChanged):
 			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
+}
+
+// check returns a [*changedError] unless a condition holds for a key with these siblings, or errNoTag if it has none because
+// it never can.
+func (l *local) check(c condition, key []byte, seen []replicator.VersionID) error {
+	err := c.check(tagOf(seen))
+	if err != nil && len(seen) == 0 && errors.Is(l.db.WriteIf(nil, []replicator.Cond{{Key: key}}, nil), replicator.ErrLocalKey) {
+		return errNoTag
+	}
+	return err
 }
 
 // errNoTag refuses a condition on a key that can have none.
@@ -124,11 +137,15 @@ func (f *ifFlag) condition() (c condition, err error) {
 	return c, nil
 }
 
-// told returns what to tell of a write on a condition that failed: that it does not hold is an answer.
+// told returns what to tell of a write on a condition that failed: that it does not hold is an answer, and where there can
+// be none it was wrong to give one.
 func (a *app) told(key []byte, err error) error {
 	var changed *changedError
 	if errors.As(err, &changed) {
 		return &foundError{a.encoding.show(key) + " was not written: " + changed.Error()}
+	}
+	if errors.Is(err, errNoTag) {
+		return &usageError{fmt.Errorf("%s was not written: %w", a.encoding.show(key), err), "leave out --if"}
 	}
 	return err
 }

@@ -223,6 +223,7 @@ func fail(w http.ResponseWriter, err error) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 }
 
+// statusOf returns the status of an error: 500 only for what is this replica's fault.
 func statusOf(err error) int {
 	var own *httpError
 	var big *http.MaxBytesError
@@ -233,9 +234,9 @@ func statusOf(err error) int {
 		return own.status
 	case errors.Is(err, leveldb.ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, replicator.ErrReservedKey), errors.Is(err, errNoTag), errors.Is(err, replicator.ErrCursor):
+	case errors.Is(err, replicator.ErrReservedKey), errors.Is(err, replicator.ErrLocalKey), errors.Is(err, errNoTag), errors.Is(err, replicator.ErrToken), errors.Is(err, replicator.ErrCursor):
 		return http.StatusBadRequest
-	case errors.As(err, &changed):
+	case errors.As(err, &changed), errors.Is(err, replicator.ErrChanged):
 		return http.StatusPreconditionFailed
 	case errors.Is(err, replicator.ErrTooLarge), errors.As(err, &big):
 		return http.StatusRequestEntityTooLarge
@@ -247,7 +248,8 @@ func statusOf(err error) int {
 		return http.StatusGone
 	case errors.As(err, &few), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
-	case errors.Is(err, replicator.ErrFailed), errors.Is(err, replicator.ErrBehind), errors.Is(err, leveldb.ErrClosed), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+	case errors.Is(err, replicator.ErrFailed), errors.Is(err, replicator.ErrBehind), errors.Is(err, leveldb.ErrClosed), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE),
+		errors.Is(err, context.Canceled): // the server stops, or the client has gone
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -295,6 +297,8 @@ func (w *web) key(rw http.ResponseWriter, r *http.Request, key []byte) error {
 			free()
 		}()
 		switch {
+		case c.match.given && tag == "":
+			return errNoTag // it has a value
 		case c.match.given && !c.match.has(tag):
 			return &changedError{tag}
 		case c.noneMatch.has(tag):
@@ -354,7 +358,7 @@ func (w *web) await(r *http.Request) error {
 	}
 	token, err := replicator.ParseToken(text)
 	if err != nil {
-		return &httpError{http.StatusBadRequest, err.Error()}
+		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), waitLimit)
 	defer cancel()

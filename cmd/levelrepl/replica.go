@@ -266,7 +266,7 @@ func (l *local) take(ctx context.Context, key []byte, name string, c condition) 
 			return err
 		}
 		seen := seenOf(vs)
-		if err := c.check(tagOf(seen)); err != nil {
+		if err := l.check(c, key, seen); err != nil {
 			return err
 		}
 		if len(vs) < 2 {
