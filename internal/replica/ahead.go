@@ -9,9 +9,9 @@ import (
 	"github.com/level-replicator/replicator/internal/store"
 )
 
-// Ahead are the log entries that a join staged before the values that they belong to (J2): their dots, and of each
+// ahead are the log entries that a join staged before the values that they belong to (J2): their dots, and of each
 // a checksum of what it says, by which the row that belongs to it is known (J4). No log-index names them yet.
-type Ahead struct {
+type ahead struct {
 	logs   map[causal.Origin]*aheadLog
 	left   int          // those of which no row has come
 	buried causal.Stamp // the least of those that are tombstones
@@ -69,8 +69,8 @@ func (c *aheadChunk) isDone(i int) bool { return c.done[i/64]>>(i%64)&1 != 0 }
 
 const aheadChunkSize = 1 << 12 // entries
 
-// Above reports whether a dot may be added: entries come in the order of the log.
-func (a *Ahead) Above(d causal.Dot) bool {
+// above reports whether a dot may be added: entries come in the order of the log.
+func (a *ahead) above(d causal.Dot) bool {
 	l := a.logs[d.Origin]
 	return l == nil || d.Seq > l.last()
 }
@@ -81,7 +81,7 @@ func (l *aheadLog) last() uint64 {
 }
 
 // add notes an entry that was staged.
-func (a *Ahead) add(d causal.Dot, sum uint32) {
+func (a *ahead) add(d causal.Dot, sum uint32) {
 	l := a.logs[d.Origin]
 	if l == nil {
 		if a.logs == nil {
@@ -100,7 +100,7 @@ func (a *Ahead) add(d causal.Dot, sum uint32) {
 }
 
 // find returns where an entry is.
-func (a *Ahead) find(d causal.Dot) (c *aheadChunk, i int, ok bool) {
+func (a *ahead) find(d causal.Dot) (c *aheadChunk, i int, ok bool) {
 	if a == nil {
 		return nil, 0, false
 	}
@@ -133,8 +133,8 @@ func (l *aheadLog) chunkOf(seq uint64) (n int, ok bool) {
 	return n, true
 }
 
-// Sum returns the checksum of an entry whose row is still to come.
-func (a *Ahead) Sum(d causal.Dot) (sum uint32, ok bool) {
+// sum returns the checksum of an entry whose row is still to come.
+func (a *ahead) sum(d causal.Dot) (sum uint32, ok bool) {
 	c, i, ok := a.find(d)
 	if !ok || c.isDone(i) {
 		return 0, false
@@ -143,13 +143,13 @@ func (a *Ahead) Sum(d causal.Dot) (sum uint32, ok bool) {
 }
 
 // has reports whether a dot was added, whatever has become of it.
-func (a *Ahead) has(d causal.Dot) bool {
+func (a *ahead) has(d causal.Dot) bool {
 	_, _, ok := a.find(d)
 	return ok
 }
 
 // settle notes that the row of an entry has come, or that the entry is gone.
-func (a *Ahead) settle(d causal.Dot) {
+func (a *ahead) settle(d causal.Dot) {
 	if c, i, ok := a.find(d); ok && !c.isDone(i) {
 		c.done[i/64] |= 1 << (i % 64)
 		a.left--
@@ -157,7 +157,7 @@ func (a *Ahead) settle(d causal.Dot) {
 }
 
 // rest returns some of the entries of which no row has come.
-func (a *Ahead) rest(most int) (dots []causal.Dot) {
+func (a *ahead) rest(most int) (dots []causal.Dot) {
 	if a.left == 0 {
 		return nil
 	}

@@ -11,7 +11,7 @@ import (
 // design.md: J4
 func TestAhead_IsAMapOfEntriesInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var a Ahead
+		var a ahead
 		model := map[causal.Dot]uint32{}
 		var added []causal.Dot
 		next := map[causal.Origin]uint64{}
@@ -20,7 +20,7 @@ func TestAhead_IsAMapOfEntriesInOrder(t *testing.T) {
 			next[o] += rapid.SampledFrom([]uint64{1, 1, 2, aheadChunkSize - 1, aheadChunkSize, 1 << 32, 1 << 40}).Draw(t, "gap")
 			for range rapid.SampledFrom([]int{1, 2, 63, 64, 65, aheadChunkSize, aheadChunkSize + 1}).Draw(t, "entries") {
 				d := causal.Dot{Origin: o, Seq: next[o]}
-				if !a.Above(d) {
+				if !a.above(d) {
 					t.Fatalf("%v is not above what came before", d)
 				}
 				a.add(d, uint32(len(added)+1))
@@ -42,11 +42,11 @@ func TestAhead_IsAMapOfEntriesInOrder(t *testing.T) {
 		for _, d := range added {
 			for _, d := range []causal.Dot{d, {Origin: d.Origin, Seq: d.Seq - 1}, {Origin: d.Origin, Seq: d.Seq + 1}} {
 				want, waits := model[d]
-				if got, ok := a.Sum(d); ok != waits || got != want {
+				if got, ok := a.sum(d); ok != waits || got != want {
 					t.Fatalf("%v: %d %t, not %d %t", d, got, ok, want, waits)
 				}
 			}
-			if !a.has(d) || a.Above(d) {
+			if !a.has(d) || a.above(d) {
 				t.Fatalf("%v was not added", d)
 			}
 		}

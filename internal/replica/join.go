@@ -13,8 +13,8 @@ import (
 // joins is what the replica knows of joins: pulls that are answered in sections, see docs/design.md.
 type joins struct {
 	Joining bool     // a session has asked for sections, or takes them in: one at a time (J7)
-	ahead   *Ahead   // of the join under way; nil while it has staged nothing
-	broken  []*Ahead // of joins that broke off, until they are swept
+	ahead   *ahead   // of the join under way; nil while it has staged nothing
+	broken  []*ahead // of joins that broke off, until they are swept
 
 	dropped map[causal.Dot]uint64 // versions above the version vector that were held, by the commit that dropped them, until it is on disk
 }
@@ -47,14 +47,14 @@ func (r *Replica) Stale() bool {
 
 // StagedAhead reports whether a log entry is one that a join staged, no row of which has come.
 func (r *Replica) StagedAhead(d causal.Dot) bool {
-	waits := func(a *Ahead) bool { _, ok := a.Sum(d); return ok }
+	waits := func(a *ahead) bool { _, ok := a.sum(d); return ok }
 	return waits(r.ahead) || slices.ContainsFunc(r.broken, waits)
 }
 
 // BeginSections begins to stage log entries ahead of their values.
 func (r *Replica) BeginSections() {
 	r.BreakSections()
-	r.ahead = &Ahead{}
+	r.ahead = &ahead{}
 }
 
 // BreakSections ends that. What was staged and has no row is left to be swept.
@@ -66,7 +66,7 @@ func (r *Replica) BreakSections() {
 }
 
 // Follows reports whether an entry comes after those that are staged of its origin.
-func (r *Replica) Follows(d causal.Dot) bool { return r.ahead != nil && r.ahead.Above(d) }
+func (r *Replica) Follows(d causal.Dot) bool { return r.ahead != nil && r.ahead.above(d) }
 
 // StageAhead stages log entries, ahead of their values (J2), with Sync: what is named later
 // must not be lost by a power failure that keeps what names it. Those of one origin follow each other, in order.
@@ -183,7 +183,7 @@ func (t *Txn) takeRow(row *Row, held bool, peer *causal.Knowledge) (fresh int, e
 	if !x.Deleted {
 		check = store.Checksum(x.Value)
 	}
-	came, ahead := t.R.ahead.Sum(x.Dot)
+	came, ahead := t.R.ahead.sum(x.Dot)
 	if ahead {
 		var sum uint32
 		if sum, t.buf = sumOf(t.buf, row.Key, x, check); sum != came {
@@ -241,7 +241,7 @@ func (t *Txn) TakeKey(key []byte, theirs []store.Version, peer *causal.Knowledge
 	}
 	for i := range theirs {
 		d := theirs[i].Dot
-		if _, ahead := t.R.ahead.Sum(d); !ahead {
+		if _, ahead := t.R.ahead.sum(d); !ahead {
 			continue
 		}
 		if !now.Has(d) {
@@ -316,7 +316,7 @@ type Committer interface {
 // While a join is under way, or one may go on where it broke off, it leaves that: the entries may be needed.
 func SweepBroken(h Committer) (more bool, err error) {
 	var dots []causal.Dot
-	var of *Ahead
+	var of *ahead
 	h.With(func(r *Replica) {
 		for len(r.broken) > 0 && !r.Joining && r.Join == nil {
 			of = r.broken[0]

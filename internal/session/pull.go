@@ -206,7 +206,7 @@ func (p *pulling) allCame() error {
 		return p.repair.fetchNext()
 	}
 	if !p.whole || p.back.Over {
-		s.result.Partial, s.result.HeldBack = !p.whole, p.back.Over // to come again brings nothing of what is held back
+		s.result.partial, s.result.HeldBack = !p.whole, p.back.Over // to come again brings nothing of what is held back
 		if err := p.commitPages(); err != nil {
 			return err
 		}

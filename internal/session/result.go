@@ -26,7 +26,7 @@ type Result struct {
 	// The pull of this replica.
 	Pulled   int        // versions that were merged
 	Skipped  SkipReason // why there was no pull
-	Partial  bool       // it goes on in another session
+	partial  bool       // it goes on in another session
 	HeldBack bool       // not all of it was taken: a key or a value is too large
 	// Versions that are held back here, before and after the pull; zero if there was none.
 	HeldBefore, HeldNow int
@@ -42,7 +42,7 @@ type Result struct {
 
 // Whole reports whether no pull is left to another session.
 func (r *Result) Whole() bool {
-	return !r.Partial && r.Skipped != SkippedBusy && r.TheirSkip != SkippedBusy
+	return !r.partial && r.Skipped != SkippedBusy && r.TheirSkip != SkippedBusy
 }
 
 // Result returns how the session has gone so far.

@@ -44,8 +44,8 @@ type changes struct {
 }
 
 const (
-	// JoinAbove is how many writes a replica must lack, going by the version vectors, before it asks for a join.
-	JoinAbove = 1 << 14
+	// joinAbove is how many writes a replica must lack, going by the version vectors, before it asks for a join.
+	joinAbove = 1 << 14
 	// joinShare is the part of the log, by its size, that a replica must lack before it is served one. To go through
 	// all keys costs about as much as to look up the values of one in twenty.
 	joinShare = 8

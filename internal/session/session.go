@@ -79,7 +79,7 @@ func New(h Host, dialed bool, p Params) *Session {
 		p.RoundKeys = roundKeys
 	}
 	if p.JoinAbove == 0 {
-		p.JoinAbove = JoinAbove
+		p.JoinAbove = joinAbove
 	}
 	return &Session{host: h, dialed: dialed, params: p}
 }

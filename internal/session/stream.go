@@ -75,7 +75,7 @@ func (s *Session) Stream() *Stream {
 func (s *Session) stays() bool {
 	r := &s.result
 	news := s.mine.news || s.theirs.news || r.Pulled+r.Served > 0
-	return s.theirs.stays && s.mine.stays && news && r.Skipped == NotSkipped && !s.turnedDown && !r.Partial && !r.HeldBack && !r.Withheld
+	return s.theirs.stays && s.mine.stays && news && r.Skipped == NotSkipped && !s.turnedDown && !r.partial && !r.HeldBack && !r.Withheld
 }
 
 // startStream is what follows the last word of a session whose replicas stay.
