@@ -15,6 +15,7 @@ import (
 	"github.com/level-replicator/replicator/internal/session"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
 // Comparison is what [DB.Compare] found.
@@ -312,10 +313,14 @@ func (v *verification) tick(key, value []byte) error {
 	return v.ctx.Err()
 }
 
-// checkIndex checks every key of the log-index against its log entries and value.
+// checkIndex checks every key of the log-index against its log entries and value. Each is read once, so it leaves
+// the block cache to others.
 func (v *verification) checkIndex() error {
-	it := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
+	once := &opt.ReadOptions{DontFillCache: true}
+	it := v.view.NewIterator(store.KindRange(store.KindIndex), once)
 	defer it.Release()
+	values := v.view.NewIterator(store.Visible(nil), once)
+	defer values.Release()
 	for it.Next() {
 		key := store.UserKey(it.Key())
 		if err := v.tick(key, it.Value()); err != nil {
@@ -331,25 +336,28 @@ func (v *verification) checkIndex() error {
 			v.named = v.named.Add(s[i].Hash())
 		}
 		v.counted.Count(s, +1)
-		if err := v.checkKey(key, s); err != nil {
+		there := store.SeekNear(values, key) && bytes.Equal(values.Key(), key)
+		if err := values.Error(); err != nil {
+			return err
+		}
+		var raw []byte
+		if there {
+			raw = values.Value()
+		}
+		if err := v.checkKey(key, s, raw, !there); err != nil {
 			return err
 		}
 	}
 	return it.Error()
 }
 
-// checkKey checks one key. An error is one of reading; corruption is reported.
-func (v *verification) checkKey(key []byte, s store.Siblings) error {
-	raw, err := v.view.Get(key, nil)
-	absent := errors.Is(err, leveldb.ErrNotFound)
-	if err != nil && !absent {
-		return err
-	}
+// checkKey checks one key that has a raw value, or none. An error is one of reading; corruption is reported.
+func (v *verification) checkKey(key []byte, s store.Siblings, raw []byte, absent bool) error {
 	vs := make([]store.Version, 0, len(s))
 	for i := range s {
 		e, err := store.ReadEntry(v.view, key, &s[i], v.view)
 		if err == nil {
-			err = e.ReadValue(v.view)
+			err = e.TakeValue(raw, !absent)
 		}
 		var damage *store.CorruptionError
 		switch {

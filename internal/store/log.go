@@ -165,13 +165,22 @@ func (e *Entry) ReadValue(rd Reader) (err error) {
 	if e.Deleted || e.Inline {
 		return nil
 	}
-	e.Value, err = rd.Get(e.Key, nil)
-	switch {
-	case errors.Is(err, leveldb.ErrNotFound):
-		return Corrupted(e.Key, "its value is missing")
-	case err != nil:
+	value, err := rd.Get(e.Key, nil)
+	if err != nil && !errors.Is(err, leveldb.ErrNotFound) {
 		return err
 	}
+	return e.TakeValue(value, err == nil)
+}
+
+// TakeValue completes an entry with what stands at the raw key, if there is something. It keeps that.
+func (e *Entry) TakeValue(value []byte, there bool) error {
+	if e.Deleted || e.Inline {
+		return nil
+	}
+	if !there {
+		return Corrupted(e.Key, "its value is missing")
+	}
+	e.Value = value
 	return e.CheckValue()
 }
 
