@@ -10,16 +10,17 @@ import (
 	"github.com/level-replicator/replicator/internal/replica"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // builder makes a page of one state.
 type builder struct {
 	*Reader
-	view *replica.View
-	page Page
-	size int
+	view   *replica.View
+	page   Page
+	size   int
+	passed int                    // log entries
+	dots   store.Slab[causal.Dot] // for records
 }
 
 func (b *builder) full() bool {
@@ -49,17 +50,7 @@ func (b *builder) build() error {
 			return err
 		}
 	}
-	for _, top := range b.tops {
-		for from := b.read.Seq(top.Origin) + 1; from <= top.Seq; from = b.read.Seq(top.Origin) + 1 {
-			if b.full() {
-				return nil
-			}
-			if err := b.log(top.Origin, from, top.Seq); err != nil {
-				return err
-			}
-		}
-	}
-	return b.finish()
+	return b.log()
 }
 
 // noted delivers keys as they are.
@@ -173,94 +164,6 @@ func (b *builder) conflicts() error {
 	return it.Error()
 }
 
-// log delivers what the log of an origin has, in the order in which it was written.
-func (b *builder) log(o causal.Origin, from, to uint64) error {
-	alias, ok := b.view.AliasOf(o)
-	if !ok {
-		b.read = b.read.Raise(causal.Dot{Origin: o, Seq: to})
-		return nil
-	}
-	entries, end, err := b.entries(alias, from, to)
-	if err != nil {
-		return err
-	}
-	if err := b.values(entries); err != nil {
-		return err
-	}
-	for i := range entries {
-		if i > 0 && b.full() {
-			end = entries[i].Seq - 1
-			break
-		}
-		if err := b.entry(&entries[i]); err != nil {
-			return err
-		}
-	}
-	b.read = b.read.Raise(causal.Dot{Origin: o, Seq: end})
-	return nil
-}
-
-// entries reads a part of the log, as much as there is room for, and returns up to where that goes.
-func (b *builder) entries(alias uint32, from, to uint64) (entries []replica.Logged, end uint64, err error) {
-	it := b.view.NewIterator(store.LogRange(alias, from, to), &opt.ReadOptions{DontFillCache: true})
-	defer it.Release()
-	room := b.config.PageKeys - len(b.page.Records)
-	for n := 0; it.Next(); n++ {
-		e, err := store.DecodeEntry(it.Key(), it.Value(), b.view)
-		if err != nil {
-			return nil, 0, fmt.Errorf("log entry %x: %w", it.Key(), err)
-		}
-		if len(entries) >= room || n >= maxPassed {
-			return entries, e.Seq - 1, it.Error()
-		}
-		if !b.wanted(e.Key) {
-			continue
-		}
-		e.Key, e.Value, e.Context = slices.Clone(e.Key), nil, nil
-		entries = append(entries, replica.Logged{Entry: e, Read: e.Deleted || b.config.KeysOnly})
-	}
-	return entries, to, it.Error()
-}
-
-// values reads the values of versions that are alone, as many as come to what a page holds.
-func (b *builder) values(entries []replica.Logged) error {
-	var due []*replica.Logged
-	for i := range entries {
-		if e := &entries[i]; !e.Read && !e.Inline {
-			due = append(due, e)
-		}
-	}
-	return b.view.ReadValues(due, b.config.PageBytes, slices.Clone[[]byte])
-}
-
-// entry delivers the key of a log entry.
-func (b *builder) entry(e *replica.Logged) error {
-	if !e.Inline && !b.view.MayHaveStale { // it is alone: the log has one entry for each version
-		if b.give([]causal.Dot{e.Dot}, b.first.Contains) {
-			return nil
-		}
-		if !e.Read {
-			if err := e.ReadValue(b.view); err != nil {
-				return err
-			}
-		}
-		b.add(Record{Key: e.Key, Value: e.Value, Deleted: e.Deleted, Local: b.own[e.Origin], Version: e.Version, Dots: []causal.Dot{e.Dot}})
-		return nil
-	}
-	s, err := store.ReadIndex(b.view, e.Key, b.view)
-	if err != nil {
-		return err
-	}
-	if !s.Has(e.Dot) {
-		return nil // a stale entry that a crash left (O4)
-	}
-	rec, err := b.current(e.Key, s)
-	if err == nil && !b.give(rec.Dots, b.first.Contains) {
-		b.add(rec)
-	}
-	return err
-}
-
 // finish ends the phase, as all was delivered that its first state has. If what has changed since has
 // room in this page, the consumer has all of this state, and goes on with what is committed after it.
 // Otherwise another phase follows.
@@ -272,6 +175,7 @@ func (b *builder) finish() error {
 			}
 		}
 		b.base, b.delta, b.mode = b.now, nil, live
+		b.window = window{}
 		b.moved(Position{Root: b.now}, b.seen)
 	} else {
 		b.base = b.first

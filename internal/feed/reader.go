@@ -54,8 +54,8 @@ type Config struct {
 
 // Page is what one state of the database has for a consumer, or as much of it as there was room for.
 type Page struct {
-	Reset   Why // before the records: what the consumer has may be more than there is
-	Records []Record
+	Reset   Why       // before the records: what the consumer has may be more than there is
+	Records []Record  // valid until the next page, but what their slices hold is the consumer's
 	At      *Position // the consumer may store it once it has the records; nil: not yet
 	Shared  bool      // other readers have the same memory
 	Idle    bool      // there is nothing until the next commit
@@ -102,6 +102,7 @@ type Reader struct {
 	read    causal.Vector       // up to where it was; nil: to base
 	recent  map[string]struct{} // keys that were changed since the first state and not delivered since
 	many    bool                // there are too many of them
+	window  window
 
 	given    map[causal.Sum]struct{} // states of keys that were delivered and that the log has once more: by the sum of their dots
 	notes    map[string]struct{}     // keys that the log does not show, or no longer
@@ -130,7 +131,7 @@ const (
 func NewReader(h *Hub, with func(func(*replica.Replica)), since Position, c Config) *Reader {
 	r := &Reader{hub: h, with: with, since: since, config: c, notes: map[string]struct{}{}, given: map[causal.Sum]struct{}{}}
 	if r.config.PageKeys == 0 {
-		r.config.PageKeys = 1 << 10
+		r.config.PageKeys = 1 << 12
 	}
 	if r.config.PageBytes == 0 {
 		r.config.PageBytes = 1 << 20
@@ -180,8 +181,13 @@ func (r *Reader) Next() (Page, error) {
 	v.MayHaveStale, v.Keys = r.stale, r.keys
 	b := &builder{Reader: r, view: v}
 	b.page.Reset, r.reset = r.reset, ""
+	clear(r.window.records)
+	b.page.Records = r.window.records[:0]
 	if err := b.build(); err != nil {
 		return Page{}, err
+	}
+	if r.mode != live {
+		r.window.records = b.page.Records
 	}
 	r.offer(&b.page)
 	return b.page, nil

@@ -505,9 +505,15 @@ var mutants = []mutant{
 		new: "ask && r.Joining && !mutated(%q) {\n"},
 
 	// Changes.
-	{name: "a consumer's cursor moves in the midst of a state", file: "internal/feed/read.go", short: true,
-		old: "\tb.read = b.read.Raise(causal.Dot{Origin: o, Seq: end})\n\treturn nil\n}\n\n// entries",
-		new: "\tb.read = b.read.Raise(causal.Dot{Origin: o, Seq: end})\n\tif mutated(%q) {\n\t\tb.moved(Position{Root: b.read.Clone()}, b.firstAt)\n\t}\n\treturn nil\n}\n\n// entries"},
+	{name: "a consumer's cursor moves in the midst of a state", file: "internal/feed/window.go", short: true,
+		old: "\t\tb.read = b.read.Raise(causal.Dot{Origin: p.origin, Seq: p.to})\n",
+		new: "\t\tb.read = b.read.Raise(causal.Dot{Origin: p.origin, Seq: p.to})\n\t\tif mutated(%q) {\n\t\t\tb.moved(Position{Root: b.read.Clone()}, b.firstAt)\n\t\t}\n"},
+	{name: "an entry that a page had no room for counts as read", file: "internal/feed/window.go", short: true,
+		old: "Seq: w.entries[i].Seq - 1})\n\t\t\t\treturn nil\n",
+		new: "Seq: w.entries[i].Seq - 1 + uint64(store.Btoi(mutated(%q)))})\n\t\t\t\treturn nil\n"},
+	{name: "a consumer is delivered what a crash left in the log", file: "internal/feed/window.go", short: true,
+		old: "e.alone = len(dots) == 1 && dots[0] == e.Dot\n",
+		new: "e.alone = len(dots) == 1 && (dots[0] == e.Dot || mutated(%q))\n"},
 	{name: "a purge is not compared with a consumer's cursor", file: "internal/feed/reader.go", short: true,
 		old: "\t\tcase !purgedWithin(rep, v): // F3\n",
 		new: "\t\tcase !purgedWithin(rep, v) && !mutated(%q): // F3\n"},

@@ -7,7 +7,6 @@ import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
@@ -59,39 +58,31 @@ type Logged struct {
 	Read bool // the value is there, wherever it was
 }
 
-const (
-	sortedFrom    = 64 // fewer values are looked up one by one
-	seekThreshold = 32 // keys that are passed over rather than sought
-)
+const sortedFrom = 64 // fewer values are looked up one by one
 
 // ReadValues reads the values of versions that are alone at their keys, in key order, until they come to some bytes.
-// keep returns a copy of a value. What is left, or is not what was logged, is not Read: it is to be looked up.
-func (v *View) ReadValues(due []*Logged, most int, keep func(value []byte) []byte) error {
-	// Where keys lie far apart a lookup is as good, and better for values that were
-	// written just now: it ends in the memtable, while an iterator moves in all tables.
-	if v.MayHaveStale || len(due) < sortedFrom || v.Keys/int64(len(due)) > seekThreshold {
-		return nil
+// keep returns a copy of a value. What is left, is not what was logged, or cannot be read, is not Read: it is to be
+// looked up.
+func (v *View) ReadValues(due []*Logged, most int, keep func(value []byte) []byte) {
+	if len(due) < sortedFrom {
+		return
 	}
 	slices.SortFunc(due, func(a, b *Logged) int { return bytes.Compare(a.Key, b.Key) })
-	it := v.NewIterator(&util.Range{Limit: store.ReservedStart}, &opt.ReadOptions{DontFillCache: true})
-	defer it.Release()
-	at := false
+	f := store.NewFinder(v, &util.Range{Limit: store.ReservedStart})
+	defer f.Release()
 	for _, e := range due {
-		for i := 0; at && i < seekThreshold && bytes.Compare(it.Key(), e.Key) < 0; i++ {
-			at = it.Next()
+		value, ok, err := f.Find(e.Key, keep)
+		if err != nil {
+			return
 		}
-		if !at || bytes.Compare(it.Key(), e.Key) < 0 {
-			at = it.Seek(e.Key)
-		}
-		if at && bytes.Equal(it.Key(), e.Key) {
-			e.Value = keep(it.Value())
+		if ok {
+			e.Value = value
 			e.Read = e.CheckValue() == nil
 		}
-		if most -= len(e.Value); most < 0 {
-			break
+		if most -= len(value); most < 0 {
+			return
 		}
 	}
-	return it.Error()
 }
 
 // indexOf looks a key up. One whose log-index is corrupted, which Verify names, is not

@@ -69,7 +69,10 @@ func keep(room []byte, pieces ...[]byte) (_, kept []byte) {
 
 // readValues reads the values of versions that are alone, until they come to some bytes. What it leaves is looked up
 // when it is sent, and if that is an error, what comes before it is sent first.
-func readValues(st *replica.View, entries []replica.Logged, most int) error {
+func readValues(st *replica.View, entries []replica.Logged, most int) {
+	if st.MayHaveStale {
+		return
+	}
 	var due []*replica.Logged
 	for i := range entries {
 		if !entries[i].Read {
@@ -77,7 +80,7 @@ func readValues(st *replica.View, entries []replica.Logged, most int) error {
 		}
 	}
 	var room []byte
-	return st.ReadValues(due, most, func(value []byte) (kept []byte) {
+	st.ReadValues(due, most, func(value []byte) (kept []byte) {
 		room, kept = keep(room, value)
 		return kept
 	})

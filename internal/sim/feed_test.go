@@ -109,6 +109,51 @@ func TestFeed_DeliversADeletionThatIsPurgedMeanwhile(t *testing.T) {
 	require.Equal(t, feed.Purged, p.Reset)
 }
 
+// However large its windows are, and whether or not a crash may have left stale entries, a reader delivers what the
+// replica holds.
+//
+// design.md: O4
+func TestFeed_DeliversTheSameForEveryWindow(t *testing.T) {
+	a := written(t)
+	a.put("k", "1")
+	leftBehind := store.AppendLogKey(nil, a.r.Alias[a.r.Self], a.r.Seq)
+	rec, err := a.db.Get(leftBehind, nil)
+	require.NoError(t, err)
+	a.put("k", "2")
+	want := userData(t, a.db)
+	for _, stale := range []bool{false, true} {
+		if a.r.MayHaveStale = stale; stale {
+			require.NoError(t, a.db.Put(leftBehind, rec, nil))
+		}
+		for _, conf := range []feed.Config{{PageKeys: 7}, {PageKeys: 100}, {}, {PageBytes: 5000}, {KeysOnly: true}} {
+			r := feed.NewReader(new(feed.Hub), a.With, feed.Position{Root: causal.Vector{{Origin: a.r.Self, Seq: 1}}}, conf)
+			told := map[string]int{}
+			for p := (feed.Page{}); !p.Idle; {
+				p, err = r.Next()
+				require.NoError(t, err)
+				require.Empty(t, p.Reset)
+				for _, rec := range p.Records {
+					value, ok := want[string(rec.Key)]
+					require.Equal(t, !ok, rec.Deleted)
+					if !conf.KeysOnly {
+						require.Equal(t, value, string(rec.Value))
+					}
+					if !rec.Resolver {
+						told[string(rec.Key)]++
+					}
+				}
+			}
+			r.Close()
+			missing := 0
+			for key := range want {
+				missing += int(store.Btoi(told[key] == 0))
+			}
+			require.LessOrEqual(t, missing, 1, "but for the one that the position covers")
+			require.Equal(t, 1, told["k"])
+		}
+	}
+}
+
 // publishing is a keeper that tells the hub.
 type publishing struct {
 	testKeeper

@@ -212,7 +212,9 @@ func (c *simConsumer) page() (more bool) {
 	if c.eager {
 		c.apply(p)
 	} else if p.Reset != "" || len(p.Records) > 0 {
-		c.buffer = append(c.buffer, p)
+		kept := p
+		kept.Records = slices.Clone(p.Records)
+		c.buffer = append(c.buffer, kept)
 	}
 	if w.verbose {
 		w.logf("consumer %d at n%d: reset %q, at %v live %v", c.id, n.id, p.Reset, p.At, c.was)

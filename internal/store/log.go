@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/syndtr/goleveldb/leveldb"
 )
 
@@ -104,12 +105,17 @@ func AppendLogged(b []byte, e *Entry, os numbering) []byte {
 
 // DecodeEntry reads the log entry at a log key. Its key and value alias the record.
 func DecodeEntry(logKey, record []byte, os numbering) (Entry, error) {
+	return DecodeEntryInto(logKey, record, os, nil)
+}
+
+// DecodeEntryInto is DecodeEntry with memory for the causal context.
+func DecodeEntryInto(logKey, record []byte, os numbering, dots *Slab[causal.Dot]) (Entry, error) {
 	var e Entry
 	var err error
 	if e.Dot, err = LogDot(logKey, os); err != nil {
 		return e, err
 	}
-	d := Decoder{B: record}
+	d := Decoder{B: record, dots: dots}
 	if err := d.Format(); err != nil {
 		return e, err
 	}

@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/level-replicator/replicator/internal/store"
@@ -99,4 +101,55 @@ func TestRowsOfAnIndexThatCannotBeReadAreNotTakenForUnlogged(t *testing.T) {
 		require.True(t, r.HasValue && r.Indexed, "%s", r.Key)
 	}
 	require.Equal(t, 2, rows)
+}
+
+// A finder finds what Get does, however the keys lie.
+func TestFinderFindsWhatGetFinds(t *testing.T) {
+	db, err := leveldb.Open(storage.NewMemStorage(), nil)
+	require.NoError(t, err)
+	defer db.Close()
+	const n = 20_000
+	for i := range n {
+		require.NoError(t, db.Put(fmt.Appendf(nil, "%06d", 2*i), fmt.Append(nil, i), nil))
+	}
+	slice := &util.Range{Limit: []byte("a")}
+	for name, step := range map[string]func(i int) int{
+		"neighbours": func(int) int { return 1 },
+		"near":       func(i int) int { return 1 + i*7%60 },
+		"far":        func(int) int { return 177 },
+		"mixed":      func(i int) int { return 1 + i%50/49*900 },
+	} {
+		counted := &counting{Reader: db}
+		f := store.NewFinder(counted, slice)
+		asked := 0
+		for at, i := -3, 0; at < 2*n+10; at, i = at+step(i), i+1 {
+			key := fmt.Appendf(nil, "%06d", max(at, 0))
+			want, err := db.Get(key, nil)
+			got, ok, found := f.Find(key, slices.Clone[[]byte])
+			require.NoError(t, found)
+			require.Equal(t, err == nil, ok, "%s", key)
+			require.Equal(t, want, got)
+			asked++
+		}
+		f.Release()
+		switch name {
+		case "neighbours", "near":
+			require.Zero(t, counted.gets, name)
+		case "far":
+			require.Greater(t, counted.gets, asked*8/10, name)
+		case "mixed":
+			require.Less(t, counted.gets, asked/20, name)
+		}
+	}
+}
+
+// counting counts lookups.
+type counting struct {
+	store.Reader
+	gets int
+}
+
+func (c *counting) Get(key []byte, ro *opt.ReadOptions) ([]byte, error) {
+	c.gets++
+	return c.Reader.Get(key, ro)
 }
