@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/syndtr/goleveldb/leveldb/util"
 	"golang.org/x/perf/benchfmt"
 
 	"github.com/level-replicator/replicator"
@@ -37,7 +40,10 @@ func catchUp(large bool) scenario {
 	s.rows = []row{
 		{name, "op/s", "changes, beside a scan of as many records", atLeast(0.5)},
 		{name + "/lookups", "op/s", "the same, beside lookups of the keys that have changed", aim{}},
-		{name + "/keys", "op/s", "the same without values", aim{}},
+		{name + "/keys", "op/s", "without values, beside a scan", atLeast(0.5)},
+		{name + "/neighbours", "op/s", "neighbouring keys, changed in key order, beside a scan of them", atLeast(0.5)},
+		{name + "/neighbours/keys", "op/s", "the same without values", atLeast(0.5)},
+		{name + "/neighbours/shuffled", "op/s", "neighbouring keys, changed in random order, beside a scan of them", aim{}},
 		{name, "B", "heap above what there was before", aim{}},
 	}
 	s.run = func(e *env) error {
@@ -59,72 +65,88 @@ func (e *env) catchUp(db handle, rows []row, ks keys, changed int) error {
 	if _, err := e.compacted(e.dir); err != nil {
 		return err
 	}
+	most, err := e.catchUpWith(db, ks, uniform(ks.len(), changed, 7), rows[0].name, rows[1].name, rows[2].name)
+	if err != nil {
+		return err
+	}
+	near := ks.neighbours(changed)
+	if _, err := e.catchUpWith(db, ks, near, rows[3].name, "", rows[4].name); err != nil {
+		return err
+	}
+	rand.New(rand.NewPCG(7, 2)).Shuffle(len(near), func(i, j int) { near[i], near[j] = near[j], near[i] })
+	if _, err := e.catchUpWith(db, ks, near, rows[5].name, "", ""); err != nil {
+		return err
+	}
+	e.emit(rows[6].name, changed, benchfmt.Value{Value: float64(most), Unit: "B"})
+	return nil
+}
+
+// catchUpWith overwrites keys and has a consumer catch up with them, once with values and once without, and returns what
+// of the heap that took. A bare handle looks them up, if that has a name, and is scanned: where they are neighbours
+// exactly them, and else from its first key on.
+func (e *env) catchUpWith(db handle, ks keys, order []uint32, scanned, lookups, keysOnly string) (most int64, err error) {
 	r, ok := db.(*replicator.DB)
 	var since replicator.Cursor
 	if ok {
-		// The cursor of a consumer that has everything: it need not have been delivered that here.
-		last := []byte("last")
-		if err := r.Put(last, nil, nil); err != nil {
-			return err
-		}
-		for c, err := range r.Changes(e.ctx, replicator.Cursor{}, &replicator.ChangesOptions{Once: true, Prefix: last}) {
-			if err != nil {
-				return err
-			}
-			if !c.Cursor.IsZero() {
-				since = c.Cursor
-			}
-		}
+		since = r.Cursor()
 	}
-	order := uniform(ks.len(), changed, 7)
 	if err := putAll(db, ks, order, 100, 1, 9); err != nil {
-		return err
+		return 0, err
 	}
+	before := heap()
 	if !ok {
-		before := heap()
-		if err := e.timed(rows[1].name, changed, func() error { return getAll(db, ks, order) }); err != nil {
-			return err
+		var of *util.Range
+		if lookups != "" {
+			if err := e.timed(lookups, len(order), func() error { return getAll(db, ks, order) }); err != nil {
+				return 0, err
+			}
+		} else {
+			least := slices.MinFunc(order, func(a, b uint32) int { return bytes.Compare(ks.at(a), ks.at(b)) })
+			of = &util.Range{Start: ks.at(least)}
 		}
-		for _, row := range []row{rows[0], rows[2]} {
-			err := e.timed(row.name, changed, func() error {
-				it := db.NewIterator(nil, nil)
+		for _, name := range []string{scanned, keysOnly} {
+			if name == "" {
+				continue
+			}
+			err := e.timed(name, len(order), func() error {
+				it := db.NewIterator(of, nil)
 				defer it.Release()
-				for n := 0; n < changed && it.Next(); n++ {
+				for n := 0; n < len(order) && it.Next(); n++ {
 				}
 				return it.Error()
 			})
 			if err != nil {
-				return err
+				return 0, err
 			}
 		}
-		e.emit(rows[3].name, changed, benchfmt.Value{Value: float64(max(heap()-before, 0)), Unit: "B"})
-		return nil
+		return max(heap()-before, 0), nil
 	}
-	before, most := heap(), int64(0)
-	for i, keysOnly := range []bool{false, true} {
+	for _, name := range []string{scanned, keysOnly} {
+		if name == "" {
+			continue
+		}
 		n, began, last := 0, time.Now(), time.Time{} // the loop ends when the last cursor is on disk, which is another matter
-		for c, err := range r.Changes(e.ctx, since, &replicator.ChangesOptions{Once: true, KeysOnly: keysOnly}) {
+		for c, err := range r.Changes(e.ctx, since, &replicator.ChangesOptions{Once: true, KeysOnly: name == keysOnly}) {
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if c.Key != nil {
 				n, last = n+1, time.Now()
 			}
-			if n == changed/2 && c.Key != nil && keysOnly {
+			if n == len(order)/2 && c.Key != nil && name == keysOnly {
 				most = heap()
 			}
 		}
-		if n < changed/2 {
-			return fmt.Errorf("a consumer was delivered %d changes", n)
+		if n < len(order)/2 {
+			return 0, fmt.Errorf("a consumer was delivered %d changes", n)
 		}
 		rate := benchfmt.Value{Value: float64(n) / last.Sub(began).Seconds(), Unit: "op/s"}
-		e.emit(rows[2*i].name, n, rate)
-		if !keysOnly {
-			e.emit(rows[1].name, n, rate)
+		e.emit(name, n, rate)
+		if name == scanned && lookups != "" {
+			e.emit(lookups, n, rate)
 		}
 	}
-	e.emit(rows[3].name, changed, benchfmt.Value{Value: float64(max(most-before, 0)), Unit: "B"})
-	return nil
+	return max(most-before, 0), nil
 }
 
 // following are consumers that are live while one writer writes at a rate, and the same without them.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,6 +105,18 @@ func newKeys(n int, seed uint64) keys {
 
 func (ks keys) len() int           { return len(ks) / keySize }
 func (ks keys) at(i uint32) []byte { return ks[int(i)*keySize : (int(i)+1)*keySize] }
+
+// neighbours returns as many keys that follow one another in the order of keys, in that order.
+func (ks keys) neighbours(n int) (order []uint32) {
+	least := binary.BigEndian.AppendUint64(nil, 1<<61) // of random ones a quarter is below
+	for i := range uint32(ks.len()) {
+		if bytes.Compare(ks.at(i), least) >= 0 {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b uint32) int { return bytes.Compare(ks.at(a), ks.at(b)) })
+	return slices.Clone(order[:n])
+}
 
 // values are half random, so that they compress to about a half.
 type values struct {
