@@ -92,24 +92,30 @@ const (
 //
 // With Change.Reset, which comes alone, the consumer must drop what it has, or note what of it does not
 // come again: all keys with a value follow. It comes first for the zero Cursor, and where it cannot be
-// avoided: if deletions may have been purged that the consumer does not know of, as after it was away
-// for longer than replicas keep them; or if the cluster has lost a write that the cursor covers, with a
-// disk or because one was set back to an older state. A cursor that comes while all keys are being
-// yielded goes on in their midst.
+// avoided: if deletions may have been purged that the consumer does not know of; or if the cluster has lost
+// a write that the cursor covers, with a disk or because one was set back to an older state. A cursor that
+// comes while all keys are being yielded goes on in their midst.
+//
+// How long a consumer may be away without a Reset depends on who else has the deletions, not on their age:
+// a replica purges one as soon as all members have it on disk, which may be seconds after it was made, and
+// Options.TombstoneTTL is only when it no longer waits for them. A consumer whose loop goes on misses none.
 //
 // If the replica is behind the cursor Changes waits for it, as [DB.WaitFor] does. The error is
 // [ErrCursor] if the cursor is not of this cluster, [ErrBehind] after ChangesOptions.MaxWait,
 // [ErrCorrupted] for a key that is damaged here, until it is repaired, leveldb.ErrClosed after Close,
 // and otherwise one of reading the store. The loop ends after an error, or without one with ctx.
 //
-// Catching up reads the log one page after the other. No snapshot is held while the consumer works,
+// Catching up reads the log one page after the other, of about 1 MiB or 4,096 changes, and the values of a page
+// in key order: if keys that have changed are neighbours that costs little more than a scan of them, and
+// otherwise a lookup each. No snapshot is held while the consumer works,
 // commits never wait for it, and what it has not taken is read again from the log: however slow a
 // consumer is, it costs no memory. All consumers of a database share the latest commits, 16 MiB at
 // most.
 //
 // Keys in Options.LocalRanges are not yielded. A consumer that keeps what it makes of the changes in
-// such a range of the same database can write it and the cursor in one batch: see examples/index. The
-// loop may be run again, and begins at the same cursor then. The caller owns the slices.
+// such a range of the same database can write it and the cursor in one transaction, and each change takes effect
+// exactly once; with [DB.OpenCheckedTransaction] also if there are two such consumers by mistake, see
+// examples/index. The loop may be run again, and begins at the same cursor then. The caller owns the slices.
 func (db *DB) Changes(ctx context.Context, since Cursor, o *ChangesOptions) iter.Seq2[Change, error] {
 	var opts ChangesOptions
 	if o != nil {

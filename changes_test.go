@@ -291,6 +291,27 @@ func TestChangesResetOnlyWhereADeletionWasMissed(t *testing.T) {
 	})
 }
 
+// A deletion that some member has not confirmed is there for consumers, too, until TombstoneTTL.
+func TestChangesDeliverADeletionThatAMemberHasNotConfirmed(t *testing.T) {
+	replicatortest.Bubble(t, 12*time.Hour, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.open("a", replicatortest.MemDB(t), &replicator.Options{TombstoneTTL: time.Hour})
+		b := c.start("b", "a:9000")
+		put(t, a, "stays", "1")
+		put(t, a, "goes", "1")
+		requireAgreement(t, a, b)
+		within, beyond := newFollower(), newFollower()
+		within.once(t, a, replicator.ChangesOptions{})
+		beyond.once(t, a, replicator.ChangesOptions{})
+		c.net.Partition([]string{"a"}, []string{"b"})
+		require.NoError(t, a.Delete([]byte("goes"), nil))
+		time.Sleep(50 * time.Minute)
+		require.Equal(t, []string{"goes deleted"}, within.once(t, a, replicator.ChangesOptions{}))
+		require.Eventually(t, func() bool { return a.Status().Tombstones == 0 }, 2*time.Hour, time.Minute)
+		require.Equal(t, []string{"reset", "stays=1"}, beyond.once(t, a, replicator.ChangesOptions{}))
+	})
+}
+
 func TestChangesWaitForAReplicaThatIsBehind(t *testing.T) {
 	replicatortest.Bubble(t, 0, func(t *testing.T) {
 		c := newCluster(t)

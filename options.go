@@ -133,6 +133,11 @@ type Options struct {
 	// some member has not confirmed it. A peer that was away longer is
 	// repaired, but a write it made meanwhile may return beside the deletion's
 	// place. Default: 7 days. Negative: never by age.
+	//
+	// It is no least age: a deletion that all members have on disk is forgotten
+	// then, however young. So it says nothing of how long a consumer of
+	// [DB.Changes] may be away, as consumers are no members: one that was away
+	// while a deletion was forgotten gets a Reset.
 	TombstoneTTL time.Duration
 
 	// PeerTTL is how long a peer that is not seen still counts as a member: its
