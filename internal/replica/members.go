@@ -145,7 +145,8 @@ func (r *Replica) unclear(m *Member) bool {
 
 // Blockers returns the members that hold back purging, and notes
 // since when: those that are unclear, and those that have not reported to have on
-// disk what the deletions need that are held since the last look.
+// disk what the deletions need that are held since the last look. What is not on disk here is no fault of theirs:
+// what a crash took is nowhere (O5).
 func (r *Replica) Blockers() []*Member {
 	if len(r.left.seen) == 0 {
 		return nil
@@ -153,7 +154,9 @@ func (r *Replica) Blockers() []*Member {
 	now := r.Now()
 	var ms []*Member
 	for _, m := range r.ActiveMembers() {
-		lacks := func(d causal.Dot) bool { return d.Seq > m.Known.Seq(causal.Durable, d.Origin) }
+		lacks := func(d causal.Dot) bool {
+			return m.Known.Seq(causal.Durable, d.Origin) < min(d.Seq, r.Known.Seq(causal.Durable, d.Origin))
+		}
 		if !r.unclear(m) && !slices.ContainsFunc(r.left.seen, lacks) {
 			m.BlockingSince = time.Time{}
 			continue

@@ -43,6 +43,28 @@ func TestPurge_WaitsUntilAllMembersHaveItOnDisk(t *testing.T) {
 	require.Empty(t, a.versions("k"))
 }
 
+// A crash took the write that the deletion of a reissued orphan has seen, so nobody can have it on disk.
+// design.md: G1, O5
+func TestPurge_NobodyIsBlamedForWhatACrashTook(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	a.put("k", "v")
+	a.reopen(replica.HighestClock)
+	require.NoError(t, a.Commit(func(t *replica.Txn) error { return new(replica.Reissuing).Stage(t, 100) }))
+	a.del("k")
+	a.saved()
+	b.put("first", "v") // without Sync: from now on b has to wait for flushes
+	talk(t, b, a)
+	a.purge()
+	require.NotEmpty(t, a.r.Blockers(), "it has not reported")
+	b.saved()
+	talk(t, b, a)
+	talk(t, b, a)
+	a.saved()
+	a.purge()
+	require.Len(t, a.versions("k"), 1)
+	require.Empty(t, a.r.Blockers())
+}
+
 // design.md: W4, G1
 func TestPurge_IsCommittedWithSync(t *testing.T) {
 	a := newNode(t)
