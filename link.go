@@ -50,6 +50,9 @@ func (ls *links) Receiving() bool {
 	return slices.ContainsFunc(ls.all(), func(l *liveLink) bool { return l.receiving.Load() })
 }
 
+// Linked reports whether there is a link with a peer.
+func (ls *links) Linked(o causal.Origin) bool { return ls.with(o) != nil }
+
 // with returns the link with a peer, or nil.
 func (ls *links) with(o causal.Origin) *liveLink {
 	for _, l := range ls.all() {

@@ -5,6 +5,7 @@ package link
 import (
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
 )
@@ -28,6 +29,9 @@ type Link struct {
 type Links interface {
 	Small() bool     // all replicas have links with one another
 	Receiving() bool // news is being received over one of them
+
+	// Linked reports whether there is one with the replica that writes under an origin.
+	Linked(o causal.Origin) bool
 }
 
 // awaited is what the peer had reported at some time and was missing here.
@@ -142,12 +146,13 @@ func (l *Link) heard(now time.Time) {
 	l.pace.Heard(now, behind > 0, l.links.Small())
 }
 
-// request asks the peer for what is awaited, unless that is on its way. Under load something always is, and
-// if all of it were asked for, it would come several times, and add to the load.
+// request asks the peer for what is awaited, unless that is on its way: where every replica has links with all others
+// its writers tell it themselves. Under load something always is on its way, and if all of it were asked for, it
+// would come several times, and add to the load.
 func (l *Link) request(now time.Time) {
 	before := l.awaited.writes
 	l.awaited.writes = l.Awaited()
-	coming := l.awaited.writes < before || l.links.Receiving()
+	coming := l.awaited.writes < before || l.links.Receiving() || l.links.Small() && l.AwaitedOf(l.links.Linked)
 	switch {
 	case l.awaited.writes == 0:
 		l.pace.Heard(now, false, l.links.Small())

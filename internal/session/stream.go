@@ -1,6 +1,8 @@
 package session
 
 import (
+	"slices"
+
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
 )
@@ -150,6 +152,16 @@ func (l *Stream) Await() { l.awaited = l.known } // which is replaced, never cha
 
 // Awaited returns how many writes of that are missing here.
 func (l *Stream) Awaited() (writes int64) { return l.behind(&l.awaited) }
+
+// AwaitedOf reports whether all that is missing of that was written under some origins.
+func (l *Stream) AwaitedOf(some func(o causal.Origin) bool) (all bool) {
+	l.host.With(func(r *replica.Replica) {
+		all = !slices.ContainsFunc(l.awaited.Rows, func(w causal.Row) bool {
+			return w.Seqs[causal.Covered] > r.Known.Seq(causal.Covered, w.Origin) && !some(w.Origin)
+		})
+	})
+	return all
+}
 
 // Request asks the peer to push what is missing here, and news at once from now on.
 func (l *Stream) Request() { l.owed.request = !l.leaving && !l.Done() }

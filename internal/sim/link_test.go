@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/link"
 	"github.com/level-replicator/replicator/internal/schedule"
 	"github.com/level-replicator/replicator/internal/session"
@@ -12,10 +13,15 @@ import (
 )
 
 // otherLinks are what a link is told of the others of its replica.
-type otherLinks struct{ small, receiving bool }
+type otherLinks struct {
+	small, receiving bool
+	with             []causal.Origin
+}
 
 func (o *otherLinks) Small() bool     { return o.small }
 func (o *otherLinks) Receiving() bool { return o.receiving }
+
+func (o *otherLinks) Linked(origin causal.Origin) bool { return slices.Contains(o.with, origin) }
 
 // What a peer reports comes another way as a rule. It is requested when it does not, and not while it may be on its way.
 func TestLink_RequestsWhatDoesNotComeAnotherWay(t *testing.T) {
@@ -62,15 +68,31 @@ func TestLink_RequestsWhatDoesNotComeAnotherWay(t *testing.T) {
 	others.receiving = false
 	require.True(t, requests(), "it was not")
 
-	others.receiving = true
-	report()
-	for start := now; ; {
-		if requests() {
-			require.GreaterOrEqual(t, now.Sub(start), 2*time.Second)
-			break
+	waits := func() {
+		t.Helper()
+		report()
+		for start := now; ; {
+			if requests() {
+				require.GreaterOrEqual(t, now.Sub(start), 2*time.Second)
+				break
+			}
+			require.Less(t, now.Sub(start), 3*time.Second, "it waits for ever")
 		}
-		require.Less(t, now.Sub(start), 3*time.Second, "it waits for ever")
 	}
+	others.receiving = true
+	waits()
+	others.receiving = false
+
+	others.with = []causal.Origin{a.r.Self}
+	waits() // its writer tells everybody
+	c.put("more", "v")
+	talk(t, a, c)
+	report()
+	require.True(t, requests(), "there is no link with the writer")
+	others.small = false
+	report()
+	require.True(t, requests(), "a writer does not tell everybody")
+	others.small = true
 
 	report()
 	talk(t, a, b)

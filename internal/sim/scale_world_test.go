@@ -454,8 +454,12 @@ func (e *scaleEnd) ended() {
 	x.survey()
 }
 
-// Small and Receiving are [link.Links].
+// Small, Linked and Receiving are [link.Links].
 func (x *scaleNode) Small() bool { return x.small }
+
+func (x *scaleNode) Linked(o causal.Origin) bool {
+	return slices.ContainsFunc(x.links, func(e *scaleEnd) bool { return e.link.Peer() == o })
+}
 
 func (x *scaleNode) Receiving() bool {
 	return slices.ContainsFunc(x.links, func(e *scaleEnd) bool { return e.link.Progress().Pulling })
