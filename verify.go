@@ -313,13 +313,12 @@ func (v *verification) tick(key, value []byte) error {
 	return v.ctx.Err()
 }
 
-// checkIndex checks every key of the log-index against its log entries and value. Each is read once, so it leaves
-// the block cache to others.
+// checkIndex checks every key of the log-index against its log entries and value. A value is read once, so the block cache
+// is left to others.
 func (v *verification) checkIndex() error {
-	once := &opt.ReadOptions{DontFillCache: true}
-	it := v.view.NewIterator(store.KindRange(store.KindIndex), once)
+	it := v.view.NewIterator(store.KindRange(store.KindIndex), nil)
 	defer it.Release()
-	values := v.view.NewIterator(store.Visible(nil), once)
+	values := v.view.NewIterator(store.Visible(nil), &opt.ReadOptions{DontFillCache: true})
 	defer values.Release()
 	for it.Next() {
 		key := store.UserKey(it.Key())
