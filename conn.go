@@ -180,13 +180,16 @@ func (c sessionHost) LeavePull(from causal.Origin) { c.db.leavePull(from) }
 
 func (c sessionHost) MakeDurable() error { return c.db.makeDurable() }
 
-// Pace waits while goleveldb has much to merge, for as long as a keepalive lasts at most.
-func (c sessionHost) Pace() {
-	for began := time.Now(); time.Since(began) < session.KeepaliveInterval; time.Sleep(paceStep) {
+// Pace waits while goleveldb has much to merge.
+func (c sessionHost) Pace(most time.Duration) time.Duration {
+	began := time.Now()
+	for time.Since(began) < most {
 		if behind, err := c.db.backlog.IsBehind(); !behind || err != nil || c.db.isClosing() {
-			return
+			break
 		}
+		time.Sleep(paceStep)
 	}
+	return time.Since(began)
 }
 
 const paceStep = 2 * time.Millisecond

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"slices"
+	"time"
 
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
@@ -22,6 +23,8 @@ type joining struct {
 	entries int64         // that came
 	taken   int64         // rows that came
 	expects int64         // rows that are to come, about
+
+	patience  time.Duration // for which the store is waited for during one frame
 
 	entryRoom []store.Entry // memory for those of a frame
 	rowRoom   []replica.Row
@@ -82,6 +85,7 @@ func (j *joining) nextRound() error {
 // gotEntries stages log entries.
 func (j *joining) gotEntries(payload []byte) error {
 	s := j.p.session
+	j.patience = KeepaliveInterval
 	if j.rows {
 		return replica.ProtocolErrorf("log entries after rows")
 	}
@@ -137,6 +141,7 @@ func (j *joining) follows(key []byte) bool {
 // gotRows merges rows.
 func (j *joining) gotRows(payload []byte) error {
 	s := j.p.session
+	j.patience = KeepaliveInterval
 	j.rows, j.entryRoom = true, nil
 	rows, err := readRows(payload, &s.reading, j.rowRoom)
 	if err != nil {
@@ -166,10 +171,11 @@ func (j *joining) gotRows(payload []byte) error {
 	return nil
 }
 
-// pace lets the store catch up: a join brings more than it can compact.
+// pace lets the store catch up: a join brings more than it can compact. Nothing is read meanwhile, and whoever
+// reads nothing is cut off, so there is a limit to it for each frame.
 func (j *joining) pace() {
-	if h, ok := j.p.session.host.(Pacer); ok {
-		h.Pace()
+	if h, ok := j.p.session.host.(Pacer); ok && j.patience > 0 {
+		j.patience -= h.Pace(j.patience)
 	}
 }
 

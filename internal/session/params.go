@@ -1,6 +1,8 @@
 package session
 
 import (
+	"time"
+
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/replica"
 )
@@ -26,8 +28,10 @@ type Host interface {
 type Flusher interface{ MakeDurable() error }
 
 // A Pacer is a Host whose store may fall behind. Pace waits, with nothing held, until it takes more without holding up
-// those who write.
-type Pacer interface{ Pace() }
+// those who write, but no longer than it may, and returns how long it did.
+type Pacer interface {
+	Pace(most time.Duration) time.Duration
+}
 
 // Params say how a session is held.
 type Params struct {
