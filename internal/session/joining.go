@@ -24,7 +24,7 @@ type joining struct {
 	taken   int64         // rows that came
 	expects int64         // rows that are to come, about
 
-	patience  time.Duration // for which the store is waited for during one frame
+	patience time.Duration // for which the store is waited for during one frame
 
 	entryRoom []store.Entry // memory for those of a frame
 	rowRoom   []replica.Row
