@@ -131,7 +131,7 @@ func (ls *links) leave() {
 // The queue's slot is held.
 func (db *DB) mayStay(o causal.Origin, dialed bool) (may, news bool) {
 	news = db.activity.since(time.Now()) < db.opts.IdleTimeout
-	may = db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && db.links.with(o) == nil && db.roomForLink(db.links.all(), dialed)
+	may = db.opts.IdleTimeout > 0 && db.queue.broken() == nil && !db.isClosing() && !db.links.Linked(o) && db.roomForLink(db.links.all(), dialed)
 	return may, news
 }
 

@@ -92,7 +92,6 @@ type Reader struct {
 	why      Why           // with which a reader begins that cannot go on from its cursor
 	own      map[causal.Origin]bool
 	stale    bool
-	keys     int64
 	now      causal.Vector // of the state that is read
 
 	// A phase.
@@ -178,7 +177,7 @@ func (r *Reader) Next() (Page, error) {
 	if behind {
 		return Page{}, ErrBehind
 	}
-	v.MayHaveStale, v.Keys = r.stale, r.keys
+	v.MayHaveStale = r.stale
 	b := &builder{Reader: r, view: v}
 	b.page.Reset, r.reset = r.reset, ""
 	clear(r.window.records)
@@ -211,7 +210,7 @@ func (r *Reader) look(rep *replica.Replica) bool {
 	if len(r.own) != len(rep.Own) {
 		r.own = maps.Clone(rep.Own)
 	}
-	r.stale, r.keys = rep.Stale(), rep.Keys
+	r.stale = rep.Stale()
 	at := rep.Commits()
 	if r.mode == fresh {
 		v := r.since.Vector()

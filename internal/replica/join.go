@@ -183,8 +183,8 @@ func (t *Txn) takeRow(row *Row, held bool, peer *causal.Knowledge) (fresh int, e
 	if !x.Deleted {
 		check = store.Checksum(x.Value)
 	}
-	came, ahead := t.R.ahead.sum(x.Dot)
-	if ahead {
+	came, waits := t.R.ahead.sum(x.Dot)
+	if waits {
 		var sum uint32
 		if sum, t.buf = sumOf(t.buf, row.Key, x, check); sum != came {
 			return 0, store.Corrupted(row.Key, "what the peer sent of it is not what was logged there; if it was written past the wrapper, run Adopt there")
@@ -241,7 +241,7 @@ func (t *Txn) TakeKey(key []byte, theirs []store.Version, peer *causal.Knowledge
 	}
 	for i := range theirs {
 		d := theirs[i].Dot
-		if _, ahead := t.R.ahead.sum(d); !ahead {
+		if _, waits := t.R.ahead.sum(d); !waits {
 			continue
 		}
 		if !now.Has(d) {

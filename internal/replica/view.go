@@ -7,7 +7,6 @@ import (
 	"github.com/level-replicator/replicator/internal/causal"
 	"github.com/level-replicator/replicator/internal/store"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // View is one state of the database.
@@ -68,7 +67,7 @@ func (v *View) ReadValues(due []*Logged, most int, keep func(value []byte) []byt
 		return
 	}
 	slices.SortFunc(due, func(a, b *Logged) int { return bytes.Compare(a.Key, b.Key) })
-	f := store.NewFinder(v, &util.Range{Limit: store.ReservedStart})
+	f := store.NewFinder(v, store.Visible(nil))
 	defer f.Release()
 	for _, e := range due {
 		value, ok, err := f.Find(e.Key, keep)

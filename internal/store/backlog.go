@@ -22,6 +22,7 @@ type Backlog struct {
 // delaysFrom is how many tables of the first level goleveldb has by default when it begins to delay writes.
 const delaysFrom = 8
 
+// NewBacklog returns the backlog of a handle, of whose options nothing is known yet.
 func NewBacklog(raw *leveldb.DB) *Backlog {
 	b := &Backlog{raw: raw}
 	b.swift.Store(delaysFrom)

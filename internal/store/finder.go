@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/iterator"
@@ -49,7 +50,7 @@ func (f *Finder) Find(key []byte, keep func(value []byte) []byte) (value []byte,
 	if f.wait > 0 {
 		f.wait--
 		value, err = f.rd.Get(key, nil)
-		if err == leveldb.ErrNotFound {
+		if errors.Is(err, leveldb.ErrNotFound) {
 			return nil, false, nil
 		}
 		return value, err == nil, err
